@@ -1,0 +1,145 @@
+"""Builds a model from its config, and keeps Flax NNX inside `ptft_jax.models`.
+
+Outside, parameters are a plain nested dict of float32 arrays; `Model.bind` turns such a dict into
+the object that computes (`Encoder`). Why: dispatch over a plain tree costs a fraction of what NNX
+state costs, and a plain tree outlives changes in NNX's own state layout.
+
+Shape suffixes: B batch, T tokens, M masked positions, P pooled positions, D hidden, V vocabulary
+(padded), K labels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.encoder import BertEncoder
+from ptft_jax.models.heads import ClassificationHead, MlmHead, NspHead
+from ptft_jax.models.layers import RowKeys
+
+Params = dict[str, Any]
+Batch = dict[str, Any]
+
+
+class Heads(nnx.Module):
+    """The heads that the config asks for; the others are None."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        self.mlm = MlmHead(config, rngs=rngs) if "mlm" in config.heads else None
+        self.nsp = NspHead(config, rngs=rngs) if "nsp" in config.heads else None
+        has_classification = "classification" in config.heads
+        self.classification = ClassificationHead(config, rngs=rngs) if has_classification else None
+
+
+class Encoder(nnx.Module):
+    """An encoder with its heads and parameters bound: the object that objectives call."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        self.encoder = BertEncoder(config, rngs=rngs)
+        self.heads = Heads(config, rngs=rngs)
+
+    def hidden_states(self, batch: Batch, keys: RowKeys = None) -> list[Float[Array, "B T D"]]:
+        """Returns the embeddings' output and every layer's, as HF's `output_hidden_states` does.
+
+        Args:
+            batch: `input_ids`, `attention_mask` and `token_type_ids`, each int32 [B, T].
+            keys: one PRNG key per row for dropout; None turns dropout off.
+        """
+        first_BTD, all_LBTD, _ = self.encoder(batch, keys, collect=True)
+        assert all_LBTD is not None
+        return [first_BTD, *all_LBTD]
+
+    def last_hidden_state(self, batch: Batch, keys: RowKeys = None) -> Float[Array, "B T D"]:
+        """Returns the last layer's output; arguments as in `hidden_states`."""
+        return self.encoder(batch, keys, collect=False)[2]
+
+    def pooled(
+        self, hidden_BTD: Float[Array, "B T D"], positions_BP: Int[Array, "B P"]
+    ) -> Float[Array, "B P D"]:
+        """Returns tanh of the pooler's map at each position, by convention that of a [CLS]."""
+        pooler = _required(self.encoder.pooler, "pooler")
+        return jnp.tanh(pooler(take_positions(hidden_BTD, positions_BP)))
+
+    def mlm_logits(
+        self, hidden_BTD: Float[Array, "B T D"], positions_BM: Int[Array, "B M"]
+    ) -> Float[Array, "B M V"]:
+        """Returns float32 vocabulary logits at the masked positions only.
+
+        Gathering before the vocabulary product saves (T - M) / T of the head. Columns of padded
+        vocabulary rows hold the lowest float32.
+        """
+        head = _required(self.heads.mlm, "mlm")
+        return head(take_positions(hidden_BTD, positions_BM), self.encoder.embeddings.word_table())
+
+    def nsp_logits(self, pooled_BPD: Float[Array, "B P D"]) -> Float[Array, "B P 2"]:
+        """Returns float32 logits; class 0 says that B follows A, class 1 that it is random."""
+        return _required(self.heads.nsp, "nsp")(pooled_BPD)
+
+    def classification_logits(
+        self, pooled_BPD: Float[Array, "B P D"], keys: RowKeys = None
+    ) -> Float[Array, "B P K"]:
+        """Returns float32 logits (or, with one label, the predicted value) after dropout."""
+        return _required(self.heads.classification, "classification")(pooled_BPD, keys)
+
+
+def take_positions(
+    hidden_BTD: Float[Array, "B T D"], positions_BP: Int[Array, "B P"]
+) -> Float[Array, "B P D"]:
+    """Gathers each row's hidden states at that row's positions."""
+    return jnp.take_along_axis(hidden_BTD, positions_BP[:, :, None], axis=1)
+
+
+def _required(module: Any, head: str) -> Any:
+    if module is None:
+        raise ValueError(f"the model has no {head!r} head: name it in EncoderConfig.heads")
+    return module
+
+
+class Model:
+    """A model's definition without its parameters."""
+
+    def __init__(self, config: EncoderConfig):
+        self.config = config
+        module = nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(params=0)))
+        self._definition, self._state = nnx.split(module)
+
+    def init(self, key: jax.Array) -> Params:
+        """Returns freshly initialised float32 parameters as a nested dict.
+
+        Truncated normal of `initializer_range` for kernels and embeddings, zeros for biases, ones
+        for LayerNorm scales (google-research/bert `modeling.py`, `create_initializer`).
+        """
+        return _plain(nnx.split(Encoder(self.config, rngs=nnx.Rngs(params=key)))[1])
+
+    def abstract(self) -> Params:
+        """Returns the parameters' tree with `jax.ShapeDtypeStruct` leaves."""
+        return _plain(self._state)
+
+    def axes(self) -> Params:
+        """Returns the parameters' tree with the logical axis names of each array as leaves."""
+        return _plain(self._state, lambda variable: variable.get_metadata("logical_axes"))
+
+    def bind(self, params: Params) -> Encoder:
+        """Returns the encoder that computes with these parameters."""
+        state = jax.tree.map(
+            lambda variable, value: variable.replace(value),
+            self._state,
+            nnx.State(params),
+            is_leaf=lambda node: isinstance(node, nnx.Variable),
+        )
+        return nnx.merge(self._definition, state)
+
+
+def _plain(state: Any, leaf: Any = lambda variable: variable.get_value()) -> Params:
+    """Turns NNX state into nested dicts, in the state's own order of keys."""
+    if isinstance(state, nnx.Variable):
+        return leaf(state)
+    return {str(key): _plain(child, leaf) for key, child in state.items()}
+
+
+def build_model(config: EncoderConfig) -> Model:
+    """Builds the model that a config describes, without allocating its parameters."""
+    return Model(config)

@@ -1,0 +1,153 @@
+"""The shape of an encoder, under the names that Hugging Face's `BertConfig` gives its keys."""
+
+import dataclasses
+import math
+from typing import Any
+
+from ptft_jax.errors import ConfigError
+
+HEADS = ("pooler", "mlm", "nsp", "classification")
+DTYPES = ("float32", "bfloat16")
+# Keys that mean the same here and in a Hugging Face `config.json`. `num_labels` is written there as
+# `id2label`, so it is not among them.
+HF_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+    "classifier_dropout",
+)
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that decides which arrays a model has and what it computes from them.
+
+    The defaults are BERT-base (Devlin et al. 2019, section 3). Keys up to `num_labels` mean what
+    they mean in Hugging Face's `BertConfig`; the others are ours:
+
+    Attributes:
+        vocab_size: number of token ids that exist.
+        classifier_dropout: dropout before the classification head; None means
+            `hidden_dropout_prob`.
+        num_labels: outputs of the classification head; 1 is a regression.
+        heads: which of `HEADS` the model has on top of the encoder.
+        vocab_size_multiple: the embedding table has its rows padded up to a multiple of this, so
+            that any mesh divides it. Padded ids are never predicted and never exported.
+        dtype: dtype of activations and matrix products. Parameters, LayerNorm statistics, softmax
+            and the loss stay float32.
+        unroll: how many layers one iteration of the layer scan holds (`jax.lax.scan(unroll=)`).
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    classifier_dropout: float | None = None
+    num_labels: int = 2
+    heads: tuple[str, ...] = ("pooler", "mlm", "nsp")
+    vocab_size_multiple: int = 64
+    dtype: str = "float32"
+    unroll: int = 1
+    remat: bool = False
+
+    def __post_init__(self):
+        positive = (
+            "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+            "max_position_embeddings type_vocab_size num_labels vocab_size_multiple unroll"
+        )
+        for name in positive.split():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"model.{name}={value!r}: expected an integer of at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"model.hidden_size={self.hidden_size} is not a multiple of "
+                f"model.num_attention_heads={self.num_attention_heads}: change one of the two so "
+                "that every attention head has the same size."
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ConfigError(f"model.{name}={value!r}: expected a probability in [0, 1).")
+        self._one_of("dtype", self.dtype, DTYPES)
+        self._one_of("hidden_act", self.hidden_act, ACTIVATIONS)
+        for head in self.heads:
+            self._one_of("heads", head, HEADS)
+        if {"nsp", "classification"} & set(self.heads) and "pooler" not in self.heads:
+            raise ConfigError(f"model.heads={self.heads}: nsp and classification need 'pooler'.")
+
+    @staticmethod
+    def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+        if value not in allowed:
+            raise ConfigError(f"model.{name}={value!r}: expected one of {', '.join(allowed)}.")
+
+    @property
+    def head_size(self) -> int:
+        """Features of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: `vocab_size` rounded up to `vocab_size_multiple`."""
+        return math.ceil(self.vocab_size / self.vocab_size_multiple) * self.vocab_size_multiple
+
+    def replace(self, **changes: Any) -> "EncoderConfig":
+        """Returns a copy with some keys changed."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_hf(cls, hf_config: dict[str, Any], **ours: Any) -> "EncoderConfig":
+        """Reads the keys that a Hugging Face `BertConfig` shares with ours.
+
+        Args:
+            hf_config: content of a `config.json` with `"model_type": "bert"`.
+            **ours: values for our own keys (`heads`, `dtype`, …).
+
+        Raises:
+            ConfigError: the folder describes something that this encoder does not compute.
+        """
+        if hf_config.get("model_type") != "bert":
+            raise ConfigError(
+                f"model_type={hf_config.get('model_type')!r}: only 'bert' can be read here."
+            )
+        # transformers 4 wrote the position type; 5 writes is_decoder and cross attention.
+        for key, only in (
+            ("position_embedding_type", "absolute"),
+            ("is_decoder", False),
+            ("add_cross_attention", False),
+        ):
+            if hf_config.get(key, only) != only:
+                raise ConfigError(f"{key}={hf_config[key]!r}: only {only!r} is supported.")
+        values = {name: hf_config[name] for name in HF_KEYS if name in hf_config}
+        if values.get("pad_token_id", 0) is None:
+            del values["pad_token_id"]
+        if "num_labels" in hf_config:
+            values["num_labels"] = hf_config["num_labels"]
+        elif hf_config.get("id2label"):
+            values["num_labels"] = len(hf_config["id2label"])
+        return cls(**values, **ours)
+
+    def to_hf(self) -> dict[str, Any]:
+        """Returns the keys of `config.json` that describe the encoder, for `BertConfig`."""
+        return {"model_type": "bert"} | {name: getattr(self, name) for name in HF_KEYS}

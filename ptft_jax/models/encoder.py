@@ -1,0 +1,177 @@
+"""The BERT encoder (Devlin et al. 2019, section 3; Hugging Face `BertModel`): post-LayerNorm.
+
+Shape suffixes: B batch, T tokens, P pooled positions, D hidden, F feed-forward, L layers.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ptft_jax.models import partition
+from ptft_jax.models.attention import SelfAttention
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.layers import (
+    LayerNorm,
+    Linear,
+    RowKeys,
+    activation,
+    declare,
+    dropout,
+    fold_rows,
+)
+
+# Dropout sites fold a number of their own into the row keys; layer i uses 1 + i, the embeddings 0.
+_ATTENTION_PROBS, _ATTENTION_OUTPUT, _FEED_FORWARD_OUTPUT = range(3)
+
+
+def _layer_norm(config: EncoderConfig, rngs: nnx.Rngs, stack: int | None = None) -> LayerNorm:
+    dtype = jnp.dtype(config.dtype)
+    return LayerNorm(
+        config.hidden_size, eps=config.layer_norm_eps, rngs=rngs, dtype=dtype, stack=stack
+    )
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and token-type embeddings, normalised, with dropout."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        init = jax.nn.initializers.truncated_normal(config.initializer_range)
+        size = config.hidden_size
+
+        def table(rows: int, axis: str) -> nnx.Param:
+            return declare(rngs, (rows, size), (axis, "embed"), init, None)
+
+        self.word_embeddings = table(config.padded_vocab_size, "vocab")
+        self.position_embeddings = table(config.max_position_embeddings, "positions")
+        self.token_type_embeddings = table(config.type_vocab_size, "types")
+        self.layer_norm = _layer_norm(config, rngs)
+        self.dropout_rate = config.hidden_dropout_prob
+        self.dtype = jnp.dtype(config.dtype)
+
+    def word_table(self) -> jax.Array:
+        """Returns the word embeddings [V, D] in compute dtype, whole over `fsdp`."""
+        return partition.gather(self.word_embeddings[...].astype(self.dtype), ("vocab", "embed"))
+
+    def __call__(
+        self, input_ids_BT: jax.Array, token_type_ids_BT: jax.Array, keys_B: RowKeys
+    ) -> jax.Array:
+        tokens = input_ids_BT.shape[1]
+        positions = partition.gather(self.position_embeddings[...], ("positions", "embed"))
+        types = partition.gather(self.token_type_embeddings[...], ("types", "embed"))
+        split = partition.batch_sharding(3)
+        # The sum is taken in float32: its three terms are of very different size in trained models.
+        words_BTD = self.word_table().at[input_ids_BT].get(out_sharding=split)
+        types_BTD = types.at[token_type_ids_BT].get(out_sharding=split)
+        hidden_BTD = words_BTD.astype(jnp.float32) + positions[None, :tokens] + types_BTD
+        return dropout(self.layer_norm(hidden_BTD), self.dropout_rate, keys_B)
+
+
+class FeedForward(nnx.Module):
+    """Two linear maps around the activation."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, stack: int | None):
+        make = partial(
+            Linear,
+            init=jax.nn.initializers.truncated_normal(config.initializer_range),
+            rngs=rngs,
+            dtype=jnp.dtype(config.dtype),
+            stack=stack,
+        )
+        embed, mlp = {"embed": config.hidden_size}, {"mlp": config.intermediate_size}
+        self.intermediate = make("btd,df->btf", inputs=embed, outputs=mlp)
+        self.output = make("btf,fd->btd", inputs=mlp, outputs=embed, reduces_tensor=True)
+        self.layer_norm = _layer_norm(config, rngs, stack)
+        self.hidden_act = config.hidden_act
+
+    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
+        return self.output(activation(self.hidden_act)(self.intermediate(hidden_BTD)))
+
+
+class AttentionBlock(SelfAttention):
+    """Self-attention together with the LayerNorm that follows its residual."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, stack: int | None):
+        super().__init__(config, rngs=rngs, stack=stack)
+        self.layer_norm = _layer_norm(config, rngs, stack)
+
+
+class EncoderLayer(nnx.Module):
+    """One layer; with `stack`, the parameters of that many layers in a leading axis."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, stack: int | None = None):
+        self.attention = AttentionBlock(config, rngs=rngs, stack=stack)
+        self.feed_forward = FeedForward(config, rngs=rngs, stack=stack)
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def __call__(
+        self, hidden_BTD: jax.Array, attention_mask_BT: jax.Array, keys_B: RowKeys
+    ) -> jax.Array:
+        keys_probs = fold_rows(keys_B, _ATTENTION_PROBS)
+        attended_BTD = self.attention(hidden_BTD, attention_mask_BT, keys_probs)
+        attended_BTD = dropout(
+            attended_BTD, self.dropout_rate, fold_rows(keys_B, _ATTENTION_OUTPUT)
+        )
+        hidden_BTD = self.attention.layer_norm(hidden_BTD + attended_BTD)
+        update_BTD = self.feed_forward(hidden_BTD)
+        update_BTD = dropout(update_BTD, self.dropout_rate, fold_rows(keys_B, _FEED_FORWARD_OUTPUT))
+        return self.feed_forward.layer_norm(hidden_BTD + update_BTD)
+
+
+def _pooler(config: EncoderConfig, rngs: nnx.Rngs) -> Linear:
+    return Linear(
+        "bpd,de->bpe",
+        inputs={"embed": config.hidden_size},
+        outputs={"embed_out": config.hidden_size},
+        init=jax.nn.initializers.truncated_normal(config.initializer_range),
+        rngs=rngs,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+class BertEncoder(nnx.Module):
+    """Embeddings, the stack of layers run by `jax.lax.scan`, and the pooler."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs=rngs)
+        self.layers = EncoderLayer(config, rngs=rngs, stack=config.num_hidden_layers)
+        self.pooler = _pooler(config, rngs) if "pooler" in config.heads else None
+        self.num_hidden_layers = config.num_hidden_layers
+        self.unroll = config.unroll
+        self.remat = config.remat
+
+    def __call__(
+        self, batch: dict[str, jax.Array], keys_B: RowKeys, *, collect: bool
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """Runs embeddings and layers.
+
+        Args:
+            batch: `input_ids`, `attention_mask` and `token_type_ids`, each int32 [B, T].
+            keys_B: one key per row for dropout; None turns dropout off.
+            collect: also return every layer's output.
+
+        Returns:
+            The embeddings' output [B, T, D], every layer's output [L, B, T, D] (None unless
+            `collect`), and the last layer's output [B, T, D].
+        """
+        first_BTD = self.embeddings(
+            batch["input_ids"], batch["token_type_ids"], fold_rows(keys_B, 0)
+        )
+        definition, stacked = nnx.split(self.layers)
+
+        def body(hidden_BTD: jax.Array, layer: tuple[Any, jax.Array]):
+            parameters, number = layer
+            hidden_BTD = nnx.merge(definition, parameters)(
+                hidden_BTD, batch["attention_mask"], fold_rows(keys_B, 1 + number)
+            )
+            return hidden_BTD, hidden_BTD if collect else None
+
+        if self.remat:
+            # Inside a scan the loop itself keeps XLA from merging the recomputation away.
+            body = jax.checkpoint(body, prevent_cse=False)
+        last_BTD, all_LBTD = jax.lax.scan(
+            body, first_BTD, (stacked, jnp.arange(self.num_hidden_layers)), unroll=self.unroll
+        )
+        return first_BTD, all_LBTD, last_BTD

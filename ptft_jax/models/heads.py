@@ -1,0 +1,89 @@
+"""Heads on top of the encoder: masked language model, next sentence, classification.
+
+Shape suffixes: B batch, M masked positions, P pooled positions, D hidden, V vocabulary (padded),
+K labels, R = B x M rows.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ptft_jax.models import partition
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.layers import LayerNorm, Linear, RowKeys, activation, declare, dropout
+
+
+class MlmHead(nnx.Module):
+    """Transform, LayerNorm and the decoder tied to the word embeddings, with a bias of its own.
+
+    Follows HF `BertLMPredictionHead` and google-research/bert `get_masked_lm_output`.
+    """
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.transform = Linear(
+            "bmd,de->bme",
+            inputs={"embed": config.hidden_size},
+            outputs={"embed_out": config.hidden_size},
+            init=jax.nn.initializers.truncated_normal(config.initializer_range),
+            rngs=rngs,
+            dtype=dtype,
+        )
+        self.layer_norm = LayerNorm(
+            config.hidden_size, eps=config.layer_norm_eps, rngs=rngs, dtype=dtype
+        )
+        zeros = jax.nn.initializers.zeros
+        self.bias = declare(rngs, (config.padded_vocab_size,), ("vocab",), zeros, None)
+        self.hidden_act = config.hidden_act
+        self.vocab_size = config.vocab_size
+
+    def __call__(self, hidden_BMD: jax.Array, word_table_VD: jax.Array) -> jax.Array:
+        hidden_BMD = activation(self.hidden_act)(self.transform(hidden_BMD))
+        hidden_BMD = self.layer_norm(hidden_BMD)
+        batch, masked, size = hidden_BMD.shape
+        # One matrix product over all rows: on CPU it took two thirds of the batched einsum's time.
+        logits_RV = jnp.einsum(
+            "rd,vd->rv",
+            hidden_BMD.reshape(-1, size),
+            word_table_VD,
+            preferred_element_type=jnp.float32,
+        )
+        logits_RV = logits_RV + partition.gather(self.bias[...], ("vocab",))
+        padded = word_table_VD.shape[0]
+        logits_BMV = logits_RV.reshape(batch, masked, padded)
+        if padded == self.vocab_size:
+            return logits_BMV
+        exists = jax.lax.broadcasted_iota(
+            jnp.int32, logits_BMV.shape, 2, out_sharding=_sharding_of(logits_BMV)
+        )
+        return jnp.where(exists < self.vocab_size, logits_BMV, jnp.finfo(jnp.float32).min)
+
+
+def _sharding_of(x: jax.Array) -> jax.sharding.PartitionSpec | None:
+    return jax.typeof(x).sharding.spec if partition.has_mesh() else None
+
+
+class NspHead(Linear):
+    """A float32 linear map from the pooled [CLS] to two classes (HF `BertOnlyNSPHead`)."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, classes: int = 2):
+        super().__init__(
+            "bpd,dk->bpk",
+            inputs={"embed": config.hidden_size},
+            outputs={"labels": classes},
+            init=jax.nn.initializers.truncated_normal(config.initializer_range),
+            rngs=rngs,
+            dtype=jnp.dtype(jnp.float32),
+        )
+
+
+class ClassificationHead(NspHead):
+    """Dropout before the same map to K labels (HF `BertForSequenceClassification`)."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs, classes=config.num_labels)
+        rate = config.classifier_dropout
+        self.dropout_rate = config.hidden_dropout_prob if rate is None else rate
+
+    def __call__(self, pooled_BPD: jax.Array, keys_B: RowKeys = None) -> jax.Array:
+        return super().__call__(dropout(pooled_BPD, self.dropout_rate, keys_B))

@@ -1,0 +1,148 @@
+"""The pieces that layers are made of: declared parameters, linear maps, LayerNorm, dropout.
+
+Shape suffixes: B batch, T tokens, D hidden.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+
+from ptft_jax.models import partition
+
+# One key per row of the batch, shape [B]. A row's dropout masks depend on its key alone, so they
+# stay the same however the rows are spread over devices or micro-batches. None: no dropout.
+RowKeys = jax.Array | None
+
+
+def declare(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: partition.Axes,
+    init: Initializer,
+    stack: int | None,
+) -> nnx.Param:
+    """Declares one parameter: shape, logical axes and initializer in one place.
+
+    Args:
+        rngs: source of the initializer's key (stream `params`).
+        shape: shape in one layer.
+        axes: logical axis of each dimension of `shape`.
+        init: initializer; it must not derive a scale from the shape (BERT's never does).
+        stack: number of layers stacked in a leading axis; None for a parameter outside the stack.
+    """
+    if stack is not None:
+        shape, axes = (stack, *shape), ("layers", *axes)
+    return nnx.Param(init(rngs.params(), shape, jnp.float32), logical_axes=axes)
+
+
+class Linear(nnx.Module):
+    """An affine map over any number of input and output dimensions, written as an einsum."""
+
+    def __init__(
+        self,
+        equation: str,
+        *,
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+        init: Initializer,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        stack: int | None = None,
+        reduces_tensor: bool = False,
+    ):
+        """Declares kernel and bias.
+
+        Args:
+            equation: einsum of activation and kernel, e.g. "btd,dnh->btnh".
+            inputs: size by logical axis of the dimensions summed over, in the kernel's order.
+            outputs: size by logical axis of the dimensions produced.
+            init: the kernel's initializer; the bias starts at zero.
+            rngs: source of the initializer's key.
+            dtype: dtype of the product; parameters stay float32.
+            stack: layers stacked in a leading axis, or None.
+            reduces_tensor: the summed dimension is split over `tensor`, so the output's layout
+                (split by example only) must be named for the partial sums to be added.
+        """
+        self.equation = equation
+        self.kernel_axes = (*inputs, *outputs)
+        self.bias_axes = tuple(outputs)
+        self.dtype = dtype
+        self.reduces_tensor = reduces_tensor
+        shape = (*inputs.values(), *outputs.values())
+        zeros = jax.nn.initializers.zeros
+        self.kernel = declare(rngs, shape, self.kernel_axes, init, stack)
+        self.bias = declare(rngs, tuple(outputs.values()), self.bias_axes, zeros, stack)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = partition.gather(self.kernel[...].astype(self.dtype), self.kernel_axes)
+        bias = partition.gather(self.bias[...].astype(self.dtype), self.bias_axes)
+        out_sharding = partition.batch_sharding(len(self.equation.split("->")[1]))
+        return (
+            jnp.einsum(
+                self.equation,
+                x.astype(self.dtype),
+                kernel,
+                out_sharding=out_sharding if self.reduces_tensor else None,
+            )
+            + bias
+        )
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last dimension, with its statistics in float32."""
+
+    def __init__(
+        self, size: int, *, eps: float, rngs: nnx.Rngs, dtype: jnp.dtype, stack: int | None = None
+    ):
+        self.eps = eps
+        self.dtype = dtype
+        self.scale = declare(rngs, (size,), ("embed",), jax.nn.initializers.ones, stack)
+        self.bias = declare(rngs, (size,), ("embed",), jax.nn.initializers.zeros, stack)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.eps)
+        scale = partition.gather(self.scale[...], ("embed",))
+        bias = partition.gather(self.bias[...], ("embed",))
+        return (normed * scale + bias).astype(self.dtype)
+
+
+def fold_rows(keys_B: RowKeys, data: int | jax.Array) -> RowKeys:
+    """Derives one new key per row, as `jax.random.fold_in` does for one key."""
+    if keys_B is None:
+        return None
+    return jax.vmap(jax.random.fold_in, (0, None))(keys_B, data)
+
+
+def dropout(x: jax.Array, rate: float, keys_B: RowKeys) -> jax.Array:
+    """Zeroes each entry with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    Args:
+        x: array of shape [B, …].
+        rate: probability in [0, 1).
+        keys_B: one key per row; None turns dropout off.
+    """
+    if keys_B is None or rate == 0.0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys_B)
+    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function behind a Hugging Face `hidden_act` name.
+
+    "gelu" is the exact one, x Φ(x) with the error function (Hendrycks & Gimpel 2016, eq. 1), which
+    the released BERT models were trained with in PyTorch form.
+    """
+    return {
+        "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x / math.sqrt(2.0))),
+        "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+        "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+        "relu": jax.nn.relu,
+    }[name]

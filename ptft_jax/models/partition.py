@@ -1,0 +1,63 @@
+"""Logical axes of parameters and activations, and the one table that maps them to mesh axes.
+
+Every parameter names its dimensions by what they are ("embed", "heads", …). The table says which
+mesh axis splits such a dimension, so the layout of the whole model is changed in one place. Nothing
+here holds a mesh: the one set by `jax.set_mesh` (with Explicit axis types) is used, and without one
+every function returns its argument unchanged.
+
+`fsdp` splits parameters at rest only. A layer calls `gather` right before it uses a parameter,
+which all-gathers it over `fsdp`; the transpose of that, in the backward pass, reduces the gradient
+back to the stored layout.
+"""
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+# Activations are split by example over both axes: fsdp is data parallelism with split parameters.
+BATCH = ("data", "fsdp")
+
+LOGICAL_TO_MESH: dict[str, str | None] = {
+    "layers": None,
+    "vocab": "tensor",
+    "positions": None,
+    "types": None,
+    "embed": "fsdp",
+    "embed_out": None,
+    "heads": "tensor",
+    "head_size": None,
+    "mlp": "tensor",
+    "labels": None,
+}
+
+Axes = tuple[str, ...]
+
+
+def stored_spec(axes: Axes) -> P:
+    """Returns how a parameter with these logical axes is split while it is stored."""
+    return P(*(LOGICAL_TO_MESH[axis] for axis in axes))
+
+
+def gathered_spec(axes: Axes) -> P:
+    """Returns how a parameter is split while it is used: as stored, but whole over `fsdp`."""
+    names = (LOGICAL_TO_MESH[axis] for axis in axes)
+    return P(*(None if name == "fsdp" else name for name in names))
+
+
+def has_mesh() -> bool:
+    """Says whether a mesh is set, so that shardings can be named."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def gather(parameter: jax.Array, axes: Axes) -> jax.Array:
+    """All-gathers a parameter over `fsdp`; its gradient is reduced back by the transpose."""
+    return jax.reshard(parameter, gathered_spec(axes)) if has_mesh() else parameter
+
+
+def batch_spec(ndim: int) -> P:
+    """Returns the layout of an activation whose first dimension is the example."""
+    return P(BATCH, *(None,) * (ndim - 1))
+
+
+def batch_sharding(ndim: int) -> P | None:
+    """Returns `batch_spec(ndim)` as an `out_sharding` argument, None when no mesh is set."""
+    return batch_spec(ndim) if has_mesh() else None
