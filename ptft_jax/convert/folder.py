@@ -1,0 +1,334 @@
+"""Hugging Face folders: `config.json`, `model.safetensors`, tokenizer files and a model card.
+
+`write_hf_folder` writes what `AutoModel*.from_pretrained` reads without remote code;
+`read_hf_folder` reads such folders, sharded ones too. No torch and no pickle on either way.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ptft_jax.convert import bert
+from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.config import EncoderConfig
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+ARCHITECTURES: dict[tuple[str, ...], str] = {
+    (): "BertModel",
+    ("pooler",): "BertModel",
+    ("mlm",): "BertForMaskedLM",
+    ("pooler", "nsp"): "BertForNextSentencePrediction",
+    ("pooler", "mlm", "nsp"): "BertForPreTraining",
+    ("pooler", "classification"): "BertForSequenceClassification",
+}
+"""The PyTorch class with exactly these heads. Without a pooler `BertModel` makes a fresh one."""
+
+
+class HeadsInfo(NamedTuple):
+    """What became of the heads when a folder was read.
+
+    Attributes:
+        found: heads whose parameters were loaded, in the order of `models.config.HEADS`.
+        new: heads asked for that the folder lacks; the caller initialises them.
+        dropped: heads, or tensors of heads unknown here, that the folder has and nobody asked for.
+        id2label: label names in the order of their ids, None where the folder names none.
+    """
+
+    found: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    id2label: tuple[str, ...] | None
+
+
+def architecture(config: EncoderConfig) -> str:
+    """Returns the name of the transformers class that has exactly the heads of `config`.
+
+    Raises:
+        ConfigError: no class has this set of heads.
+    """
+    for heads, name in ARCHITECTURES.items():
+        if set(heads) == set(config.heads):
+            return name
+    known = "; ".join(
+        f"{'+'.join(heads) or 'none'} ({name})" for heads, name in ARCHITECTURES.items()
+    )
+    raise ConfigError(
+        f"model.heads={config.heads!r}: no transformers class has exactly these heads. "
+        f"Expected one of: {known}. Export with fewer heads."
+    )
+
+
+def hf_config(config: EncoderConfig, id2label: Sequence[str] | None = None) -> dict[str, Any]:
+    """Returns the content of `config.json` as transformers 5 reads it.
+
+    Args:
+        config: the model.
+        id2label: names of the classes in the order of their ids; None numbers them. Only for a
+            model with a classification head.
+
+    Raises:
+        ConfigError: the number of names is not `config.num_labels`, or no class has these heads.
+    """
+    values = {"architectures": [architecture(config)], **config.to_hf(), "dtype": "float32"}
+    if "classification" in config.heads:
+        names = [f"LABEL_{i}" for i in range(config.num_labels)] if id2label is None else id2label
+        if len(names) != config.num_labels or len(set(names)) != len(names):
+            raise ConfigError(
+                f"id2label={list(names)!r}: expected {config.num_labels} different names, one for "
+                "each output of the classification head."
+            )
+        values["id2label"] = {str(i): name for i, name in enumerate(names)}
+        values["label2id"] = {name: i for i, name in enumerate(names)}
+        # Which loss the class computes when it is given labels.
+        regression = config.num_labels == 1
+        values["problem_type"] = "regression" if regression else "single_label_classification"
+    return dict(sorted(values.items()))
+
+
+def write_hf_folder(
+    out_dir: str | os.PathLike[str],
+    params: Mapping[str, Any],
+    config: EncoderConfig,
+    tokenizer: WordPieceTokenizer,
+    card: str,
+    id2label: Sequence[str] | None = None,
+) -> Path:
+    """Writes the folder that PyTorch users load, all of it or nothing.
+
+    Args:
+        out_dir: a path that does not exist yet, or an empty folder; its parents are made.
+        params: parameter tree of JAX or NumPy arrays, whole in this process.
+        config: the model; its heads decide the PyTorch class (`ARCHITECTURES`).
+        tokenizer: saved beside the weights for `AutoTokenizer`.
+        card: content of `README.md`.
+        id2label: as in `hf_config`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the folder holds something, or the model has no PyTorch class.
+        DataError: the parameters do not fit the config.
+    """
+    out_dir = Path(out_dir)
+    check_out_dir(out_dir)
+    content = hf_config(config, id2label)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens: expected at most "
+            f"model.vocab_size={config.vocab_size}. Export with the tokenizer of the training run."
+        )
+    tensors = bert.to_hf(params, config)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    try:
+        # transformers takes a file without this entry for another framework's.
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        _write_text(partial / "config.json", json.dumps(content, indent=2) + "\n")
+        _write_text(partial / "README.md", card)
+        tokenizer.save(partial, model_max_length=config.max_position_embeddings)
+        # mkdtemp and save_file make private files; these are for others to read.
+        for path in partial.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        partial.chmod(0o755)
+        os.replace(partial, out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out_dir
+
+
+def check_out_dir(out_dir: str | os.PathLike[str]) -> None:
+    """Raises ConfigError unless a folder can be written here: nothing there, or an empty folder."""
+    out_dir = Path(out_dir)
+    if out_dir.is_symlink() or (out_dir.exists() and not out_dir.is_dir()):
+        raise ConfigError(f"out_dir={out_dir}: expected a folder to make. Choose another path.")
+    if out_dir.is_dir() and any(out_dir.iterdir()):
+        raise ConfigError(
+            f"out_dir={out_dir} is not empty: expected a new or empty folder. Remove its "
+            "content or choose another path."
+        )
+
+
+def read_hf_folder(
+    path: str | os.PathLike[str], heads: Sequence[str] | None = None
+) -> tuple[dict[str, Any], EncoderConfig, WordPieceTokenizer, HeadsInfo]:
+    """Reads a BERT folder into a parameter tree.
+
+    Args:
+        path: folder with `config.json`, `model.safetensors` (or its shards with their index) and
+            tokenizer files.
+        heads: the heads that the model is to have; those in the folder are loaded, the others are
+            listed as new and left out of the tree. None takes the folder's own heads.
+
+    Returns:
+        The parameters (nested dict of float32 NumPy arrays), the config with the heads asked for,
+        the tokenizer, and what became of the heads.
+
+    Raises:
+        ConfigError: the path or the kind of model cannot be used.
+        DataError: a file's content is broken or does not fit the config.
+    """
+    path = Path(path)
+    content = _read_config(path)
+    tensors = _read_tensors(path)
+    owners = {name: _owner(name, content) for name in tensors}
+    present = tuple(head for head in bert.TABLE if head in owners.values() and head != "encoder")
+    if heads is None:
+        strangers = sorted(name for name, owner in owners.items() if owner is None)
+        if strangers:
+            raise DataError(
+                f"{path}: tensors {_listed(strangers)} belong to no known head (encoder, "
+                f"{', '.join(list(bert.TABLE)[1:])}). Name the heads to load, and they are dropped."
+            )
+        heads = present
+    found = tuple(head for head in present if head in heads)
+    if "classification" in found and content.get("problem_type") == "multi_label_classification":
+        raise ConfigError(
+            f"{path}: problem_type='multi_label_classification' is not supported: expected "
+            "'single_label_classification' or 'regression'."
+        )
+    config = EncoderConfig.from_hf(content, heads=tuple(heads))
+    params = bert.from_hf(
+        {name: tensors[name] for name, owner in owners.items() if owner in ("encoder", *found)},
+        config.replace(heads=found),
+    )
+    strange = {_head_prefix(name) for name, owner in owners.items() if owner is None}
+    info = HeadsInfo(
+        found=found,
+        new=tuple(head for head in heads if head not in found),
+        dropped=(*(head for head in present if head not in found), *sorted(strange)),
+        id2label=_label_names(content),
+    )
+    return params, config, WordPieceTokenizer.load(path), info
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ConfigError(f"{path}: expected a Hugging Face folder with a config.json.")
+    file = path / "config.json"
+    if not file.is_file():
+        raise ConfigError(f"{path} has no config.json: expected a Hugging Face folder.")
+    content = _read_json(file)
+    if content.get("model_type") != "bert":
+        raise ConfigError(
+            f"{file}: model_type={content.get('model_type')!r}: only 'bert' is supported."
+        )
+    if content.get("tie_word_embeddings", True) is not True:
+        raise ConfigError(f"{file}: tie_word_embeddings=false: only tied decoders are supported.")
+    return content
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{file} is not JSON ({error}): fetch or export it again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds a {type(content).__name__}: expected a JSON object.")
+    return content
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Returns every tensor of the folder, by the name it has there."""
+    if (path / WEIGHTS).is_file():
+        return _read_safetensors(path / WEIGHTS)
+    if (path / INDEX).is_file():
+        return _read_shards(path)
+    pickles = [*path.glob("pytorch_model*.bin"), *path.glob("*.pt"), *path.glob("*.ckpt")]
+    if pickles:
+        raise ConfigError(
+            f"{pickles[0]} is a pickle, which can run code when it is read: expected {WEIGHTS}. In "
+            "PyTorch, from_pretrained(folder) followed by save_pretrained(new_folder) writes it."
+        )
+    raise ConfigError(f"{path} has no weights: expected {WEIGHTS} or {INDEX}.")
+
+
+def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(file, framework="np") as reader:
+            return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    except (SafetensorError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{file} cannot be read as safetensors ({error}): fetch or export it again."
+        ) from error
+
+
+def _read_shards(path: Path) -> dict[str, np.ndarray]:
+    places = _read_json(path / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+        raise DataError(f"{path / INDEX}: expected a weight_map from tensor names to file names.")
+    tensors: dict[str, np.ndarray] = {}
+    for shard in sorted(set(places.values())):
+        read = _read_safetensors(_shard_path(path, shard))
+        repeated = sorted(tensors.keys() & read.keys())
+        if repeated:
+            raise DataError(f"{path}: tensors {_listed(repeated)} are in two shards.")
+        tensors |= read
+    if tensors.keys() != places.keys():
+        odd = sorted(tensors.keys() ^ places.keys())
+        raise DataError(f"{path / INDEX} and the shards disagree about tensors {_listed(odd)}.")
+    return tensors
+
+
+def _shard_path(path: Path, shard: str) -> Path:
+    """Returns the file of a shard, which must be one of this folder's own.
+
+    A hub cache keeps its files in `blobs` and links to them from `snapshots/REVISION`.
+    """
+    file, root = path / shard, path.resolve()
+    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    inside = any(file.resolve().is_relative_to(allowed) for allowed in roots)
+    if Path(shard).name != shard or not inside:
+        raise DataError(
+            f"{path / INDEX}: shard {shard!r} leaves the folder: expected a file in it."
+        )
+    if not file.is_file():
+        raise DataError(f"{path / INDEX}: shard {shard!r} is missing. Fetch the folder again.")
+    return file
+
+
+def _owner(name: str, content: Mapping[str, Any]) -> str | None:
+    """Returns which part of the model a tensor of this folder belongs to, None if unknown."""
+    head = bert.head_of(name)
+    # Other classes (token classification, multiple choice) call their heads `classifier` as well.
+    own = ARCHITECTURES["pooler", "classification"]
+    if head == "classification" and (content.get("architectures") or [own])[0] != own:
+        return None
+    return head
+
+
+def _head_prefix(name: str) -> str:
+    """Returns a stranger's name without the parameter's own part: `qa_outputs`, `cls.species`."""
+    return name.rsplit(".", 1)[0]
+
+
+def _label_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = content.get("id2label")
+    if not names:
+        return None
+    try:
+        return tuple(str(names[str(i)]) for i in range(len(names)))
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"config.json: id2label={names!r}: expected names for the ids 0 to {len(names) - 1}."
+        ) from error
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", newline="\n")

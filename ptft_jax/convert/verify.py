@@ -1,0 +1,145 @@
+"""Checks an exported folder against the PyTorch class that will load it."""
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.models.build import build_model
+from ptft_jax.models.config import EncoderConfig
+
+TEXTS = (
+    "The exported model has to say the same thing in both frameworks.",
+    "A short one.",
+    "Three sentences of different lengths make one batch, so that the shorter ones are padded and "
+    "the padding is seen to change nothing.",
+)
+
+
+class Verification(NamedTuple):
+    """What the comparison found.
+
+    Attributes:
+        largest_difference: largest absolute difference of any output, over real tokens.
+        largest_value: largest absolute value of the PyTorch outputs, to judge the difference by.
+        model_class: name of the transformers class that loaded the folder.
+    """
+
+    largest_difference: float
+    largest_value: float
+    model_class: str
+
+
+def verify_against_torch(
+    folder: str | os.PathLike[str],
+    params: Mapping[str, Any],
+    config: EncoderConfig,
+    tokenizer: WordPieceTokenizer,
+    texts: Sequence[str] = TEXTS,
+) -> Verification | None:
+    """Runs the folder in PyTorch and the parameters here on the same texts, in float32.
+
+    Compares the logits of every head at every real token, or the last hidden state and the pooler
+    where the model has no head.
+
+    Args:
+        folder: the exported folder.
+        params: the parameters that it was made from, of JAX or NumPy arrays.
+        config: their config.
+        tokenizer: their tokenizer.
+        texts: what to run on, cut to the model's length.
+
+    Returns:
+        The comparison, or None where torch is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return None
+    batch = _batch(tokenizer, config, texts)
+    model_class = json.loads((Path(folder) / "config.json").read_text())["architectures"][0]
+    theirs = _torch_outputs(folder, model_class, batch)
+    ours = _our_outputs(params, config, batch)
+    real = batch["attention_mask"].astype(bool)
+    pairs = [
+        # Outputs per token [B, T, …] are compared where there is a token.
+        (ours[name][real], output[real]) if output.ndim == 3 else (ours[name], output)
+        for name, output in theirs.items()
+        if name in ours
+    ]
+    return Verification(
+        largest_difference=max(float(np.abs(a - b).max()) for a, b in pairs),
+        largest_value=max(float(np.abs(b).max()) for _, b in pairs),
+        model_class=model_class,
+    )
+
+
+def _batch(
+    tokenizer: WordPieceTokenizer, config: EncoderConfig, texts: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Returns the texts as int32 arrays [B, T], padded to the longest."""
+    rows = [
+        [tokenizer.cls_token_id, *ids[: config.max_position_embeddings - 2], tokenizer.sep_token_id]
+        for ids in tokenizer.encode_batch(list(texts))
+    ]
+    shape = (len(rows), max(len(row) for row in rows))
+    input_ids = np.full(shape, tokenizer.pad_token_id, np.int32)
+    attention_mask = np.zeros(shape, np.int32)
+    for i, row in enumerate(rows):
+        input_ids[i, : len(row)] = row
+        attention_mask[i, : len(row)] = 1
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "token_type_ids": np.zeros(shape, np.int32),
+    }
+
+
+def _torch_outputs(
+    folder: str | os.PathLike[str], model_class: str, batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the outputs of the PyTorch class under the names it gives them."""
+    torch = importlib.import_module("torch")
+    transformers = importlib.import_module("transformers")
+    model = getattr(transformers, model_class).from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        outputs = model(**{name: torch.tensor(array).long() for name, array in batch.items()})
+    return {name: value.numpy() for name, value in outputs.items() if torch.is_tensor(value)}
+
+
+def _our_outputs(
+    params: Mapping[str, Any], config: EncoderConfig, batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns our outputs under the names that the PyTorch class gives them."""
+    heads = set(config.heads)
+    model = build_model(config.replace(dtype="float32"))
+    shape = batch["input_ids"].shape
+    everywhere = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+
+    @jax.jit
+    def run(params, batch):
+        encoder = model.bind(params)
+        hidden = encoder.last_hidden_state(batch)
+        outputs = {"last_hidden_state": hidden}
+        if "pooler" in heads:
+            pooled = encoder.pooled(hidden, jnp.zeros((shape[0], 1), jnp.int32))
+            outputs["pooler_output"] = pooled[:, 0]
+            if "nsp" in heads:
+                name = "seq_relationship_logits" if "mlm" in heads else "logits"
+                outputs[name] = encoder.nsp_logits(pooled)[:, 0]
+            if "classification" in heads:
+                outputs["logits"] = encoder.classification_logits(pooled)[:, 0]
+        if "mlm" in heads:
+            name = "prediction_logits" if "nsp" in heads else "logits"
+            outputs[name] = encoder.mlm_logits(hidden, everywhere)[..., : config.vocab_size]
+        return outputs
+
+    # Accelerators multiply float32 in a shorter format unless told otherwise.
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(np.asarray, run(jax.device_get(params), batch))
