@@ -21,7 +21,7 @@ sys.exit(sys.version_info < (3, 12) or bool(sysconfig.get_config_var("Py_GIL_DIS
 
 find_python() {
     local candidate
-    for candidate in python3.12 python3.13 python3.14 python3 "$HOME"/.pyenv/versions/3.1[2-9]*/bin/python; do
+    for candidate in python3.12 python3.13 python3.14 python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python; do
         if is_usable_python "$candidate"; then
             PYTHON=$candidate
             return

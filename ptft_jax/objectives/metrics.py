@@ -1,0 +1,92 @@
+"""The official metrics of GLUE are computed on NumPy arrays, with scikit-learn and SciPy.
+
+All of them lie in [-1, 1] and larger is better. Where a metric is not defined (a correlation with
+predictions or labels that are all equal, F1 without any positive) the value is 0.0, never NaN, so
+that a collapsed run compares as worse than one that learnt anything.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+
+from ptft_jax.errors import ConfigError
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The share of predictions that equal their label."""
+    return float(np.mean(predictions == labels))
+
+
+def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """F1 of class 1 among the classes 0 and 1; 0.0 if it is neither there nor predicted."""
+    return float(sklearn.metrics.f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+
+
+def matthews_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Matthews' correlation coefficient; 0.0 if all predictions or all labels are equal."""
+    if _is_constant(predictions) or _is_constant(labels):
+        return 0.0
+    return float(sklearn.metrics.matthews_corrcoef(labels, predictions))
+
+
+def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Pearson's linear correlation; 0.0 if all predictions or all labels are equal."""
+    if _is_constant(predictions) or _is_constant(labels):
+        return 0.0
+    with warnings.catch_warnings():
+        # Nearly equal values lose digits, which is no news for a run that has collapsed.
+        warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
+        return float(scipy.stats.pearsonr(predictions, labels)[0])
+
+
+def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman's rank correlation, ties by average rank; 0.0 if all of either are equal."""
+    if _is_constant(predictions) or _is_constant(labels):
+        return 0.0
+    # The rank correlation by its definition; scipy.stats.spearmanr warns on some constant input.
+    return pearson(scipy.stats.rankdata(predictions), scipy.stats.rankdata(labels))
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews_correlation": matthews_correlation,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+
+
+def compute_metrics(
+    names: Sequence[str], outputs: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """Each named metric of a model's outputs against the labels.
+
+    outputs: logits `[N, K]`, of which the largest is the prediction; `[N, 1]` or `[N]` are the
+    predictions themselves (scores for the correlations, class ids for the others).
+    labels: `[N]`, class ids or scores.
+    Raises ConfigError for an unknown metric and for no examples at all, ValueError for lengths that
+    differ or outputs that are not finite.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ConfigError(f"no metric '{unknown[0]}'; the metrics are: {', '.join(METRICS)}")
+    outputs, labels = np.asarray(outputs), np.asarray(labels)
+    if labels.ndim != 1 or outputs.shape[:1] != labels.shape or outputs.ndim > 2:
+        raise ValueError(f"outputs {outputs.shape} do not fit the labels {labels.shape}")
+    if not len(labels):
+        raise ConfigError("there are no labelled examples to score")
+    # Half-precision outputs would lose digits in the sums of the correlations.
+    predictions = outputs.astype(np.float64)
+    if not np.isfinite(predictions).all():
+        raise ValueError("the outputs hold NaN or infinity: the model has diverged")
+    if predictions.ndim == 2:
+        one_column = predictions.shape[1] == 1
+        predictions = predictions[:, 0] if one_column else predictions.argmax(axis=1)
+    return {name: METRICS[name](predictions, labels) for name in names}
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) == 0)
