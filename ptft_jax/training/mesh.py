@@ -8,7 +8,7 @@ whose collectives are the frequent ones, stay among the devices of one process.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -60,8 +60,8 @@ class ModelSizes(Protocol):
     def padded_vocab_size(self) -> int: ...
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Return the mesh of `config` with Explicit axis types over `devices` (None: all of the job).
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Return the mesh of `config` with Explicit axis types over jax `devices` (None: all).
 
     Processes follow one another along `data` in the order of their index, so the rows of a batch
     that a process holds are contiguous and in process order (see `process_rows`).
