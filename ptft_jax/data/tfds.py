@@ -1,0 +1,132 @@
+"""GLUE is read through TensorFlow Datasets without TensorFlow.
+
+TFDS keeps prepared tasks in $TFDS_DATA_DIR (default ~/tensorflow_datasets) as ArrayRecord files.
+What is not prepared there yet is downloaded, but only if the host answers: TFDS itself would go on
+retrying for minutes on a machine without network, and then say nothing about what to do instead.
+"""
+
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ptft_jax.errors import ConfigError
+
+DOWNLOAD_HOST = "https://dl.fbaipublicfiles.com"
+ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """One split in the order of the original file; labels are -1 where there are none."""
+
+    texts: tuple[list[str], ...]
+    labels: list[float]
+
+
+def read_glue(name: str, text_columns: Sequence[str], folder: str) -> dict[str, PreparedSplit]:
+    """All splits of the TFDS dataset glue/`name` under the split names of TFDS.
+
+    text_columns: the features that hold the texts. folder: the task's name in the standard TSV
+    layout, for the error message. Raises ConfigError if the task is neither prepared nor to be had.
+    """
+    with _absl_errors_only():  # TFDS warns of each folder that is not there
+        builder = _builder(name)
+        is_prepared = builder.is_prepared()
+    if not is_prepared:
+        _prepare(builder, name, folder)
+    if builder.info.file_format is None or builder.info.file_format.value != "array_record":
+        raise ConfigError(
+            f"{builder.data_path} holds glue/{name} in a format that only TensorFlow reads; "
+            f"{_instead(name, folder)}"
+        )
+    splits = {}
+    sources: Any = builder.as_data_source()
+    for split, source in sources.items():
+        rows = sorted(source.__getitems__(list(range(len(source)))), key=lambda row: row["idx"])
+        texts = tuple([row[column].decode("utf-8") for row in rows] for column in text_columns)
+        splits[split] = PreparedSplit(texts, [float(row["label"]) for row in rows])
+    return splits
+
+
+def _builder(name: str):
+    # Imported here because TFDS takes a second to import; the module of GLUE registers it, which
+    # without TensorFlow does not happen by itself.
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text.glue
+
+    return tfds.builder(
+        f"glue/{name}", data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record"
+    )
+
+
+def _prepare(builder, name: str, folder: str) -> None:
+    import tensorflow_datasets as tfds
+
+    if not answers(DOWNLOAD_HOST):
+        raise ConfigError(
+            f"the GLUE task '{name}' is not prepared in {builder.data_path} and {DOWNLOAD_HOST}, "
+            f"from which it is downloaded, gives no answer; {_instead(name, folder)}"
+        )
+    try:
+        builder.download_and_prepare(
+            # A copy prepared by others may be in a format that needs TensorFlow.
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"the GLUE task '{name}' could not be downloaded from {DOWNLOAD_HOST} "
+            f"({type(error).__name__}: {error}); {_instead(name, folder)}"
+        ) from error
+
+
+def _instead(name: str, folder: str) -> str:
+    return (
+        "do one of these:\n"
+        f"  1. pass --config.data_dir=GLUE_DIR, where GLUE_DIR/{folder}/ holds train.tsv, dev.tsv, "
+        "… of the standard GLUE download\n"
+        "  2. on a machine with network run\n"
+        '       TFDS_DATA_DIR=DIR python -c "import tensorflow_datasets as tfds, '
+        f"tensorflow_datasets.text.glue; tfds.builder('glue/{name}', "
+        "file_format='array_record').download_and_prepare()\"\n"
+        "     then copy DIR here and set TFDS_DATA_DIR=DIR"
+    )
+
+
+def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:
+    """Whether the host of a URL answers an HTTP request at all, known after at most `seconds`."""
+    result = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(
+                urllib.request.Request(url, method="HEAD"), timeout=seconds
+            ).close()
+            result.append(True)
+        except urllib.error.HTTPError as refusal:  # an answer, if not a friendly one
+            refusal.close()
+            result.append(True)
+        except OSError:
+            pass
+
+    # Looking up a name obeys no timeout, so it is waited for from outside.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(result)
+
+
+@contextmanager
+def _absl_errors_only() -> Iterator[None]:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
