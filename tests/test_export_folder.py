@@ -1,0 +1,365 @@
+"""Exported folders are what transformers expects, and its folders are what we read."""
+
+import json
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from hf_reference import SMALL, our_side, reference, tensors_of
+from safetensors.numpy import save_file
+
+from ptft_jax.convert.bert import to_hf
+from ptft_jax.convert.folder import ARCHITECTURES, check_out_dir, read_hf_folder, write_hf_folder
+from ptft_jax.convert.model_card import card
+from ptft_jax.convert.verify import verify_against_torch
+from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.config import EncoderConfig
+
+PRETRAINING = ("pooler", "mlm", "nsp")
+CLASSIFIER = ("pooler", "classification")
+AUTO = {
+    ("pooler",): transformers.AutoModel,
+    ("mlm",): transformers.AutoModelForMaskedLM,
+    ("pooler", "nsp"): transformers.AutoModelForNextSentencePrediction,
+    PRETRAINING: transformers.AutoModelForPreTraining,
+    CLASSIFIER: transformers.AutoModelForSequenceClassification,
+}
+WORDS = [*"abcdefghijklmnopqrstuvwxyz", "the", "cat", "sat", "##s", "##ing", ".", ",", "é"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A vocabulary of 99 tokens, as many as the small model has."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokens += [f"word{i}" for i in range(99 - len(tokens))]
+    return WordPieceTokenizer(tokens, lowercase=True)
+
+
+def export(folder, heads, tokenizer, id2label=None, **changes):
+    """Exports a model with random weights; returns its PyTorch twin, config and parameters."""
+    twin = reference(heads, **changes)
+    config, params = our_side(twin, heads)
+    write_hf_folder(folder, params, config, tokenizer, "# card\n", id2label)
+    return twin, config, params
+
+
+@pytest.mark.parametrize(
+    ("heads", "num_labels"),
+    [*((heads, 2) for heads in AUTO), (CLASSIFIER, 3), (CLASSIFIER, 1)],
+)
+def test_transformers_loads_the_folder_whole(tmp_path, tokenizer, heads, num_labels):
+    """No key is missing, unexpected or of another shape, and every tensor is the twin's."""
+    twin, config, params = export(tmp_path / "hf", heads, tokenizer, num_labels=num_labels)
+    model, info = AUTO[heads].from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(info.values()), info
+    assert type(model).__name__ == ARCHITECTURES[heads] == type(twin).__name__
+    assert model.config.num_labels == num_labels
+    assert model.dtype == torch.float32
+    loaded = tensors_of(model)
+    for name, tensor in tensors_of(twin).items():
+        assert tensor.tobytes() == loaded[name].tobytes(), name
+    for key in SMALL:
+        assert getattr(model.config, key) == getattr(twin.config, key), key
+    assert sorted(os.listdir(tmp_path)) == ["hf"], "something was left beside the folder"
+    verification = verify_against_torch(tmp_path / "hf", params, config, tokenizer)
+    assert verification is not None
+    assert verification.model_class == ARCHITECTURES[heads]
+    assert verification.largest_difference < 1e-4 * verification.largest_value
+
+
+def test_verification_sees_a_wrong_weight(tmp_path, tokenizer):
+    """The check would be worthless if it passed for a folder made of other weights."""
+    _, config, params = export(tmp_path / "hf", CLASSIFIER, tokenizer)
+    params["heads"]["classification"]["bias"] += 0.5
+    verification = verify_against_torch(tmp_path / "hf", params, config, tokenizer)
+    assert verification.largest_difference == pytest.approx(0.5, abs=1e-3)
+
+
+def test_verification_without_torch_says_so(tmp_path, tokenizer, monkeypatch):
+    """Export works where torch is not installed; the check is then None, not an error."""
+    _, config, params = export(tmp_path / "hf", ("pooler",), tokenizer)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert verify_against_torch(tmp_path / "hf", params, config, tokenizer) is None
+
+
+def test_auto_tokenizer_gives_the_same_ids(tmp_path, tokenizer):
+    """Single texts, pairs, accents, unknown words and truncation come out as in training."""
+    export(tmp_path / "hf", ("mlm",), tokenizer)
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    texts = ["The cats sat.", "Sitting, é 漢 word3", ""]
+    expected = tokenizer.encode_batch(texts)
+    assert auto(texts, add_special_tokens=False)["input_ids"] == expected
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert auto(texts[0], texts[1])["input_ids"] == [cls, *expected[0], sep, *expected[1], sep]
+    assert auto.mask_token_id == tokenizer.mask_token_id
+    assert auto.model_max_length == 40
+
+
+def test_labels_travel(tmp_path, tokenizer):
+    """The names of the classes arrive in PyTorch and come back; a wrong number is refused."""
+    export(tmp_path / "hf", CLASSIFIER, tokenizer, id2label=["no", 'yes: "é"'])
+    model = AUTO[CLASSIFIER].from_pretrained(tmp_path / "hf")
+    assert model.config.id2label == {0: "no", 1: 'yes: "é"'}
+    assert model.config.label2id == {"no": 0, 'yes: "é"': 1}
+    assert read_hf_folder(tmp_path / "hf")[3].id2label == ("no", 'yes: "é"')
+    with pytest.raises(ConfigError, match="expected 2 different names"):
+        export(tmp_path / "other", CLASSIFIER, tokenizer, id2label=["only"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_regression_is_marked(tmp_path, tokenizer):
+    """PyTorch then computes the squared error when it is given labels."""
+    export(tmp_path / "hf", CLASSIFIER, tokenizer, num_labels=1)
+    assert json.loads((tmp_path / "hf/config.json").read_text())["problem_type"] == "regression"
+
+
+@pytest.mark.parametrize("heads", [h for h in ARCHITECTURES if h], ids="+".join)
+def test_folder_round_trip(tmp_path, tokenizer, heads):
+    """A folder that transformers saved is read and written again with the same content."""
+    twin = reference(heads)
+    twin.save_pretrained(tmp_path / "theirs")
+    tokenizer.save(tmp_path / "theirs")
+    params, config, read_tokenizer, info = read_hf_folder(tmp_path / "theirs")
+    assert set(config.heads) == set(info.found) == set(heads)
+    assert info.new == info.dropped == ()
+    assert read_tokenizer.sha256 == tokenizer.sha256
+    saved = tensors_of(twin)
+    for name, tensor in to_hf(params, config).items():
+        assert tensor.tobytes() == saved[name].tobytes(), name
+    write_hf_folder(tmp_path / "ours", params, config, read_tokenizer, "")
+    again = read_hf_folder(tmp_path / "ours")
+    assert again[1] == config
+    assert again[2].sha256 == tokenizer.sha256
+
+
+def test_heads_asked_for(tmp_path, tokenizer):
+    """New heads are named for the caller to initialise, and so are heads left out."""
+    export(tmp_path / "hf", PRETRAINING, tokenizer)
+    params, config, _, info = read_hf_folder(tmp_path / "hf", heads=CLASSIFIER)
+    assert config.heads == CLASSIFIER
+    assert (info.found, info.new) == (("pooler",), ("classification",))
+    assert info.dropped == ("mlm", "nsp")
+    assert params.keys() == {"encoder"}
+    export(tmp_path / "mlm", ("mlm",), tokenizer)
+    assert read_hf_folder(tmp_path / "mlm", heads=CLASSIFIER)[3].new == CLASSIFIER
+
+
+def test_heads_of_other_classes(tmp_path, tokenizer):
+    """A token classifier's `classifier` is not a sentence classifier's."""
+    twin = transformers.BertForTokenClassification(transformers.BertConfig(**SMALL))
+    twin.save_pretrained(tmp_path / "hf")
+    tokenizer.save(tmp_path / "hf")
+    with pytest.raises(DataError, match=r"classifier\.bias, classifier\.weight belong to no known"):
+        read_hf_folder(tmp_path / "hf")
+    _, _, _, info = read_hf_folder(tmp_path / "hf", heads=CLASSIFIER)
+    assert info.new == CLASSIFIER
+    assert info.dropped == ("classifier",)
+
+
+def test_shards_are_read(tmp_path, tokenizer):
+    """Large models come in several files with an index."""
+    twin = reference(("pooler",))
+    twin.save_pretrained(tmp_path / "hf", max_shard_size="40KB")
+    tokenizer.save(tmp_path / "hf")
+    assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 1
+    params, config, _, _ = read_hf_folder(tmp_path / "hf")
+    for name, tensor in to_hf(params, config).items():
+        assert tensor.tobytes() == tensors_of(twin)[name].tobytes()
+
+
+@pytest.fixture
+def sharded(tmp_path, tokenizer):
+    """A folder with one shard, its index, and a function that rewrites the index."""
+    folder = tmp_path / "hf"
+    export(folder, ("pooler",), tokenizer)
+    names = list(tensors_of(reference(("pooler",))))
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+
+    def write_index(shard):
+        content = {"weight_map": dict.fromkeys(names, shard)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+        return folder
+
+    return write_index
+
+
+def test_an_index_stays_in_its_folder(sharded, tmp_path):
+    """An index from elsewhere must not make us open other files, by path or by link."""
+    folder = sharded("model-1.safetensors")
+    read_hf_folder(folder)
+    outside = tmp_path / "outside.safetensors"
+    (folder / "model-1.safetensors").rename(outside)
+    with pytest.raises(DataError, match="is missing"):
+        read_hf_folder(folder)
+    for shard in ("../outside.safetensors", str(outside)):
+        with pytest.raises(DataError, match="leaves the folder"):
+            read_hf_folder(sharded(shard))
+    (folder / "model-1.safetensors").symlink_to(outside)
+    with pytest.raises(DataError, match="leaves the folder"):
+        read_hf_folder(sharded("model-1.safetensors"))
+
+
+def test_a_hub_cache_is_read(sharded, tmp_path):
+    """The hub's cache links from `snapshots/REVISION` to `blobs`: its own content."""
+    folder = sharded("model-1.safetensors")
+    snapshot = tmp_path / "models--x" / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    blobs = tmp_path / "models--x" / "blobs"
+    blobs.mkdir()
+    (snapshot / "model-1.safetensors").rename(blobs / "abcd")
+    (snapshot / "model-1.safetensors").symlink_to("../../blobs/abcd")
+    read_hf_folder(snapshot)
+
+
+def change_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "roberta"},
+        {"hidden_act": "swish"},
+        {"position_embedding_type": "relative_key"},
+        {"is_decoder": True},
+        {"tie_word_embeddings": False},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_models_that_we_do_not_compute_are_refused(tmp_path, tokenizer, change):
+    """Reading such a folder as a plain BERT would give other outputs without a word."""
+    export(tmp_path / "hf", PRETRAINING, tokenizer)
+    change_config(tmp_path / "hf", **change)
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        read_hf_folder(tmp_path / "hf")
+
+
+def test_folders_that_cannot_be_read(tmp_path, tokenizer):
+    """A missing path, folder content or pickle is a ConfigError; broken content is a DataError."""
+    folder = tmp_path / "hf"
+    with pytest.raises(ConfigError, match="expected a Hugging Face folder"):
+        read_hf_folder(folder)
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        read_hf_folder(folder)
+    folder.rmdir()
+    export(folder, ("pooler",), tokenizer)
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    for broken in (content[:-100], b"not safetensors", b""):
+        weights.write_bytes(broken)
+        with pytest.raises(DataError, match="cannot be read as safetensors"):
+            read_hf_folder(folder)
+    weights.rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"pickle.*save_pretrained"):
+        read_hf_folder(folder)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(ConfigError, match="no weights"):
+        read_hf_folder(folder)
+    weights.write_bytes(content)
+    change_config(folder, num_hidden_layers=2)
+    with pytest.raises(DataError, match=r"encoder\.layer\.2\..*num_hidden_layers"):
+        read_hf_folder(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json is not JSON"):
+        read_hf_folder(folder)
+
+
+def test_nothing_half_written(tmp_path, tokenizer, monkeypatch):
+    """A failure in the middle leaves no folder, and an existing one is never touched."""
+    folder = tmp_path / "hf"
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WordPieceTokenizer, "save", fail)
+        with pytest.raises(OSError, match="disk full"):
+            export(folder, ("pooler",), tokenizer)
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir()
+    export(folder, ("pooler",), tokenizer)
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="is not empty"):
+        export(folder, ("pooler",), tokenizer, seed=1)
+    assert (folder / "model.safetensors").read_bytes() == before
+    with pytest.raises(ConfigError, match="expected a folder to make"):
+        check_out_dir(folder / "config.json")
+
+
+def test_heads_without_a_class_are_refused(tmp_path, tokenizer):
+    """No PyTorch class has a pooler and an MLM head alone: the message lists those it has."""
+    config, params = our_side(reference(PRETRAINING), PRETRAINING)
+    with pytest.raises(ConfigError, match=r"BertForPreTraining.*fewer heads"):
+        write_hf_folder(
+            tmp_path / "hf", params, config.replace(heads=("pooler", "mlm")), tokenizer, ""
+        )
+    with pytest.raises(ConfigError, match="tokenizer has 99 tokens"):
+        write_hf_folder(tmp_path / "hf", params, config.replace(vocab_size=98), tokenizer, "")
+
+
+def front_matter(text):
+    _, block, body = text.split("---\n", 2)
+    return yaml.safe_load(block), body
+
+
+def test_card_says_what_it_was_given():
+    """The front matter is YAML with the very values, however spelt; the body has tables."""
+    config = EncoderConfig(heads=CLASSIFIER, num_labels=2)
+    text = card(
+        config,
+        name='run "é": 1 # two\n| three 🙂',
+        data={"task": "mrpc", "examples": {"train": 3668}, "sources": ["a.txt", "b.txt"]},
+        scores={"dev": {"accuracy": 0.8676470588235294, "f1": 0.9}, "test": {"loss": float("nan")}},
+        training={"optimizer": {"name": "adamw", "learning_rate": 5e-5}, "steps": 345},
+        base_model="../models/base: x",
+    )
+    meta, body = front_matter(text)
+    assert meta["library_name"] == "transformers"
+    assert meta["pipeline_tag"] == "text-classification"
+    assert meta["base_model"] == "../models/base: x"
+    assert "license" not in meta
+    (index,) = meta["model-index"]
+    assert index["name"] == 'run "é": 1 # two\n| three 🙂'
+    assert index["results"][0]["dataset"] == {"name": "mrpc", "type": "mrpc", "split": "dev"}
+    assert index["results"][0]["metrics"][0] == {"type": "accuracy", "value": 0.8676470588235294}
+    assert "| optimizer.learning_rate | 5e-05 |" in body
+    assert "| examples.train | 3,668 |" in body
+    assert "| sources | a.txt, b.txt |" in body
+    assert "| dev | accuracy | 0.867647 |" in body
+    assert "| num_hidden_layers | 12 |" in body
+
+
+@pytest.mark.parametrize("heads", AUTO, ids="+".join)
+def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, monkeypatch, capsys):
+    """What is not known is not in the card, and its code runs as it stands, in the folder."""
+    _, config, _ = export(tmp_path / "hf", heads, tokenizer)
+    meta, body = front_matter(card(config, name="small"))
+    assert "model-index" not in meta
+    assert "base_model" not in meta
+    assert "## Scores" not in body
+    assert "## Data" not in body
+    code = body.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path / "hf")
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_foreign_dtypes_in_a_folder(tmp_path, tokenizer):
+    """A half-precision folder becomes float32; one of integers is refused by name."""
+    _, config, params = export(tmp_path / "hf", ("pooler",), tokenizer)
+    tensors = to_hf(params, config)
+    file = tmp_path / "hf" / "model.safetensors"
+    save_file({n: t.astype(ml_dtypes.bfloat16) for n, t in tensors.items()}, file)
+    read, _, _, _ = read_hf_folder(tmp_path / "hf")
+    assert read["encoder"]["pooler"]["bias"].dtype == np.float32
+    save_file({n: t.astype(np.int32) for n, t in tensors.items()}, file)
+    with pytest.raises(DataError, match="has dtype int32"):
+        read_hf_folder(tmp_path / "hf")
