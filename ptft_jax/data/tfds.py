@@ -36,15 +36,10 @@ def read_glue(name: str, text_columns: Sequence[str], folder: str) -> dict[str, 
     layout, for the error message. Raises ConfigError if the task is neither prepared nor to be had.
     """
     with _absl_errors_only():  # TFDS warns of each folder that is not there
-        builder = _builder(name)
+        builder = _builder(name, folder)
         is_prepared = builder.is_prepared()
     if not is_prepared:
         _prepare(builder, name, folder)
-    if builder.info.file_format is None or builder.info.file_format.value != "array_record":
-        raise ConfigError(
-            f"{builder.data_path} holds glue/{name} in a format that only TensorFlow reads; "
-            f"{_instead(name, folder)}"
-        )
     splits = {}
     sources: Any = builder.as_data_source()
     for split, source in sources.items():
@@ -54,15 +49,20 @@ def read_glue(name: str, text_columns: Sequence[str], folder: str) -> dict[str, 
     return splits
 
 
-def _builder(name: str):
+def _builder(name: str, folder: str):
     # Imported here because TFDS takes a second to import; the module of GLUE registers it, which
     # without TensorFlow does not happen by itself.
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text.glue
 
-    return tfds.builder(
-        f"glue/{name}", data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record"
-    )
+    data_dir = os.environ.get("TFDS_DATA_DIR")
+    try:
+        return tfds.builder(f"glue/{name}", data_dir=data_dir, file_format="array_record")
+    except ValueError as error:
+        raise ConfigError(
+            f"glue/{name} in {data_dir or 'the folder of TFDS'} is not in the format array_record, "
+            f"the one that is read without TensorFlow ({error}); {_instead(name, folder)}"
+        ) from error
 
 
 def _prepare(builder, name: str, folder: str) -> None:

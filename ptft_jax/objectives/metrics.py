@@ -5,7 +5,6 @@ predictions or labels that are all equal, F1 without any positive) the value is 
 that a collapsed run compares as worse than one that learnt anything.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,7 +21,9 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """F1 of class 1 among the classes 0 and 1; 0.0 if it is neither there nor predicted."""
-    return float(sklearn.metrics.f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+    if not (np.any(predictions == 1) or np.any(labels == 1)):
+        return 0.0
+    return float(sklearn.metrics.f1_score(labels, predictions, pos_label=1))
 
 
 def matthews_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -36,10 +37,7 @@ def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Pearson's linear correlation; 0.0 if all predictions or all labels are equal."""
     if _is_constant(predictions) or _is_constant(labels):
         return 0.0
-    with warnings.catch_warnings():
-        # Nearly equal values lose digits, which is no news for a run that has collapsed.
-        warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
-        return float(scipy.stats.pearsonr(predictions, labels)[0])
+    return float(np.corrcoef(_centred(predictions), _centred(labels))[0, 1])
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -86,6 +84,12 @@ def compute_metrics(
         one_column = predictions.shape[1] == 1
         predictions = predictions[:, 0] if one_column else predictions.argmax(axis=1)
     return {name: METRICS[name](predictions, labels) for name in names}
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Values moved and scaled into [-1, 1], so that no square of a small difference underflows."""
+    centred = values - np.mean(values, dtype=np.float64)
+    return centred / np.abs(centred).max()
 
 
 def _is_constant(values: np.ndarray) -> bool:

@@ -1,0 +1,249 @@
+"""The task table against the official figures, and the ways in which files can be wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ptft_jax.data.tasks import GLUE_TASKS, TableSettings, load_task
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.objectives.metrics import METRICS
+
+# Official numbers of rows in train, dev and test (https://gluebenchmark.com, TFDS `glue`).
+OFFICIAL_COUNTS = {
+    "cola": {"train": 8551, "dev": 1043, "test": 1063},
+    "sst2": {"train": 67349, "dev": 872, "test": 1821},
+    "mrpc": {"train": 3668, "dev": 408, "test": 1725},
+    "stsb": {"train": 5749, "dev": 1500, "test": 1379},
+    "qnli": {"dev": 5463, "test": 5463},
+    "mnli": {"dev_matched": 9815, "dev_mismatched": 9832},
+    "rte": {"train": 2490, "dev": 277, "test": 3000},
+    "wnli": {"train": 635, "dev": 71, "test": 146},
+}
+# Labels and first words of the first dev example, read off the files by eye.
+FIRST_DEV = {
+    "cola": ("acceptable", "The sailors rode", None),
+    "sst2": ("positive", "it 's a charming", None),
+    "mrpc": ("equivalent", "He said the foodservice", '" The foodservice pie'),
+    "stsb": (5.0, "A man with a hard hat", "A man wearing a hard hat"),
+    "qqp": ("duplicate", "How imminent is World War three?", "Is a third World War imminent?"),
+    "mnli": ("neutral", "The new rights are nice enough", "Everyone really likes"),
+    "qnli": ("entailment", "What came into force", "As of that day"),
+    "rte": ("not_entailment", "Dana Reeve", "Christopher Reeve had"),
+    "wnli": ("not_entailment", "The drain is clogged", "The hair has to be cleaned"),
+}
+
+
+@pytest.mark.parametrize("name", GLUE_TASKS)
+def test_real_glue_files(name, shared_data):
+    """All nine tasks are read from the standard layout, with the official number of examples."""
+    data = load_task(name, shared_data / "glue")
+    for split, count in OFFICIAL_COUNTS.get(name, {}).items():
+        assert len(data.splits[split]) == count, split
+    assert data.eval_splits == (("dev_matched", "dev_mismatched") if name == "mnli" else ("dev",))
+    for split_name, split in data.splits.items():
+        assert len(split.texts_a) == len(split)
+        assert (split.texts_b is None) == (name in ("cola", "sst2"))
+        assert (split.labels is None) == split_name.startswith("test")
+        if split.labels is not None:
+            assert split.labels.shape == (len(split),)
+            assert split.labels.dtype == (np.float32 if name == "stsb" else np.int32)
+            if data.label_names:  # every class occurs
+                assert set(split.labels.tolist()) == set(range(data.num_labels))
+    dev = data.splits[data.eval_splits[0]]
+    assert dev.labels is not None
+    label, text_a, text_b = FIRST_DEV[name]
+    found = data.label_names[int(dev.labels[0])] if data.label_names else float(dev.labels[0])
+    assert found == label
+    assert dev.texts_a[0].startswith(text_a)
+    if text_b is not None:
+        assert dev.texts_b is not None
+        assert dev.texts_b[0].startswith(text_b)
+
+
+def test_table_of_tasks_follows_the_benchmark():
+    """Metrics and label order are what scores and exported models are compared by."""
+    metrics = {name: task.metrics for name, task in GLUE_TASKS.items()}
+    assert metrics == {
+        "cola": ("matthews_correlation",),
+        "sst2": ("accuracy",),
+        "mrpc": ("accuracy", "f1"),
+        "stsb": ("pearson", "spearman"),
+        "qqp": ("accuracy", "f1"),
+        "mnli": ("accuracy",),
+        "qnli": ("accuracy",),
+        "rte": ("accuracy",),
+        "wnli": ("accuracy",),
+    }
+    assert {name for names in metrics.values() for name in names} <= set(METRICS)
+
+
+def test_label_order_is_that_of_tfds():
+    """Label i means the same in TFDS, Hugging Face and here; the builders know it offline."""
+    from tensorflow_datasets.text.glue import Glue
+
+    for name, task in GLUE_TASKS.items():
+        theirs = vars(Glue.builder_configs[name])["label_classes"]
+        assert task.label_names == tuple(theirs or ())
+
+
+@pytest.fixture
+def glue(tmp_path):
+    """A GLUE folder with a tiny MRPC and QQP."""
+    (tmp_path / "MRPC").mkdir()
+    (tmp_path / "QQP").mkdir()
+    header = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "MRPC" / name).write_text(header + "1\t2\t3\ta\tb\n0\t2\t3\tc\td\n", "utf-8")
+        (tmp_path / "QQP" / name).write_text(
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+            "1\t1\t1\ta\tb\t1\n2\t2\t2\tcut off\n3\t3\t3\tc\td\t0\n"
+        )
+    return tmp_path
+
+
+def test_test_files_are_optional(glue):
+    """Scores come from dev; a folder without the unlabelled test files is whole."""
+    assert list(load_task("mrpc", glue).splits) == ["train", "dev"]
+
+
+def test_cut_off_rows_of_qqp_are_left_out(glue):
+    """The official QQP files have such rows, which are not in the official counts."""
+    data = load_task("qqp", glue)
+    assert data.splits["train"].texts_a == ["a", "c"]
+    assert data.splits["train"].labels is not None
+    assert data.splits["train"].labels.tolist() == [1, 0]
+
+
+def test_wrong_label_names_file_line_value_and_set(glue):
+    """A label outside the task's set must not become a class id."""
+    path = glue / "MRPC" / "dev.tsv"
+    path.write_text(path.read_text("utf-8") + "2\t2\t3\te\tf\n", "utf-8")
+    with pytest.raises(DataError, match=r"dev\.tsv, line 4: label '2' .* not in the set: 0, 1"):
+        load_task("mrpc", glue)
+
+
+def test_score_out_of_range(tmp_path):
+    """STS-B's scores lie in 0–5; another number means another column was read."""
+    (tmp_path / "STS-B").mkdir()
+    for name, score in (("train.tsv", "5.000"), ("dev.tsv", "5.5")):
+        (tmp_path / "STS-B" / name).write_text(f"sentence1\tsentence2\tscore\na\tb\t{score}\n")
+    with pytest.raises(DataError, match=r"dev\.tsv, line 2: score '5\.5' .* from 0 to 5"):
+        load_task("stsb", tmp_path)
+
+
+def test_missing_folder_file_and_column(glue, tmp_path):
+    """The message says what is there, so that a wrong data_dir is seen at once."""
+    with pytest.raises(ConfigError, match=r"no folder 'RTE'.*there are: MRPC/, QQP/"):
+        load_task("rte", glue)
+    with pytest.raises(ConfigError, match="give the folder above it"):
+        load_task("mrpc", glue / "MRPC")
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_task("mrpc", glue / "nowhere")
+    (glue / "MRPC" / "dev.tsv").unlink()
+    with pytest.raises(ConfigError, match=r"dev\.tsv is missing; there are: train\.tsv"):
+        load_task("mrpc", glue)
+    (glue / "MRPC" / "train.tsv").write_text("quality\t#1 String\t#2 String\n1\ta\tb\n")
+    with pytest.raises(DataError, match=r"no column 'Quality' \(did you mean 'quality'\?\)"):
+        load_task("mrpc", glue)
+
+
+def test_mistyped_task():
+    """A mistyped name is answered with the nearest one before anything else happens."""
+    with pytest.raises(ConfigError, match=r"no task 'sst-2' \(did you mean 'sst2'\?\)"):
+        load_task("sst-2")
+
+
+def rows(path, columns, values):
+    """Writes a table in the format of the path's suffix."""
+    if path.suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in values]
+    else:
+        separator = "," if path.suffix == ".csv" else "\t"
+        lines = [separator.join(map(str, row)) for row in (columns, *values)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_any_table(tmp_path, suffix):
+    """Labels come from the train file, sorted; a pair column and column names are settings."""
+    columns = ("first", "second", "kind")
+    rows(tmp_path / f"train{suffix}", columns, [("a", "b", "y"), ("c", "d", "x")])
+    rows(tmp_path / f"dev{suffix}", columns, [("e", "f", "y")])
+    rows(tmp_path / f"test{suffix}", columns[:2], [("g", "h")])
+    data = load_task("text", tmp_path, TableSettings("first", "second", "kind"))
+    assert data.label_names == ("x", "y")
+    assert data.num_labels == 2
+    assert data.metrics == ("accuracy",)
+    assert data.eval_splits == ("dev",)
+    train, dev, test = (data.splits[name] for name in ("train", "dev", "test"))
+    assert (train.texts_a, train.texts_b) == (["a", "c"], ["b", "d"])
+    assert train.labels is not None
+    assert train.labels.tolist() == [1, 0]
+    assert dev.labels is not None
+    assert dev.labels.tolist() == [1]
+    assert test.labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([10, 9, 1], ("1", "9", "10")),
+        (["10", "b", "9"], ("10", "9", "b")),
+        ([True, False, True], ("false", "true")),
+        ([0.5, -1, 2], ("-1", "0.5", "2")),
+    ],
+)
+def test_label_order_of_a_table(tmp_path, labels, names):
+    """Labels that are all numbers are ordered by value, so that ids 0, 1, 2 stay what they were."""
+    for split in ("train", "dev"):
+        rows(tmp_path / f"{split}.jsonl", ("text", "label"), [("t", label) for label in labels])
+    assert load_task("text", tmp_path).label_names == names
+
+
+def test_regression_table(tmp_path):
+    """Scores are float32, any finite number, and there are no label names."""
+    for split in ("train", "dev"):
+        rows(tmp_path / f"{split}.csv", ("text", "label"), [("t", -1.5), ("u", 20)])
+    data = load_task("text", tmp_path, TableSettings(regression=True))
+    assert data.label_names is None
+    assert data.num_labels == 1
+    assert data.metrics == ("pearson", "spearman")
+    labels = data.splits["train"].labels
+    assert labels is not None
+    assert labels.dtype == np.float32
+    assert labels.tolist() == [-1.5, 20.0]
+    rows(tmp_path / "dev.csv", ("text", "label"), [("t", "nan")])
+    with pytest.raises(DataError, match=r"dev\.csv, line 2: score 'nan' .* a finite number"):
+        load_task("text", tmp_path, TableSettings(regression=True))
+
+
+def test_bad_tables(tmp_path):
+    """Each fault of one's own table is one error that names it."""
+    with pytest.raises(ConfigError, match=r"needs --config\.data_dir"):
+        load_task("text")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        load_task("text", tmp_path / "nowhere")
+    rows(tmp_path / "train.csv", ("text", "label"), [("a", "x"), ("b", "y")])
+    with pytest.raises(ConfigError, match=r"no dev\.csv, .*; there are: train\.csv"):
+        load_task("text", tmp_path)
+    rows(tmp_path / "dev.csv", ("text", "label"), [("a", "x"), ("b", "z")])
+    with pytest.raises(DataError, match=r"dev\.csv, line 3: label 'z' .* not in the set: x, y"):
+        load_task("text", tmp_path)
+    with pytest.raises(DataError, match=r"no column 'sentence'; its columns are: text, label"):
+        load_task("text", tmp_path, TableSettings(text_column="sentence"))
+    rows(tmp_path / "train.csv", ("text", "label"), [("a", "x"), ("b", "x")])
+    with pytest.raises(DataError, match="at least two different labels"):
+        load_task("text", tmp_path)
+    rows(tmp_path / "train.csv", ("text", "label"), [("a", "x"), ("b", "")])
+    with pytest.raises(DataError, match=r"line 3: column 'label' holds ''; expected a label"):
+        load_task("text", tmp_path)
+
+
+@pytest.mark.parametrize("value", [3, None, ["a"]])
+def test_text_that_is_no_text(tmp_path, value):
+    """A number or null in the text field of JSON lines is not read as a text."""
+    rows(tmp_path / "train.jsonl", ("text", "label"), [("a", "x"), (value, "y")])
+    rows(tmp_path / "dev.jsonl", ("text", "label"), [("a", "x")])
+    with pytest.raises(DataError, match=r"train\.jsonl, line 2: column 'text' holds"):
+        load_task("text", tmp_path)
