@@ -1,0 +1,246 @@
+"""Where the metrics of a run go: metrics.jsonl, TensorBoard, the console and results.json.
+
+The loop talks to one `Report`, which passes everything on to its sinks; a process that is not the
+first of the job has none.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from tensorboardX import SummaryWriter
+
+# A plain console gets at most one line per so many seconds.
+PLAIN_INTERVAL_SECONDS = 5.0
+
+# Metrics None: not known at this step (a rate before anything was timed).
+Metrics = Mapping[str, float | None]
+
+
+class Sink(Protocol):
+    """Takes the metrics of a run."""
+
+    def training(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of one training step."""
+
+    def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
+        """Takes the metrics of a whole split, evaluated after `step` updates."""
+
+    def say(self, text: str) -> None:
+        """Takes a line for the person who watches."""
+
+    def close(self) -> None:
+        """Writes out what is left; nothing comes after."""
+
+
+class Report:
+    """Passes everything on to its sinks and remembers the last evaluation of each split.
+
+    `results` maps a split to the metrics of its last evaluation in this process.
+    """
+
+    def __init__(self, *sinks: Sink):
+        self._sinks = sinks
+        self.results: dict[str, Metrics] = {}
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def training(self, step: int, metrics: Metrics) -> None:
+        for sink in self._sinks:
+            sink.training(step, metrics)
+
+    def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
+        self.results[split] = dict(metrics)
+        for sink in self._sinks:
+            sink.evaluation(step, split, metrics)
+
+    def say(self, text: str) -> None:
+        for sink in self._sinks:
+            sink.say(text)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+class MetricsWriter:
+    """Writes `run_dir`/metrics.jsonl and `run_dir`/tensorboard.
+
+    A logged training step is one JSON object `{"step": …, "loss": …, …}`, an evaluation one with
+    `"split"` after the step. Floats have all their digits; NaN, infinities and unknown values are
+    null, because JSON has no word for them. Every line is written out at once.
+
+    `start_step` is the step that the run resumes from, 0 for a new one: later lines, which a killed
+    run wrote after its last checkpoint, are removed together with a line it broke off, since the
+    same steps are about to be written again. An evaluation that is already in the file (a finished
+    run started again) is not written twice.
+    """
+
+    def __init__(self, run_dir: str | Path, start_step: int = 0):
+        run_dir = Path(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / "metrics.jsonl"
+        kept = _lines_until(path, start_step)
+        write_atomically(path, "".join(line + "\n" for line, _ in kept))
+        self._evaluated = {(entry["step"], entry["split"]) for _, entry in kept if "split" in entry}
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(
+            str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None
+        )
+
+    def training(self, step: int, metrics: Metrics) -> None:
+        self._write({"step": step, **metrics})
+        self._scalars("train", step, metrics)
+
+    def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
+        if (step, split) in self._evaluated:
+            return
+        self._evaluated.add((step, split))
+        self._write({"step": step, "split": split, **metrics})
+        self._scalars(split, step, metrics)
+        self._tensorboard.flush()
+
+    def say(self, text: str) -> None:
+        """Does nothing: files hold numbers only."""
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(json_ready(entry), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def _scalars(self, prefix: str, step: int, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            if value is not None:
+                self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
+
+
+class ConsoleProgress:
+    """Shows a run on the console: one live line on a terminal, now and then a plain line elsewhere.
+
+    `total` is the last step of the run. Lines of `say` and of evaluations stay above the live line.
+    """
+
+    def __init__(self, total: int, console: Console | None = None):
+        self._console = console or Console(highlight=False)
+        self._total = total
+        self._start: tuple[int, float] | None = None
+        self._printed = -math.inf
+        self._live = None
+        if self._console.is_terminal:
+            self._live = Live(Text(""), console=self._console, refresh_per_second=4)
+            self._live.start()
+
+    def training(self, step: int, metrics: Metrics) -> None:
+        now = time.monotonic()
+        # From the first logged step on, so that compilation does not count into the estimate.
+        first_step, first_time = self._start = self._start or (step, now)
+        left = None
+        if step > first_step:
+            left = (now - first_time) / (step - first_step) * (self._total - step)
+        line = progress_line(step, self._total, metrics, left)
+        if self._live is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
+        elif step == self._total or now - self._printed >= PLAIN_INTERVAL_SECONDS:
+            self._printed = now
+            self.say(line)
+
+    def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
+        values = "  ".join(f"{name} {_short(value)}" for name, value in metrics.items())
+        self.say(f"step {step}  {split}:  {values}")
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float | None) -> str:
+    """Return 'step 20/100  loss 7.1  MLM acc 0.12  …  lr 1.00e-04  5,000 tokens/s  ETA 0:01:20'."""
+    parts = [f"step {step}/{total}"]
+    labels = {"loss": "loss", "mlm_accuracy": "MLM acc", "nsp_accuracy": "NSP acc"}
+    labels["accuracy"] = "acc"
+    parts += [f"{labels[name]} {_short(metrics[name])}" for name in labels if name in metrics]
+    rate = metrics.get("learning_rate")
+    if rate is not None:
+        parts.append(f"lr {rate:.2e}")
+    tokens = metrics.get("tokens_per_second")
+    if tokens is not None:
+        parts.append(f"{tokens:,.0f} tokens/s")
+    if seconds_left is not None:
+        minutes, seconds = divmod(round(seconds_left), 60)
+        parts.append(f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}")
+    return "  ".join(parts)
+
+
+def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:
+    """Write `run_dir`/results.json, whole or not at all, with sorted keys; return its path.
+
+    NaN and infinities become null.
+    """
+    path = Path(run_dir) / "results.json"
+    text = json.dumps(json_ready(results), indent=2, sort_keys=True, allow_nan=False)
+    write_atomically(path, text + "\n")
+    return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text` in one move, so that no reader sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def json_ready(value: Any) -> Any:
+    """Return `value` in JSON's own types: NumPy scalars as numbers, NaN and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _lines_until(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:
+    """Return the whole lines of a metrics file up to `step`, each with its object."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            if entry["step"] <= step:
+                kept.append((line, entry))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
+def _short(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"

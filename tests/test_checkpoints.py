@@ -1,0 +1,262 @@
+"""Checkpoints: exact, complete or absent, kept as asked, and readable on any mesh."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.training.checkpoints import Checkpoints
+from ptft_jax.training.mesh import MeshConfig, make_mesh
+from ptft_jax.training.state import TrainState
+
+SPECS = {"dense": {"kernel": P("fsdp", "tensor"), "bias": P(None)}}
+CONFIG = {"model": {"hidden_size": 8}, "seed": 1}
+TOKENIZER = {"version": "1.0", "model": {"vocab": {"[PAD]": 0, "Übung": 1}}}
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+
+
+def make_state(mesh, seed=0, width=16):
+    rng = np.random.default_rng(seed)
+    params = {
+        "dense": {
+            "kernel": np.float32(rng.standard_normal((8, width))),
+            "bias": np.float32(rng.standard_normal(width)),
+        }
+    }
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)
+    params = jax.device_put(params, shardings)
+    with jax.set_mesh(mesh):
+        opt_state = OPTIMIZER.init(params)
+    opt_state = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(seed, leaf.dtype) if leaf.ndim else leaf, opt_state
+    )
+    replicated = NamedSharding(mesh, P())
+    opt_state = jax.tree.map(
+        lambda leaf: leaf if leaf.ndim else jax.device_put(leaf, replicated), opt_state
+    )
+    return TrainState(jax.device_put(np.int32(seed), replicated), params, opt_state)
+
+
+def abstract(state):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
+
+
+def assert_same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def save(checkpoints, step, state, metrics=None):
+    checkpoints.save(step, state, step * 32, CONFIG, TOKENIZER, metrics or {})
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MeshConfig(2, 2, 2))
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path, mesh):
+    """The writer works in the background: the next step may overwrite the arrays meanwhile."""
+    state = make_state(mesh, seed=7)
+    expected = jax.tree.map(np.array, state)
+    bump = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        save(checkpoints, 7, state, {"dev_loss": 0.5})
+        bump(state)
+        checkpoints.wait()
+        target = abstract(make_state(mesh))
+        restored, meta = checkpoints.restore(7, target)
+    assert_same(restored, expected)
+    for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
+        assert leaf.sharding == wanted.sharding
+    assert meta == {
+        "step": 7,
+        "next_index": 224,
+        "config": CONFIG,
+        "metrics": {"dev_loss": 0.5},
+    }
+    assert checkpoints.tokenizer_json() == TOKENIZER
+
+
+def test_restores_onto_other_meshes(tmp_path, mesh):
+    """A run can go on with another number of devices: eight, four, one."""
+    state = make_state(mesh, seed=3)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 3, state)
+    for count, sizes in ((4, MeshConfig(1, 4, 1)), (1, MeshConfig())):
+        other = make_mesh(sizes, jax.devices()[:count])
+        target = abstract(make_state(other))
+        restored, _ = Checkpoints(tmp_path).restore(None, target)
+        assert_same(restored, state)
+        assert restored.params["dense"]["kernel"].sharding.mesh == other
+    bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.params)
+    params = Checkpoints(tmp_path).restore_params(None, bare)
+    assert_same(params, state.params)
+    assert len(params["dense"]["kernel"].sharding.device_set) == 1
+
+
+def test_retention(tmp_path, mesh):
+    """The last two and the best stay; NaN and missing metrics are never the best."""
+    state = make_state(mesh)
+    losses = {1: 3.0, 2: 1.0, 3: float("nan"), 4: None, 5: 2.0, 6: 1.5}
+    with Checkpoints(tmp_path, keep_last=2, best=("dev_loss", "min")) as checkpoints:
+        assert checkpoints.latest_step() is None
+        assert checkpoints.best_step() is None
+        for step in (1, 2, 3, 4):
+            metrics = {} if losses[step] is None else {"dev_loss": losses[step]}
+            save(checkpoints, step, state, metrics)
+    # The metrics of earlier checkpoints are known again after a restart.
+    with Checkpoints(tmp_path, keep_last=2, best=("dev_loss", "min")) as checkpoints:
+        for step in (5, 6):
+            save(checkpoints, step, state, {"dev_loss": losses[step]})
+        checkpoints.wait()
+        assert checkpoints.all_steps() == [2, 5, 6]
+        assert checkpoints.best_step() == 2
+    assert Checkpoints(tmp_path, best=("dev_loss", "max")).best_step() == 5
+
+
+def test_of_equal_metrics_the_later_is_best(tmp_path, mesh):
+    """A metric that has saturated prefers the model that has seen more."""
+    with Checkpoints(tmp_path, keep_last=3, best=("dev_accuracy", "max")) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step, make_state(mesh), {"dev_accuracy": 1.0})
+    assert checkpoints.best_step() == 2
+
+
+def test_saving_a_step_again(tmp_path, mesh):
+    """A finished run started again saves its last step again; anything else is a mistake."""
+    state = make_state(mesh)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 5, state)
+        save(checkpoints, 5, state)
+        with pytest.raises(ConfigError, match="already holds step 5"):
+            save(checkpoints, 4, state)
+        with pytest.raises(ConfigError, match="already holds step 5"):
+            checkpoints.save(5, state, 999, CONFIG, TOKENIZER, {})
+
+
+def test_incomplete_folders_do_not_count(tmp_path, mesh):
+    """An empty or broken numbered folder is neither read nor in the way of the next save."""
+    state = make_state(mesh)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 3, state)
+    (tmp_path / "9").mkdir()
+    (tmp_path / "8" / "params").mkdir(parents=True)
+    assert checkpoints.latest_step() == 3
+    assert (tmp_path / "9").is_dir()
+    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+        save(checkpoints, 4, state)
+    assert checkpoints.all_steps() == [3, 4]
+    assert not (tmp_path / "9").exists()
+
+
+def test_reading_creates_nothing(tmp_path, mesh):
+    """Asking a folder that is not there is an error with its name, and leaves no folder behind."""
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ConfigError, match=r"there is no checkpoint in .*run/checkpoints"):
+        checkpoints.restore(None, abstract(make_state(mesh)))
+    checkpoints.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_structure_shape_or_dtype(tmp_path, mesh):
+    """Every array that differs is named with both shapes before anything is read."""
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, make_state(mesh))
+    with pytest.raises(ConfigError, match=r"no checkpoint of step 2 .* there are: 1"):
+        checkpoints.restore(2, abstract(make_state(mesh)))
+    with pytest.raises(DataError) as caught:
+        checkpoints.restore(1, abstract(make_state(mesh, width=32)))
+    assert "params/dense/kernel is float32[8, 16] there and float32[8, 32] here" in str(
+        caught.value
+    )
+    assert "opt_state/1/0/mu/dense/bias is float32[16] there" in str(caught.value)
+    params = abstract(make_state(mesh)).params
+    params["extra"] = {"bias": jax.ShapeDtypeStruct((4,), np.float32)}
+    with pytest.raises(DataError, match=r"extra/bias is absent there and float32\[4\] here"):
+        checkpoints.restore_params(1, params)
+    del params["extra"]
+    params["dense"]["bias"] = jax.ShapeDtypeStruct((16,), jnp.bfloat16)
+    with pytest.raises(DataError, match=r"float32\[16\] there and bfloat16\[16\] here"):
+        checkpoints.restore_params(1, params)
+
+
+def test_without_optimizer_state(tmp_path, mesh):
+    """An imported model has parameters to start from, and says so when it is resumed."""
+    state = make_state(mesh)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 0, TrainState(state.step, state.params, None))
+    assert_same(checkpoints.restore_params(0, abstract(state).params), state.params)
+    with pytest.raises(ConfigError, match="no optimizer state"):
+        checkpoints.restore(0, abstract(state))
+
+
+def test_truncated_files(tmp_path, mesh):
+    """A cut file ends in an error that names the checkpoint."""
+    state = make_state(mesh)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, state)
+    for path in (tmp_path / "1" / "params").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(DataError, match=r"checkpoint .*/1 cannot be read"):
+        checkpoints.restore(1, abstract(state))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"keep_last": 0}, "keep_last=0"), ({"best": ("dev_loss", "low")}, "neither 'max' nor 'min'")],
+)
+def test_bad_settings(tmp_path, arguments, message):
+    """Retention that cannot work is refused."""
+    with pytest.raises(ConfigError, match=message):
+        Checkpoints(tmp_path, **arguments)
+
+
+def test_kill_during_a_save(tmp_path):
+    """A run killed while it writes has its earlier checkpoint as the latest, and can save again."""
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        import jax, numpy as np
+        from ptft_jax.training.checkpoints import Checkpoints
+        from ptft_jax.training.state import TrainState
+        def state(step):
+            params = {"kernel": jax.device_put(np.full((4096, 4096), step, np.float32))}
+            opt_state = {"mu": params["kernel"] + 1}
+            return TrainState(jax.device_put(np.int32(step)), params, opt_state)
+        checkpoints = Checkpoints(sys.argv[1])
+        for step in (1, 2):
+            checkpoints.save(step, state(step), step, {}, {}, {})
+            if step == 1:
+                checkpoints.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    assert subprocess.run(command, env=environment, timeout=120).returncode == -signal.SIGKILL
+    checkpoints = Checkpoints(tmp_path)
+    # Step 2 counts only if all of it was written in the instant before the kill.
+    latest = checkpoints.latest_step()
+    assert latest in (1, 2)
+    leaf = jax.ShapeDtypeStruct((4096, 4096), np.float32)
+    params = checkpoints.restore_params(None, {"kernel": leaf})
+    assert float(params["kernel"].min()) == float(params["kernel"].max()) == latest
+    small = {"kernel": jnp.zeros(3)}
+    with checkpoints:
+        checkpoints.save(3, TrainState(jnp.int32(3), small, {"m": small}), 3, {}, {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]

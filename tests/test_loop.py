@@ -1,0 +1,288 @@
+"""The loop and the evaluation, on a model of one number whose loss is known at every step."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptft_jax.errors import DataError
+from ptft_jax.objectives.totals import Totals
+from ptft_jax.training import loop
+from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
+from ptft_jax.training.loop import fit
+from ptft_jax.training.state import TrainState
+from ptft_jax.training.writers import Report
+
+BATCH_SIZE = 4
+
+
+class Batches:
+    """Batch k holds the numbers [4 k, 4 k + 4)."""
+
+    def __init__(self, next_index=0, on_next=lambda index: None):
+        self.next_index = next_index
+        self.on_next = on_next
+
+    def __next__(self):
+        self.on_next(self.next_index)
+        values = np.arange(self.next_index, self.next_index + BATCH_SIZE, dtype=np.float32)
+        self.next_index += BATCH_SIZE
+        return {"values": values}
+
+
+class Record:
+    """Keeps in one list whatever happens, in order."""
+
+    def __init__(self):
+        self.events = []
+        self.lines = {}
+
+    def training(self, step, metrics):
+        self.events.append(("log", step))
+        self.lines[step] = dict(metrics)
+
+    def evaluation(self, step, split, metrics):
+        self.events.append(("evaluate", step, split, dict(metrics)))
+
+    def say(self, text):
+        self.events.append(("say", text))
+
+    def close(self):
+        pass
+
+    def save(self, step, state, next_index, metrics):
+        assert int(state.step) == step
+        self.events.append(("save", step, next_index, dict(metrics)))
+
+    def of(self, *kinds):
+        return [event for event in self.events if event[0] in kinds]
+
+
+def initial(step=0, weight=0.0):
+    return TrainState(jnp.int32(step), {"weight": jnp.float32(weight)}, None)
+
+
+@jax.jit
+def train_step(state, batch):
+    loss = jnp.sum(batch["values"]) + state.params["weight"]
+    params = {"weight": state.params["weight"] + 0.1 * loss}
+    metrics = {"loss": loss, "tokens": jnp.float32(BATCH_SIZE)}
+    return TrainState(state.step + 1, params, state.opt_state), metrics
+
+
+def run(record, state=None, batches=None, step=train_step, **settings):
+    return fit(
+        state or initial(),
+        step,
+        batches or Batches(),
+        put=lambda batch: batch,
+        report=Report(record),
+        save=record.save,
+        **settings,
+    )
+
+
+def test_intervals_and_order():
+    """Each interval counts by itself; a save follows the evaluation of its step and holds it."""
+    record = Record()
+    state = run(
+        record,
+        until=7,
+        log_every=3,
+        eval_every=2,
+        checkpoint_every=4,
+        evaluate=lambda params: {"dev": {"loss": float(params["weight"])}},
+    )
+    assert int(state.step) == 7
+    assert record.of("log") == [("log", 3), ("log", 6), ("log", 7)]
+    assert [event[1:3] for event in record.of("evaluate")] == [
+        (step, "dev") for step in (2, 4, 6, 7)
+    ]
+    saves = record.of("save")
+    assert [event[1:3] for event in saves] == [(4, 16), (7, 28)]
+    at_end = {"dev_loss": float(state.params["weight"])}
+    assert saves[-1][3] == at_end
+    assert [event[0] for event in record.events[-3:]] == ["log", "evaluate", "save"]
+
+
+def test_zero_means_at_the_end_only():
+    """Without intervals a run is evaluated and saved once, when it ends."""
+    record = Record()
+    run(record, until=3, log_every=100, evaluate=lambda params: {"dev": {"loss": 1.0}})
+    assert [event[:2] for event in record.of("log", "evaluate", "save")] == [
+        ("log", 3),
+        ("evaluate", 3),
+        ("save", 3),
+    ]
+
+
+def test_a_save_without_an_evaluation_has_no_metrics():
+    """An old evaluation must not speak for newer weights."""
+    record = Record()
+    scores = {"dev": {"loss": 1.0}}
+    run(record, until=3, eval_every=1, checkpoint_every=2, evaluate=lambda params: scores)
+    assert [event[3] for event in record.of("save")] == [{"dev_loss": 1.0}] * 2
+    record = Record()
+    run(record, until=5, eval_every=2, checkpoint_every=3, evaluate=lambda params: scores)
+    assert [event[3] for event in record.of("save")] == [{}, {"dev_loss": 1.0}]
+
+
+def test_a_resumed_run_reports_the_same_losses():
+    """The logged loss is the step's own, whatever was logged or done before it."""
+    whole, second = Record(), Record()
+    run(whole, until=6, log_every=1)
+    half = run(Record(), until=2, log_every=5)
+    run(second, state=half, batches=Batches(2 * BATCH_SIZE), until=6, log_every=2)
+    assert {s: line["loss"] for s, line in second.lines.items()} == {
+        s: whole.lines[s]["loss"] for s in (4, 6)
+    }
+
+
+def test_a_finished_run_only_evaluates():
+    """Started again, a finished run has its results again and makes no step."""
+    record = Record()
+    state = run(
+        record, state=initial(step=5), until=5, evaluate=lambda params: {"dev": {"loss": 1.0}}
+    )
+    assert int(state.step) == 5
+    assert record.events == [
+        ("evaluate", 5, "dev", {"loss": 1.0}),
+        ("save", 5, 0, {"dev_loss": 1.0}),
+    ]
+
+
+def test_tokens_per_second(monkeypatch):
+    """The rate leaves out the first step, evaluations and saves."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    def slow(seconds):
+        def call(*_):
+            now[0] += seconds
+            return {"dev": {"loss": 1.0}}
+
+        return call
+
+    def step(state, batch):
+        now[0] += 100.0 if int(state.step) == 0 else 2.0
+        return train_step(state, batch)
+
+    record = Record()
+    settings = {"until": 5, "log_every": 2, "eval_every": 1, "checkpoint_every": 1}
+    fit(
+        initial(),
+        step,
+        Batches(),
+        put=lambda batch: batch,
+        report=Report(record),
+        save=slow(30.0),
+        evaluate=slow(50.0),
+        **settings,
+    )
+    rates = {step: line["tokens_per_second"] for step, line in record.lines.items()}
+    assert rates == {2: 2.0, 4: 2.0, 5: 2.0}
+    assert record.of("say") == [("say", "first step, with its compilation: 100.0 s")]
+    record = Record()
+    run(record, until=1, log_every=1)
+    assert record.lines[1]["tokens_per_second"] is None
+
+
+def test_metrics_are_fetched_at_logged_steps_only(monkeypatch):
+    """Reading a metric makes the device wait for the host; in between none is read."""
+    fetches = []
+    device_get = jax.device_get
+    monkeypatch.setattr(
+        loop.jax, "device_get", lambda tree: fetches.append(tree) or device_get(tree)
+    )
+    run(Record(), until=40, log_every=20)
+    assert len(fetches) == 4
+
+
+def test_a_loss_that_is_not_finite():
+    """The run ends with the step's number and without saving what has diverged."""
+    record = Record()
+    with pytest.raises(DataError, match=r"the loss is nan at step 1:.*learning_rate"):
+        run(record, state=initial(weight=float("nan")), until=4, log_every=9, checkpoint_every=1)
+    assert record.of("save") == []
+
+
+def test_interrupt_saves_and_exits():
+    """Ctrl-C ends the run after its step with a checkpoint; afterwards Ctrl-C works as before."""
+    record = Record()
+
+    def interrupt(index):
+        if index == 2 * BATCH_SIZE:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as caught:
+        run(record, batches=Batches(on_next=interrupt), until=100, log_every=50)
+    assert caught.value.code == 130
+    assert record.of("save") == [("save", 3, 3 * BATCH_SIZE, {})]
+    assert "interrupted: saved step 3 of 100; the same command resumes" in record.events[-1][1]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_does_not_wait():
+    """A step that hangs can still be ended by hand."""
+
+    def interrupt(index):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    record = Record()
+    with pytest.raises(KeyboardInterrupt):
+        run(record, batches=Batches(on_next=interrupt), until=3)
+    assert record.of("save") == []
+
+
+def eval_step(params, batch):
+    weights = batch["weights"]
+    loss = jnp.sum(batch["values"] * weights)
+    count = jnp.sum(weights)
+    none = jnp.zeros(())
+    metrics = {"mean": (loss, count), "empty": (none, none)}
+    return Totals({"a": loss, "b": 2 * loss}, {"a": count, "b": count}, metrics)
+
+
+SPLIT = [
+    {"values": np.float32([1, 2, 3, 4]), "weights": np.float32([1, 1, 1, 1])},
+    {"values": np.float32([10, 99, 99, 99]), "weights": np.float32([1, 0, 0, 0])},
+]
+
+
+def test_evaluation_divides_once():
+    """Uneven batches weigh by what they hold: no mean of means."""
+    means = evaluate(jax.jit(eval_step), {}, SPLIT, lambda batch: batch)
+    assert means == {"loss": 12.0, "mean": 4.0, "empty": 0.0}
+    assert all(type(value) is float for value in means.values())
+
+
+def test_evaluation_sums_in_float64():
+    """Many batches lose nothing that one batch would have kept."""
+    big = {"values": np.float32([2**24]), "weights": np.float32([1])}
+    one = {"values": np.float32([1]), "weights": np.float32([1])}
+    means = evaluate(jax.jit(eval_step), {}, [big, one, one, one], lambda batch: batch)
+    assert means["mean"] == (2**24 + 3) / 4
+
+
+def test_outputs_come_in_order_without_fillers():
+    """Predictions line up with the rows of the split."""
+
+    def step(params, batch):
+        outputs = {"logits": batch["values"][:, None], "weights": batch["weights"]}
+        return eval_step(params, batch), outputs
+
+    means, outputs = evaluate_with_outputs(jax.jit(step), {}, SPLIT, lambda batch: batch)
+    assert means["mean"] == 4.0
+    np.testing.assert_array_equal(outputs["logits"], [[1], [2], [3], [4], [10]])
+    assert set(outputs) == {"logits"}
+
+
+def test_an_empty_split():
+    """Nothing to evaluate is said, instead of a division by zero."""
+    with pytest.raises(DataError, match="no batch"):
+        evaluate(eval_step, {}, [], lambda batch: batch)

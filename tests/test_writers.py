@@ -1,0 +1,118 @@
+"""The files and lines that a run's metrics are written to."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ptft_jax.training import writers
+from ptft_jax.training.writers import ConsoleProgress, MetricsWriter, Report, write_results
+
+
+def entries(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_have_all_digits_and_no_nan(tmp_path):
+    """A float read back is the float that was measured; what JSON cannot say is null."""
+    loss = float(np.float32(0.1))
+    with Report(MetricsWriter(tmp_path)) as report:
+        report.training(1, {"loss": loss, "grad_norm": float("inf"), "tokens_per_second": None})
+        report.evaluation(1, "dev", {"loss": float("nan"), "accuracy": 0.25})
+        # Written out at once: a killed run loses no line.
+        assert entries(tmp_path) == [
+            {"step": 1, "loss": loss, "grad_norm": None, "tokens_per_second": None},
+            {"step": 1, "split": "dev", "loss": None, "accuracy": 0.25},
+        ]
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert report.results["dev"]["accuracy"] == 0.25
+
+
+def test_resuming_drops_what_comes_again(tmp_path):
+    """Lines after the checkpoint and a broken last line go, so that no step is there twice."""
+    with Report(MetricsWriter(tmp_path)) as report:
+        for step in (1, 2, 3):
+            report.training(step, {"loss": float(step)})
+            report.evaluation(step, "dev", {"loss": -float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    with Report(MetricsWriter(tmp_path, start_step=2)) as report:
+        report.evaluation(2, "dev", {"loss": -2.0})
+        report.training(3, {"loss": 3.5})
+    steps = [(entry["step"], entry.get("split"), entry["loss"]) for entry in entries(tmp_path)]
+    assert steps == [
+        (1, None, 1.0),
+        (1, "dev", -1.0),
+        (2, None, 2.0),
+        (2, "dev", -2.0),
+        (3, None, 3.5),
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_results(tmp_path):
+    """The results of a run are one sorted, indented JSON file, replaced as a whole."""
+    for accuracy in (0.5, np.float32(0.75)):
+        path = write_results(tmp_path, {"step": 3, "dev": {"loss": float("nan"), "acc": accuracy}})
+    assert path.read_text() == (
+        '{\n  "dev": {\n    "acc": 0.75,\n    "loss": null\n  },\n  "step": 3\n}\n'
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    """A value that is no JSON must not cost the results of the run before."""
+    write_results(tmp_path, {"dev": {}})
+    with pytest.raises(TypeError):
+        write_results(tmp_path, {"dev": object()})
+    assert json.loads((tmp_path / "results.json").read_text()) == {"dev": {}}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+METRICS = {
+    "loss": 7.12345,
+    "mlm_accuracy": 0.25,
+    "nsp_accuracy": 0.5,
+    "learning_rate": 1e-4,
+    "tokens_per_second": 12345.6,
+}
+
+
+def test_plain_console(monkeypatch):
+    """A log file gets a line every few seconds and the last one, not a line per step."""
+    now = iter([100.0, 101.0, 106.0, 107.0])
+    monkeypatch.setattr(writers.time, "monotonic", lambda: next(now))
+    output = io.StringIO()
+    progress = ConsoleProgress(4, Console(file=output, width=60))
+    for step in (1, 2, 3, 4):
+        progress.training(step, METRICS)
+    progress.evaluation(4, "dev", {"loss": 6.5, "accuracy": None})
+    progress.say("made [CLS] of 3")
+    progress.close()
+    assert output.getvalue().splitlines() == [
+        "step 1/4  loss 7.1235  MLM acc 0.2500  NSP acc 0.5000  lr 1.00e-04  12,346 tokens/s",
+        "step 3/4  loss 7.1235  MLM acc 0.2500  NSP acc 0.5000  lr 1.00e-04  12,346 tokens/s  "
+        "ETA 0:00:03",
+        "step 4/4  loss 7.1235  MLM acc 0.2500  NSP acc 0.5000  lr 1.00e-04  12,346 tokens/s  "
+        "ETA 0:00:00",
+        "step 4  dev:  loss 6.5000  accuracy n/a",
+        "made [CLS] of 3",
+    ]
+
+
+def test_live_console():
+    """On a terminal there is one line that is redrawn, and other lines stay above it."""
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=80, color_system=None)
+    progress = ConsoleProgress(10, console)
+    progress.training(5, METRICS)
+    progress.say("a line of its own")
+    progress.close()
+    text = output.getvalue()
+    assert "a line of its own\n" in text
+    assert "step 5/10  loss 7.1235" in text
+    # Cut at the width of the terminal: a wrapped live line cannot be redrawn.
+    assert "…" in text
+    assert "tokens/s" not in text
