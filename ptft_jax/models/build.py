@@ -133,7 +133,7 @@ class Model:
         return nnx.merge(self._definition, state)
 
 
-def _plain(state: Any, leaf: Any = lambda variable: variable.get_value()) -> Params:
+def _plain(state: Any, leaf: Any = lambda variable: variable.get_value()) -> Any:
     """Turns NNX state into nested dicts, in the state's own order of keys."""
     if isinstance(state, nnx.Variable):
         return leaf(state)

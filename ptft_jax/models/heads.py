@@ -7,6 +7,7 @@ K labels, R = B x M rows.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 from ptft_jax.models.config import EncoderConfig
@@ -50,17 +51,12 @@ class MlmHead(nnx.Module):
         )
         logits_RV = logits_RV + partition.gather(self.bias[...], ("vocab",))
         padded = word_table_VD.shape[0]
-        logits_BMV = logits_RV.reshape(batch, masked, padded)
+        split = P(partition.BATCH, None, "tensor") if partition.has_mesh() else None
+        logits_BMV = jnp.reshape(logits_RV, (batch, masked, padded), out_sharding=split)
         if padded == self.vocab_size:
             return logits_BMV
-        exists = jax.lax.broadcasted_iota(
-            jnp.int32, logits_BMV.shape, 2, out_sharding=_sharding_of(logits_BMV)
-        )
+        exists = jax.lax.broadcasted_iota(jnp.int32, logits_BMV.shape, 2, out_sharding=split)
         return jnp.where(exists < self.vocab_size, logits_BMV, jnp.finfo(jnp.float32).min)
-
-
-def _sharding_of(x: jax.Array) -> jax.sharding.PartitionSpec | None:
-    return jax.typeof(x).sharding.spec if partition.has_mesh() else None
 
 
 class NspHead(Linear):

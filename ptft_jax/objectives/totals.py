@@ -1,0 +1,55 @@
+"""What an objective returns: sums only, so that any split of a batch adds up to the same number."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Float
+
+from ptft_jax.models.build import Batch, Encoder
+from ptft_jax.models.layers import RowKeys
+
+
+class Totals(NamedTuple):
+    """Sums over the rows of a batch or micro-batch; divided once, after the last sum.
+
+    Attributes:
+        loss: summed loss of each term, float32 scalars.
+        weight: what to divide each term's loss by; same keys as `loss`. The training loss is
+            the sum over terms of loss / weight.
+        metrics: pairs (sum, count), each a float32 scalar, reported as sum / count.
+    """
+
+    loss: dict[str, Float[Array, ""]]
+    weight: dict[str, Float[Array, ""]]
+    metrics: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+
+
+class Objective(Protocol):
+    """A training objective over batches of one form."""
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """Returns `Totals.weight` from the batch alone.
+
+        The step needs it over the whole batch before it takes the gradient of a part: with two
+        terms of different weights, gradients of parts cannot be divided afterwards.
+        """
+        ...
+
+    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
+        """Returns the sums over the batch's rows; `keys` None means evaluation (no dropout)."""
+        ...
+
+
+def add(a: Any, b: Any) -> Any:
+    """Adds two trees of sums."""
+    return jax.tree.map(lambda x, y: x + y, a, b)
+
+
+def loss_of(totals: Totals, weight: dict[str, Any]) -> Any:
+    """Returns the sum over terms of loss / weight; a term without weight counts nothing.
+
+    Args:
+        totals: sums over all or part of a batch.
+        weight: each term's weight over the whole batch.
+    """
+    return sum(totals.loss[term] / jax.numpy.maximum(weight[term], 1.0) for term in totals.loss)

@@ -1,0 +1,77 @@
+"""The state of a training run: arrays only, so that all of it can be saved, split and donated."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ptft_jax.models.build import Model, Params
+from ptft_jax.training.sharding import place_params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step reads and writes.
+
+    Attributes:
+        step: int32 scalar, optimizer steps taken.
+        params: nested dict of float32 arrays.
+        opt_state: optax state of the same layout as `params`.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+
+
+def init_state(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    params: Params | None = None,
+) -> TrainState:
+    """Makes the state of a run at step 0, laid out over the mesh that is set.
+
+    Args:
+        model: the model.
+        optimizer: its optimizer.
+        seed: decides every initial value.
+        params: values to use instead of fresh ones, for any subtree of the parameters (a head
+            that is absent here is initialised from the seed).
+    """
+    given = params or {}
+
+    @jax.jit
+    def create(given: Params) -> TrainState:
+        fresh = model.init(jax.random.key(seed))
+        values = place_params(_override(fresh, given), model.axes())
+        return TrainState(jnp.zeros((), jnp.int32), values, optimizer.init(values))
+
+    return create(given)
+
+
+def abstract_state(model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state's tree as `jax.ShapeDtypeStruct`s with the shardings of the mesh set."""
+
+    def create() -> TrainState:
+        values = place_params(model.init(jax.random.key(0)), model.axes())
+        return TrainState(jnp.zeros((), jnp.int32), values, optimizer.init(values))
+
+    mesh = jax.sharding.get_mesh()
+
+    def concrete(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = jax.sharding.NamedSharding(mesh, leaf.sharding.spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(concrete, jax.eval_shape(create))
+
+
+def _override(fresh: Params, given: Params) -> Params:
+    """Returns `fresh` with every leaf that `given` holds taken from there."""
+    merged = dict(fresh)
+    for name, value in given.items():
+        merged[name] = _override(fresh[name], value) if isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,115 @@
+"""The train step and the evaluation step: pure functions, compiled once per batch shape."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ptft_jax.models import partition
+from ptft_jax.models.build import Batch, Model, Params
+from ptft_jax.objectives.totals import Objective, Totals, add, loss_of
+from ptft_jax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    model: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+) -> TrainStep:
+    """Makes the jitted step; the state passed in is donated.
+
+    Dropout is a function of (seed, step, row of the global batch) alone, so that neither the mesh
+    nor `accumulate` changes the loss beyond float rounding.
+
+    Args:
+        model: the model.
+        objective: gives the sums that the loss is made of.
+        optimizer: transforms gradients of the loss into updates.
+        schedule: learning rate at a step; only reported here, `optimizer` applies it.
+        seed: of the dropout masks.
+        accumulate: number of micro-batches the batch is cut into, one after another; the batch
+            must be divisible by it (times the number of devices that split rows).
+
+    Returns:
+        A function (state, batch) -> (state, metrics). The metrics are float32 scalars of this very
+        step: `loss`, the objective's metrics, `grad_norm` (before clipping), `learning_rate` and
+        `tokens` (attended tokens in the batch).
+    """
+
+    def totals_of(params: Params, batch: Batch, keys: jax.Array | None = None) -> Totals:
+        return objective(model.bind(params), batch, keys=keys)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        weight = objective.weights(batch)
+
+        def part_loss(params: Params, part: Batch, keys: jax.Array) -> tuple[jax.Array, Totals]:
+            totals = totals_of(params, part, keys)
+            return loss_of(totals, weight), totals
+
+        gradient = jax.grad(part_loss, has_aux=True)
+        keys_B = _row_keys(seed, state.step, batch["input_ids"].shape[0])
+        if accumulate == 1:
+            grads, totals = gradient(state.params, batch, keys_B)
+        else:
+            parts = _split({**batch, "keys": keys_B}, accumulate)
+
+            def body(carry: Any, part: Batch) -> tuple[Any, None]:
+                part = dict(part)
+                keys = part.pop("keys")
+                return add(carry, gradient(state.params, part, keys)), None
+
+            nothing = jax.tree.map(
+                jnp.zeros_like, (state.params, jax.eval_shape(totals_of, state.params, batch))
+            )
+            (grads, totals), _ = jax.lax.scan(body, nothing, parts)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = cast(Params, optax.apply_updates(state.params, updates))
+        metrics = {
+            "loss": loss_of(totals, weight),
+            **{name: total / jnp.maximum(n, 1.0) for name, (total, n) in totals.metrics.items()},
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "tokens": jnp.sum(batch["attention_mask"]).astype(jnp.float32),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_eval_step(model: Model, objective: Objective) -> Callable[[Params, Batch], Totals]:
+    """Makes the jitted function from parameters and a batch to the batch's sums, dropout off."""
+    return jax.jit(lambda params, batch: objective(model.bind(params), batch, keys=None))
+
+
+def _row_keys(seed: int, step: jax.Array, rows: int) -> jax.Array:
+    """Returns one key per row of the global batch, laid out as the rows are."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    rows_B = jax.lax.broadcasted_iota(
+        jnp.int32, (rows,), 0, out_sharding=partition.batch_sharding(1)
+    )
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B)
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """Cuts [B, …] into [parts, B / parts, …] without moving a row to another device.
+
+    Part p takes rows p, p + parts, …: neighbouring rows lie on the same device, so cutting
+    the minor side of the row dimension keeps every device's share in place.
+    """
+
+    def cut(rows: jax.Array) -> jax.Array:
+        shape = (rows.shape[0] // parts, parts, *rows.shape[1:])
+        # Named, because the type of a reshape spreads mesh axes over the new dimensions.
+        split = partition.batch_sharding(rows.ndim + 1)
+        return jnp.swapaxes(jnp.reshape(rows, shape, out_sharding=split), 0, 1)
+
+    return {name: cut(rows) for name, rows in batch.items()}
