@@ -1,0 +1,248 @@
+"""The token store: what `prepare` writes and pretraining reads, memory-mapped and checked.
+
+A corpus folder holds
+
+    manifest.json               counts, sizes and SHA-256 of every other file, sources, settings
+    tokenizer/                  the tokenizer, in Hugging Face's form
+    train/, dev/                one folder for each split:
+        tokens-00000.bin …      token ids, uint16 or uint32, sentence after sentence
+        sentences.bin           int64 [sentences + 1]: where each sentence begins, in tokens
+        documents.bin           int64 [documents + 1]: where each document begins, in sentences
+
+All numbers are little-endian. A document never crosses from one token file to the next.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ptft_jax.errors import ConfigError, DataError
+
+FORMAT = "ptft_jax.corpus"
+FORMAT_VERSION = 1
+SPLITS = ("train", "dev")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """How much text a split holds; `shard_tokens` are the tokens in each of its token files."""
+
+    documents: int
+    sentences: int
+    tokens: int
+    shard_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file's size in bytes and its SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Measure the file at `path`."""
+        with path.open("rb") as file:
+            return cls(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a corpus folder holds, and from what it was made.
+
+    `tokenizer_sha256` is the tokenizer's own (WordPieceTokenizer.sha256). `files` maps each file's
+    path in the folder, `sources` each input's name, to its size and SHA-256. `settings` are those
+    settings of `prepare` that the content depends on. `reused` is not stored: it is true when
+    `prepare` found this corpus already made.
+    """
+
+    vocab_size: int
+    lowercase: bool
+    tokenizer_sha256: str
+    token_dtype: str
+    splits: dict[str, SplitCounts]
+    files: dict[str, FileRecord]
+    sources: dict[str, FileRecord]
+    settings: dict[str, Any]
+    reused: bool = field(default=False, compare=False)
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as JSON; equal manifests give equal bytes."""
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        del content["reused"]
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, data_dir: str | Path) -> Self:
+        """Read the manifest of a corpus folder.
+
+        Raises ConfigError when the folder is not a corpus or is of another format version,
+        DataError when the manifest is damaged.
+        """
+        path = Path(data_dir) / MANIFEST
+        if not path.is_file():
+            raise ConfigError(
+                f"{data_dir} is not a prepared corpus (it has no {MANIFEST}); make one with "
+                "`ptft prepare --config=configs/data/text.py --config.inputs=FILES --out_dir=DATA`"
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not JSON ({error}); prepare the corpus again") from error
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ConfigError(f"{path}: not the manifest of a corpus made by `ptft prepare`")
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ConfigError(
+                f"{path}: corpus format {version}, expected {FORMAT_VERSION}; prepare it again"
+            )
+        try:
+            splits = {
+                name: SplitCounts(**{**counts, "shard_tokens": tuple(counts["shard_tokens"])})
+                for name, counts in content.pop("splits").items()
+            }
+            files, sources = (
+                {name: FileRecord(**record) for name, record in content.pop(key).items()}
+                for key in ("files", "sources")
+            )
+            return cls(splits=splits, files=files, sources=sources, **content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: damaged ({error!r}); prepare the corpus again") from error
+
+
+def token_file(split: str, shard: int) -> str:
+    """The path of a token file inside the corpus folder."""
+    return f"{split}/tokens-{shard:05d}.bin"
+
+
+class Corpus:
+    """One split of a prepared corpus, memory-mapped: opening it costs no memory.
+
+    Attributes: `split`; `manifest`; `tokenizer_dir`; `num_documents`, `num_sentences`,
+    `num_tokens`; `vocab_size`; `sentence_offsets`, int64 [sentences + 1] in tokens;
+    `document_offsets`, int64 [documents + 1] in sentences. Sentence i is the tokens from
+    sentence_offsets[i] up to sentence_offsets[i + 1].
+    """
+
+    def __init__(self, data_dir: Path, split: str, manifest: Manifest) -> None:
+        """Map the files; `open` is the way to get a corpus whose files are known to be sound."""
+        counts = manifest.splits[split]
+        self.split = split
+        self.manifest = manifest
+        self.tokenizer_dir = data_dir / "tokenizer"
+        self.num_documents = counts.documents
+        self.num_sentences = counts.sentences
+        self.num_tokens = counts.tokens
+        self.vocab_size = manifest.vocab_size
+        self.sentence_offsets = _map(data_dir / split / "sentences.bin", "<i8")
+        self.document_offsets = _map(data_dir / split / "documents.bin", "<i8")
+        self._shards = [
+            _map(data_dir / token_file(split, shard), manifest.token_dtype)
+            for shard in range(len(counts.shard_tokens))
+        ]
+        self._shard_starts = np.concatenate([[0], np.cumsum(counts.shard_tokens)]).astype(np.int64)
+
+    @classmethod
+    def open(cls, data_dir: str | Path, split: str = "train", verify: bool = True) -> Self:
+        """Open a split of the corpus in `data_dir`.
+
+        Sizes and structure are always checked. `verify` also compares every SHA-256 and looks for
+        token ids outside the vocabulary, at about the speed of the disk. Raises ConfigError when
+        the folder is not a corpus, DataError, naming the file, when it is damaged.
+        """
+        data_dir = Path(data_dir)
+        manifest = Manifest.read(data_dir)
+        if split not in manifest.splits:
+            raise ConfigError(
+                f"{data_dir} has no split {split!r}; it has {', '.join(sorted(manifest.splits))}"
+            )
+        for name, record in manifest.files.items():
+            if name.startswith((f"{split}/", "tokenizer/")):
+                check_file(data_dir / name, record, verify)
+        corpus = cls(data_dir, split, manifest)
+        corpus._check_structure(data_dir / MANIFEST)
+        if verify:
+            corpus._check_ids(data_dir)
+        return corpus
+
+    def _check_structure(self, manifest_path: Path) -> None:
+        """Offsets, token files and the counts of the manifest must tell the same story."""
+        stories = {
+            "documents": (len(self.document_offsets) - 1, self.num_documents),
+            "sentences": (len(self.sentence_offsets) - 1, self.num_sentences),
+            "sentences in documents.bin": (self.document_offsets[-1], self.num_sentences),
+            "tokens in sentences.bin": (self.sentence_offsets[-1], self.num_tokens),
+            "tokens in the token files": (sum(map(len, self._shards)), self.num_tokens),
+        }
+        for what, (found, expected) in stories.items():
+            if found != expected:
+                raise DataError(
+                    f"{manifest_path}: {found} {what} of {self.split}/, expected {expected}; "
+                    "prepare the corpus again"
+                )
+
+    def _check_ids(self, data_dir: Path) -> None:
+        at_once = 1 << 24
+        for number, shard in enumerate(self._shards):
+            for start in range(0, len(shard), at_once):
+                part = shard[start : start + at_once]
+                if part.max() >= self.vocab_size:
+                    position = start + int(np.argmax(part >= self.vocab_size))
+                    raise DataError(
+                        f"{data_dir / token_file(self.split, number)}: id {shard[position]} "
+                        f"at position {position}, but the vocabulary has {self.vocab_size} entries"
+                        "; prepare the corpus again"
+                    )
+
+    def sentence(self, index: int) -> np.ndarray:
+        """The token ids of sentence `index`, int32."""
+        if not 0 <= index < self.num_sentences:
+            raise IndexError(f"sentence {index} of {self.num_sentences}")
+        start, end = self.sentence_offsets[index : index + 2]
+        return self.gather(np.array([start]), np.array([end - start]))
+
+    def gather(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The tokens of N stretches, one after another, as int32 [sum of lengths].
+
+        `starts` and `lengths`, int64 [N], count tokens of the split; a stretch lies in one
+        document.
+        """
+        # Position j of the result is token j - (its stretch's first j) + (the stretch's start).
+        firsts = np.cumsum(lengths) - lengths
+        tokens = np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
+        if len(self._shards) == 1:
+            return self._shards[0][tokens].astype(np.int32)
+        shard_of = np.searchsorted(self._shard_starts, starts, side="right") - 1
+        shard_of_token = np.repeat(shard_of, lengths)
+        gathered = np.empty(len(tokens), np.int32)
+        for shard in np.unique(shard_of):
+            here = shard_of_token == shard
+            gathered[here] = self._shards[shard][tokens[here] - self._shard_starts[shard]]
+        return gathered
+
+
+def _map(path: Path, dtype: str) -> np.ndarray:
+    # A plain view: indexing the memmap class itself is slower and gives memmaps back.
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+
+
+def check_file(path: Path, record: FileRecord, content: bool) -> None:
+    """Raise DataError unless the file has the recorded size and, if `content`, SHA-256."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; prepare the corpus again")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise DataError(
+            f"{path} has {size} bytes, expected {record.bytes}; prepare the corpus again"
+        )
+    if content and FileRecord.of(path) != record:
+        raise DataError(
+            f"{path} has changed since it was prepared (its SHA-256 is not the manifest's); "
+            "prepare the corpus again"
+        )

@@ -1,0 +1,106 @@
+# ruff: noqa: RUF001 (quotation marks and dashes of all kinds are the matter here)
+"""Splitting a paragraph into sentences by rules, for English and for scripts with their own stops.
+
+NSP needs units that begin and end like sentences; it does not need every ambiguous stop resolved.
+So the rules prefer to leave two sentences together over cutting one in half.
+"""
+
+import re
+from collections.abc import Iterator
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Titles and the like: a full stop after one of these never ends a sentence.
+_NEVER_LAST = _words(
+    """mr mrs ms messrs mme mlle dr prof st rev hon gen col maj capt lt cmdr sgt cpl pvt adm gov sen
+    rep pres supt fr sr mt ft e.g i.e viz vs cf al fig figs eq eqs sec secs ch chap vol vols eds
+    trans p pp approx ca esp incl resp"""
+)
+# Abbreviations before a number, words elsewhere: "No. 5", "She said no. He left."
+_NOT_LAST_BEFORE_NUMBER = _words("no nos art ed")
+# These end a sentence when a common first word follows.
+_MAYBE_LAST = _words(
+    """etc inc ltd co corp bros jr esq dept univ assn est ave blvd rd a.m p.m b.c a.d ph.d m.d jan
+    feb apr aug sept oct nov dec tues thurs fri"""
+)
+_FIRST_WORDS = _words(
+    """a after all although an and another any as at because before both but by during each even
+    every few finally first for from he her here his how however i if in instead is it its let many
+    meanwhile more moreover most my nevertheless next no nor not note now of on once one or other
+    our over perhaps see several she since so some still such that the their then there therefore
+    these they this those though through thus to today two under until we what when where whether
+    which while who why will with yes yet you your"""
+)
+
+_OPENERS = "\"'“‘«‹([{¿¡*_—–-"
+_CLOSERS = "\"'”’»›)\\]}*_"
+# A run of stops, closing quotes and brackets, then white space; or a CJK stop, which needs no
+# space.
+_CANDIDATE = re.compile(
+    rf"(?P<stop>\.(?:\s?\.)+|…|[.!?]+(?:…)?)[{_CLOSERS}]*(?=\s)|[。！？]+[”’」』）》]*"
+)
+_NEXT = re.compile(rf"\s*[{re.escape(_OPENERS)}\s]*(\w*)")
+_WORD_BEFORE = re.compile(r"[^\s\"'“‘«‹(\[{—–]*\Z")
+_ACRONYM = re.compile(r"(?:\w\.)+\w\Z")
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """The sentences of a paragraph, in order and stripped; an empty one has none.
+
+    Nothing but white space between sentences is lost. A text in which no sentence end is recognised
+    comes back as one sentence.
+    """
+    sentences = []
+    start = 0
+    for end in _ends(paragraph):
+        sentence = paragraph[start:end].strip()
+        if sentence:
+            sentences.append(sentence)
+        start = end
+    rest = paragraph[start:].strip()
+    if rest:
+        sentences.append(rest)
+    return sentences
+
+
+def _ends(text: str) -> Iterator[int]:
+    """The positions after the last character of each recognised sentence."""
+    start = 0
+    for match in _CANDIDATE.finditer(text):
+        stop = match["stop"]
+        if stop is None:
+            yield match.end()
+            start = match.end()
+            continue
+        following = _NEXT.match(text, match.end())
+        next_word = following[1] if following else ""
+        # "Stop!" he cried. The sentence goes on in lower case.
+        if next_word[:1].islower():
+            continue
+        if stop == "." and not _full_stop_ends(text[start : match.start()], next_word):
+            continue
+        yield match.end()
+        start = match.end()
+
+
+def _full_stop_ends(before: str, next_word: str) -> bool:
+    """Whether a single full stop ends the sentence `before` when `next_word` comes after it."""
+    # No abbreviation or number of a list is longer; a bound keeps long paragraphs linear.
+    match = _WORD_BEFORE.search(before[-40:])
+    word = match[0] if match else ""
+    lowered = word.lower()
+    if lowered in _NEVER_LAST:
+        return False
+    if lowered in _NOT_LAST_BEFORE_NUMBER:
+        return not next_word[:1].isdigit()
+    starts_sentence = next_word.lower() in _FIRST_WORDS
+    if lowered in _MAYBE_LAST or _ACRONYM.match(word):
+        return starts_sentence
+    if len(word) == 1 and word.isalpha() and word.isupper():
+        # An initial. "I" is a word as well: "taller than I. She".
+        return starts_sentence and word == "I"
+    # "1. Introduction" at the beginning numbers an item.
+    return not (word.isdigit() and before.strip() == word)
