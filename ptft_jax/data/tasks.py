@@ -318,6 +318,14 @@ def _split_of(
                 raise DataError(
                     f"{table.at(row)}: column '{column}' holds {value!r}; expected a text in quotes"
                 )
+            # JSON can spell out half of a surrogate pair, which no encoding can hold.
+            if not value.isascii() and any(
+                "\ud800" <= character <= "\udfff" for character in value
+            ):
+                raise DataError(
+                    f"{table.at(row)}: column '{column}' holds half of a surrogate pair; "
+                    "expected whole characters"
+                )
     labels = None
     if label is not None and names:
         labels = _class_ids(table, label, names)
