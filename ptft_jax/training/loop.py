@@ -114,6 +114,8 @@ def fit(
                 continue
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             rate.pause()
+            # jit returns its dicts sorted by key; a line reads better with the loss in front.
+            values = {"loss": values.pop("loss"), **values}
             _check_finite(done, values["loss"])
             if logs:
                 report.training(done, {**values, "tokens_per_second": rate.take()})
