@@ -4,6 +4,7 @@ Trained weights have outliers and scales that random ones lack.
 """
 
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_sentence_encoder_on_sts_b(minilm, shared_data):
     embeddings = np.zeros((len(texts), config.hidden_size), np.float32)
     # Sorted by length and cut to a few widths: little padding and few compilations.
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-    for below, width in ((0, 16), (16, 32), (32, 64)):
+    for below, width in itertools.pairwise((0, 12, 16, 24, 32, 64)):
         fitting = [i for i in order if below < len(encoded[i]) <= width]
         for start in range(0, len(fitting), 100):
             chosen = fitting[start : start + 100]
