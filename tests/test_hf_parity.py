@@ -29,6 +29,11 @@ BOUND = 1e-4
 PRETRAINING = ("pooler", "mlm", "nsp")
 
 
+def on_device(batch):
+    """Returns a batch as JAX arrays, for calls outside `jax.jit`."""
+    return {name: jnp.asarray(rows) for name, rows in batch.items()}
+
+
 def loss_and_gradients(config, params, objective, batch):
     """Returns the loss and the gradients under HF's names."""
     model = build_model(config)
@@ -126,7 +131,7 @@ def test_sequence_classification(num_labels):
         **batch,
     }
     objective = ClassificationObjective(regression=num_labels == 1)
-    logits = objective.predict(build_model(config).bind(params), batch)
+    logits = objective.predict(build_model(config).bind(params), on_device(batch))
     assert relative(logits, outputs.logits.detach()) < BOUND
     loss, ours = loss_and_gradients(config, params, objective, batch)
     assert loss == pytest.approx(outputs.loss.item(), rel=BOUND)
@@ -141,7 +146,8 @@ def test_bfloat16_stays_near_float32(pretraining):
     encoder = build_model(config).bind(params)
     last = encoder.last_hidden_state(batch)
     assert last.dtype == jnp.bfloat16
-    assert encoder.mlm_logits(last, batch["masked_lm_positions"]).dtype == jnp.float32
+    positions = jnp.asarray(batch["masked_lm_positions"])
+    assert encoder.mlm_logits(last, positions).dtype == jnp.float32
     assert relative(last, outputs.hidden_states[-1].detach()) < 0.03
     loss, ours = loss_and_gradients(config, params, PretrainingObjective(), batch)
     assert loss == pytest.approx(outputs.loss.item(), rel=0.01)
