@@ -1,5 +1,6 @@
 """From text files to a tokenizer and a token store, in one deterministic pass over the text."""
 
+import heapq
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -190,12 +191,13 @@ def _survey(
 ) -> tuple[int, list[str]]:
     """Read everything once: the number of documents, and a sample of lines for the vocabulary.
 
-    The sample holds the documents whose random number lies below a threshold, which is halved
-    whenever the sample outgrows its bound: a fair and deterministic sample, without knowing the
-    size of the text beforehand. Raises DataError when there are too few documents.
+    Every document has a random number; the sample holds those with the smallest ones, as many as
+    its bound allows and at least one: fair and deterministic, without knowing the size of the text
+    beforehand. Raises DataError when there are too few documents.
     """
     count = 0
-    kept: list[tuple[int, Document]] = []
+    # A heap with the largest random number on top.
+    kept: list[tuple[int, int, Document]] = []
     size = 0
     threshold = 1 << 64
     for document in _with_progress(read_documents(paths), paths, "Reading the text", progress):
@@ -203,12 +205,12 @@ def _survey(
         count += 1
         if settings.vocab or number >= threshold:
             continue
-        kept.append((number, document))
+        heapq.heappush(kept, (-number, count, document))
         size += sum(map(len, document.lines))
         while size > settings.vocab_sample_characters and len(kept) > 1:
-            threshold >>= 1
-            kept = [(number, document) for number, document in kept if number < threshold]
-            size = sum(len(line) for _, document in kept for line in document.lines)
+            largest, _, dropped = heapq.heappop(kept)
+            threshold = -largest
+            size -= sum(map(len, dropped.lines))
     names = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
     if count == 0:
         raise DataError(f"the corpus is empty: there is no text in {names}")
@@ -217,7 +219,7 @@ def _survey(
             f"{count} documents in {names}, expected at least {_LEAST_DOCUMENTS} (two for "
             "training, two held out); separate documents by blank lines, or give more files"
         )
-    return count, [line for _, document in kept for line in document.lines]
+    return count, [line for _, _, document in kept for line in document.lines]
 
 
 def _with_progress(

@@ -84,8 +84,8 @@ class PretrainingExamples:
             )
         if corpus.num_documents < 2:
             raise DataError(
-                f"the {corpus.split} split has {corpus.num_documents} document, expected at least 2: "
-                "next sentence prediction takes its random sentences from another document"
+                f"the {corpus.split} split has {corpus.num_documents} document, expected at least "
+                "2: next sentence prediction takes its random sentences from another document"
             )
         self._corpus = corpus
         self._tokenizer = tokenizer

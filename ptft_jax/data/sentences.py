@@ -37,10 +37,12 @@ _FIRST_WORDS = _words(
 
 _OPENERS = "\"'“‘«‹([{¿¡*_—–-"
 _CLOSERS = "\"'”’»›)\\]}*_"
-# A run of stops, closing quotes and brackets, then white space; or a CJK stop, which needs no
-# space.
+# A run of stops ("?!", "...", ". . ."), closing quotes and brackets, then white space; or a CJK
+# stop, which needs no space. A run is tried from its beginning only and never shortened (the lookbehinds
+# and possessive quantifiers), or a long one would take quadratic time.
 _CANDIDATE = re.compile(
-    rf"(?P<stop>\.(?:\s?\.)+|…|[.!?]+(?:…)?)[{_CLOSERS}]*(?=\s)|[。！？]+[”’」』）》]*"
+    rf"(?<![.!?…])(?<![.!?…]\s)(?P<stop>[.!?…]++(?:\s[.…]++)*+)[{_CLOSERS}]*+(?=\s)"
+    r"|[。！？]++[”’」』）》]*+"
 )
 _NEXT = re.compile(rf"\s*[{re.escape(_OPENERS)}\s]*(\w*)")
 _WORD_BEFORE = re.compile(r"[^\s\"'“‘«‹(\[{—–]*\Z")
@@ -80,16 +82,17 @@ def _ends(text: str) -> Iterator[int]:
         # "Stop!" he cried. The sentence goes on in lower case.
         if next_word[:1].islower():
             continue
-        if stop == "." and not _full_stop_ends(text[start : match.start()], next_word):
+        # No abbreviation or number of a list is longer than the part looked at.
+        before = text[max(start, match.start() - 40) : match.start()]
+        if stop == "." and not _full_stop_ends(before, next_word):
             continue
         yield match.end()
         start = match.end()
 
 
 def _full_stop_ends(before: str, next_word: str) -> bool:
-    """Whether a single full stop ends the sentence `before` when `next_word` comes after it."""
-    # No abbreviation or number of a list is longer; a bound keeps long paragraphs linear.
-    match = _WORD_BEFORE.search(before[-40:])
+    """Whether a full stop ends the sentence that ends in `before` when `next_word` follows."""
+    match = _WORD_BEFORE.search(before)
     word = match[0] if match else ""
     lowered = word.lower()
     if lowered in _NEVER_LAST:
