@@ -38,8 +38,8 @@ _FIRST_WORDS = _words(
 _OPENERS = "\"'“‘«‹([{¿¡*_—–-"
 _CLOSERS = "\"'”’»›)\\]}*_"
 # A run of stops ("?!", "...", ". . ."), closing quotes and brackets, then white space; or a CJK
-# stop, which needs no space. A run is tried from its beginning only and never shortened (the lookbehinds
-# and possessive quantifiers), or a long one would take quadratic time.
+# stop, which needs no space. A run is tried from its beginning only and never shortened (that is
+# what lookbehinds and possessive quantifiers are for), or a long one would take quadratic time.
 _CANDIDATE = re.compile(
     rf"(?<![.!?…])(?<![.!?…]\s)(?P<stop>[.!?…]++(?:\s[.…]++)*+)[{_CLOSERS}]*+(?=\s)"
     r"|[。！？]++[”’」』）》]*+"

@@ -1,0 +1,369 @@
+"""Pretraining examples: BERT's statistics, exactly reproducible by (seed, epoch, index)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.pipeline import Batches, evaluation_batches
+from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.pretraining import (
+    PretrainingExamples,
+    PretrainingSettings,
+    truncated_lengths,
+)
+from ptft_jax.data.tokenizer import SPECIAL_TOKENS, WordPieceTokenizer
+from ptft_jax.errors import ConfigError, DataError
+
+DOCUMENTS = 60
+SETTINGS = PretrainingSettings(seed=3, max_seq_length=64, max_predictions_per_seq=10)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A corpus in which token "d<i>" appears in document i only, so that a text tells its origin.
+
+    Document 0 has one sentence; document 1 has one of 500 tokens; every document has "w" words.
+    """
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    documents = []
+    for number in range(DOCUMENTS):
+        count = 1 if number == 0 else int(rng.integers(2, 40))
+        lengths = rng.integers(1, 20, count)
+        if number == 1:
+            lengths[1] = 500
+        documents.append("\n".join(make_sentence(rng, number, length) for length in lengths))
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    words = [f"w{i}" for i in range(200)] + [f"d{i}" for i in range(DOCUMENTS)]
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, *words]))
+    settings = PrepareSettings(
+        (str(folder / "text.txt"),),
+        vocab=str(folder / "vocab.txt"),
+        dev_fraction=0.1,
+        shard_tokens=3000,
+    )
+    prepare_corpus(settings, folder / "data")
+    return folder / "data"
+
+
+def make_sentence(rng, number, length):
+    words = [f"w{i}" for i in rng.integers(0, 200, length)]
+    return " ".join([f"d{number}", *words, f"d{number}"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(data_dir):
+    return WordPieceTokenizer.load(data_dir / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def corpus(data_dir):
+    return Corpus.open(data_dir)
+
+
+@pytest.fixture(scope="module")
+def examples(corpus, tokenizer):
+    return PretrainingExamples(corpus, tokenizer, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def epochs(examples):
+    """Forty epochs, enough for statistics within a few percent."""
+    return examples.batch(np.arange(40 * len(examples)))
+
+
+def original_ids(batch):
+    """The input ids before masking: the labels put back."""
+    ids = batch["input_ids"].copy()
+    rows, places = np.nonzero(batch["masked_lm_weights"])
+    ids[rows, batch["masked_lm_positions"][rows, places]] = batch["masked_lm_ids"][rows, places]
+    return ids
+
+
+def segments(batch, tokenizer):
+    """The unmasked tokens of A and B of each row."""
+    ids, kinds = original_ids(batch), batch["token_type_ids"]
+    lengths = batch["attention_mask"].sum(axis=1)
+    pairs = []
+    for row, kind, length in zip(ids, kinds, lengths, strict=True):
+        end_a = int(np.argmax(kind)) - 1
+        assert row[0] == tokenizer.cls_token_id
+        assert row[end_a] == row[length - 1] == tokenizer.sep_token_id
+        pairs.append((row[1:end_a], row[end_a + 1 : length - 1]))
+    return pairs
+
+
+def test_shapes_and_types(examples):
+    """What the model and the objective are built for."""
+    batch = examples.batch(np.arange(5))
+    expected = {
+        "input_ids": ((5, 64), np.int32),
+        "attention_mask": ((5, 64), np.int32),
+        "token_type_ids": ((5, 64), np.int32),
+        "masked_lm_positions": ((5, 10), np.int32),
+        "masked_lm_ids": ((5, 10), np.int32),
+        "masked_lm_weights": ((5, 10), np.float32),
+        "pooled_positions": ((5, 1), np.int32),
+        "next_sentence_labels": ((5, 1), np.int32),
+        "next_sentence_weights": ((5, 1), np.float32),
+    }
+    assert {name: (array.shape, array.dtype) for name, array in batch.items()} == expected
+    assert set(examples[0]) == set(expected)
+
+
+def test_layout(epochs, tokenizer):
+    """[CLS] A [SEP] B [SEP], types 0 and 1, zeros after the end, neither segment empty."""
+    length = epochs["attention_mask"].sum(axis=1)
+    column = np.arange(64)
+    np.testing.assert_array_equal(epochs["attention_mask"], column < length[:, None])
+    padding = epochs["attention_mask"] == 0
+    assert (epochs["input_ids"][padding] == tokenizer.pad_token_id).all()
+    assert (epochs["token_type_ids"][padding] == 0).all()
+    assert (np.diff(epochs["token_type_ids"], axis=1)[~padding[:, 1:]] >= 0).all()
+    ids = original_ids(epochs)
+    assert (np.isin(ids, tokenizer.special_ids) & ~padding).sum(axis=1).tolist() == [3] * len(ids)
+    for a, b in segments(epochs, tokenizer):
+        assert len(a) >= 1
+        assert len(b) >= 1
+
+
+def test_masking_statistics(epochs, tokenizer):
+    """15 % of the tokens: 80 % [MASK], 10 % unchanged, 10 % some ordinary token."""
+    used = epochs["masked_lm_weights"] == 1
+    length = epochs["attention_mask"].sum(axis=1)
+    expected = np.clip(np.rint(0.15 * length), 1, 10)
+    np.testing.assert_array_equal(used.sum(axis=1), expected)
+    rows = np.broadcast_to(np.arange(len(used))[:, None], used.shape)[used]
+    positions = epochs["masked_lm_positions"][used]
+    shown, labels = epochs["input_ids"][rows, positions], epochs["masked_lm_ids"][used]
+    is_mask, is_same = shown == tokenizer.mask_token_id, shown == labels
+    error = 5 / np.sqrt(len(shown))
+    assert abs(is_mask.mean() - 0.8) < 0.4 * error
+    # A random token is the old one in 1 of 260 cases.
+    assert abs(is_same.mean() - 0.1 - 0.1 / 260) < 0.3 * error
+    replaced = shown[~is_mask & ~is_same]
+    assert not np.isin(replaced, tokenizer.special_ids).any()
+    assert len(np.unique(replaced)) == 260
+    assert not np.isin(labels, tokenizer.special_ids).any()
+
+
+def test_unused_places_are_zero_and_positions_ascend(epochs):
+    """The head gathers by position: filler must be harmless, and no position repeats."""
+    used = epochs["masked_lm_weights"] == 1
+    assert (epochs["masked_lm_positions"][~used] == 0).all()
+    assert (epochs["masked_lm_ids"][~used] == 0).all()
+    for row, is_used in zip(epochs["masked_lm_positions"], used, strict=True):
+        assert (np.diff(row[is_used]) > 0).all()
+        assert (np.diff(is_used.astype(int)) <= 0).all()
+
+
+def test_all_positions_are_masked_equally_often(epochs):
+    """Of the sequences of full length, each text position is masked as often as any other."""
+    full = epochs["attention_mask"].sum(axis=1) == 64
+    positions = epochs["masked_lm_positions"][full][epochs["masked_lm_weights"][full] == 1]
+    counts = np.bincount(positions, minlength=64)
+    assert counts[0] == counts[63] == 0
+    # A and B meet at different places, so any inner position may be a [SEP] now and then.
+    inner = counts[1:63] / full.sum()
+    assert inner.max() < 0.16 + 5 * np.sqrt(0.16 / full.sum())
+    assert inner.min() > 0.12 - 5 * np.sqrt(0.16 / full.sum())
+
+
+def document_of(segment, tokenizer):
+    """Which document's marker tokens a segment holds, None when it was trimmed to plain words."""
+    first = tokenizer.id_of("d0")
+    found = {int(i) - first for i in segment if i >= first}
+    assert len(found) <= 1
+    return found.pop() if found else None
+
+
+def test_next_sentences(epochs, tokenizer):
+    """Label 0: B is from the document of A; label 1: from another one. Half and half."""
+    labels = epochs["next_sentence_labels"][:, 0]
+    random_pairs = 0
+    for label, (a, b) in zip(labels, segments(epochs, tokenizer), strict=True):
+        from_a, from_b = document_of(a, tokenizer), document_of(b, tokenizer)
+        if from_a is not None and from_b is not None:
+            assert (from_a != from_b) == label
+            random_pairs += label
+    assert random_pairs > 1000
+    # Single-sentence chunks are always random, so a little more than half.
+    assert 0.5 < labels.mean() < 0.6
+    assert epochs["next_sentence_weights"].all()
+
+
+def test_true_pairs_are_the_text(examples, corpus, epochs, tokenizer):
+    """Untrimmed true pairs, put together, are a stretch of consecutive sentences."""
+    whole = {
+        tuple(corpus.gather(*map(np.array, ([start], [end - start]))).tolist())
+        for first, last in zip(examples._chunks, examples._chunks[1:], strict=False)
+        for start, end in [corpus.sentence_offsets[[first, last]]]
+    }
+    labels = epochs["next_sentence_labels"][:, 0]
+    short = epochs["attention_mask"].sum(axis=1) < 64
+    checked = 0
+    for label, is_short, (a, b) in zip(labels, short, segments(epochs, tokenizer), strict=True):
+        if label == 0 and is_short:
+            assert (*a.tolist(), *b.tolist()) in whole
+            checked += 1
+    assert checked > 100
+
+
+def test_chunks_follow_the_paper(examples, corpus):
+    """Chunks partition the text, stay in a document, and end once they reach their target."""
+    chunks, offsets = examples._chunks, corpus.sentence_offsets
+    assert chunks[0] == 0
+    assert chunks[-1] == corpus.num_sentences
+    assert (np.diff(chunks) > 0).all()
+    assert set(corpus.document_offsets) <= set(chunks)
+    targets = examples._targets(chunks[:-1])
+    assert targets.max() == 61
+    assert 0.02 < (targets < 61).mean() < 0.25
+    is_last = np.isin(chunks[1:], corpus.document_offsets)
+    size = offsets[chunks[1:]] - offsets[chunks[:-1]]
+    without_last_sentence = offsets[chunks[1:] - 1] - offsets[chunks[:-1]]
+    assert (size[~is_last] >= targets[~is_last]).all()
+    assert (without_last_sentence < targets).all()
+
+
+def test_every_epoch_has_every_example_once_in_another_order(examples, monkeypatch):
+    """Coverage is exact; order and masking are new in each epoch."""
+    size = len(examples)
+    seen = []
+    original = examples._pair
+    monkeypatch.setattr(
+        examples, "_pair", lambda epoch, chunk: (seen.append(chunk), original(epoch, chunk))[1]
+    )
+    first, second = (examples.batch(np.arange(k * size, (k + 1) * size)) for k in (0, 1))
+    assert sorted(seen[0].tolist()) == sorted(seen[1].tolist()) == list(range(size))
+    assert (seen[0] != seen[1]).mean() > 0.9
+    by_chunk = [np.argsort(chunk) for chunk in seen]
+    positions = [
+        batch["masked_lm_positions"][order]
+        for batch, order in zip((first, second), by_chunk, strict=True)
+    ]
+    assert (positions[0] != positions[1]).any(axis=1).mean() > 0.9
+    labels = [
+        batch["next_sentence_labels"][order]
+        for batch, order in zip((first, second), by_chunk, strict=True)
+    ]
+    assert 0.2 < (labels[0] != labels[1]).mean() < 0.8
+
+
+def test_an_example_does_not_depend_on_its_batch(examples):
+    """Alone, in another order, across epochs, on one of several processes: the same bytes."""
+    size = len(examples)
+    indices = np.concatenate([np.arange(size - 8, size + 8), [10**9, 2**40]])
+    together = examples.batch(indices)
+    for order in (indices[::-1], np.roll(indices, 5)):
+        batch = examples.batch(order)
+        at = [int(np.flatnonzero(order == index)[0]) for index in indices]
+        for name, array in together.items():
+            np.testing.assert_array_equal(batch[name][at], array)
+    for row, index in enumerate(indices):
+        for name, array in examples[int(index)].items():
+            np.testing.assert_array_equal(array, together[name][row])
+    with Batches(examples, 8, start_index=size - 8, rows=slice(4, 8), workers=3) as batches:
+        parts = [next(batches), next(batches)]
+    for name, array in together.items():
+        np.testing.assert_array_equal(parts[0][name], array[4:8])
+        np.testing.assert_array_equal(parts[1][name], array[12:16])
+
+
+def test_seeds_give_other_examples(corpus, tokenizer, examples):
+    """Two seeds are two runs; the same seed is the same run."""
+    again = PretrainingExamples(corpus, tokenizer, SETTINGS)
+    other = PretrainingExamples(corpus, tokenizer, replace(SETTINGS, seed=4))
+    index = np.arange(20)
+    same, different = again.batch(index)["input_ids"], other.batch(index)["input_ids"]
+    np.testing.assert_array_equal(same, examples.batch(index)["input_ids"])
+    assert (different != same).any()
+
+
+def test_truncation_equals_the_loop_of_the_original():
+    """The closed form against truncate_seq_pair, token by token, for all small lengths."""
+    for most in (5, 8, 9):
+        for a in range(1, 25):
+            for b in range(1, 25):
+                left = [a, b]
+                while sum(left) > most:
+                    left[0 if left[0] > left[1] else 1] -= 1
+                found = truncated_lengths(np.array([a]), np.array([b]), most)
+                assert [int(side[0]) for side in found] == left, (a, b, most)
+
+
+def test_a_long_sentence_is_trimmed_on_both_sides(examples, epochs, corpus, tokenizer):
+    """Of 502 tokens at most 61 fit; which ones changes from epoch to epoch."""
+    offsets = corpus.sentence_offsets
+    longest = int(np.argmax(np.diff(offsets)))
+    text = corpus.sentence(longest).tolist()
+    assert len(text) == 502
+    starts = set()
+    for pair in segments(epochs, tokenizer):
+        for segment in pair:
+            piece = segment.tolist()
+            if len(piece) < 30:
+                continue
+            for start in range(len(text) - len(piece) + 1):
+                if text[start : start + len(piece)] == piece:
+                    starts.add(start)
+    assert len(starts) > 10
+    # The number cut in front is a sum of fair coins, around the half of what is cut.
+    assert 150 < np.mean(list(starts)) < 300
+
+
+def test_one_sentence_documents_give_random_pairs(examples, corpus):
+    """A document of one sentence has no true next sentence, and is used all the same."""
+    single = np.flatnonzero(np.diff(corpus.document_offsets) == 1)
+    chunks = np.searchsorted(examples._chunks, corpus.document_offsets[single])
+    for epoch in range(5):
+        is_random, _, lengths = examples._pair(np.full(len(chunks), epoch), chunks)
+        assert is_random.all()
+        assert (lengths > 0).all()
+
+
+def test_evaluation_on_the_dev_split(data_dir, tokenizer):
+    """One pass with a full last batch whose filler rows weigh nothing."""
+    examples = PretrainingExamples(Corpus.open(data_dir, "dev"), tokenizer, SETTINGS)
+    batches = list(evaluation_batches(examples, 7))
+    weights = np.concatenate([batch["next_sentence_weights"] for batch in batches])
+    assert weights.sum() == len(examples)
+    filler = weights[:, 0] == 0
+    assert 0 < filler.sum() < 7
+    masked = np.concatenate([batch["masked_lm_weights"] for batch in batches])
+    assert masked[filler].sum() == 0
+    assert (masked[~filler].sum(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_seq_length": 4}, "max_seq_length=4: expected at least 8"),
+        ({"max_predictions_per_seq": 0}, "max_predictions_per_seq=0: expected from 1 to"),
+        ({"max_predictions_per_seq": 62}, "max_predictions_per_seq=62.* = 61"),
+        ({"masked_lm_prob": 0.0}, "masked_lm_prob=0.0"),
+        ({"short_seq_prob": 1.5}, "short_seq_prob=1.5"),
+    ],
+)
+def test_impossible_settings_are_refused(corpus, tokenizer, change, message):
+    """The message names the setting, its value and its range."""
+    with pytest.raises(ConfigError, match=message):
+        PretrainingExamples(corpus, tokenizer, replace(SETTINGS, **change))
+
+
+def test_high_masking_rates_never_exceed_the_text(corpus, tokenizer):
+    """With 90 % masked and room for all, short examples have fewer tokens than would be asked."""
+    settings = replace(SETTINGS, masked_lm_prob=0.9, max_predictions_per_seq=61)
+    batch = PretrainingExamples(corpus, tokenizer, settings).batch(np.arange(500))
+    count = batch["masked_lm_weights"].sum(axis=1)
+    assert (count <= batch["attention_mask"].sum(axis=1) - 3).all()
+    assert not np.isin(batch["masked_lm_ids"][batch["masked_lm_weights"] == 1], [2, 3]).any()
+
+
+def test_another_tokenizer_is_refused(corpus):
+    """Ids of one vocabulary read with another would train on noise."""
+    other = WordPieceTokenizer([*SPECIAL_TOKENS, "a"], lowercase=True)
+    with pytest.raises(DataError, match=r"tokenizer \(6 tokens\) is not the one .* \(265 tokens"):
+        PretrainingExamples(corpus, other, SETTINGS)
