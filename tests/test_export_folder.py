@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.convert.folder import ARCHITECTURES, check_out_dir, read_hf_folder, write_hf_folder
-from ptft_jax.convert.model_card import card
+from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import verify_against_torch
 from ptft_jax.data.tokenizer import WordPieceTokenizer
 from ptft_jax.errors import ConfigError, DataError
@@ -115,6 +115,7 @@ def test_labels_travel(tmp_path, tokenizer):
 def test_regression_is_marked(tmp_path, tokenizer):
     """PyTorch then computes the squared error when it is given labels."""
     export(tmp_path / "hf", CLASSIFIER, tokenizer, num_labels=1)
+    assert read_hf_folder(tmp_path / "hf")[3].id2label is None, "LABEL_0 is not a name"
     assert json.loads((tmp_path / "hf/config.json").read_text())["problem_type"] == "regression"
 
 
@@ -335,6 +336,23 @@ def test_card_says_what_it_was_given():
     assert "| sources | a.txt, b.txt |" in body
     assert "| dev | accuracy | 0.867647 |" in body
     assert "| num_hidden_layers | 12 |" in body
+
+
+def test_card_sums_a_corpus_up():
+    """Counts and sources are told; the list of sources has an end, checksums of shards are not."""
+    manifest = {
+        "vocab_size": 8192,
+        "lowercase": True,
+        "tokenizer_sha256": "ab",
+        "splits": {"train": {"documents": 3, "sentences": 50, "tokens": 1234, "shard_tokens": [9]}},
+        "files": {"train/tokens-00000.bin": {"bytes": 1, "sha256": "cd"}},
+        "sources": {f"{i}.txt": {"bytes": 5, "sha256": "ef"} for i in range(4)},
+    }
+    data = corpus_summary(manifest, most=2)
+    body = front_matter(card(EncoderConfig(), name="x", data=data))[1]
+    assert "| train.tokens | 1,234 |" in body
+    assert "| sources | 0.txt, 1.txt, and 2 more |" in body
+    assert "tokens-00000" not in body
 
 
 @pytest.mark.parametrize("heads", AUTO, ids="+".join)

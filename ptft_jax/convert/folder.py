@@ -42,7 +42,8 @@ class HeadsInfo(NamedTuple):
         found: heads whose parameters were loaded, in the order of `models.config.HEADS`.
         new: heads asked for that the folder lacks; the caller initialises them.
         dropped: heads, or tensors of heads unknown here, that the folder has and nobody asked for.
-        id2label: label names in the order of their ids, None where the folder names none.
+        id2label: label names in the order of their ids; None where the folder names none, or has
+            only the `LABEL_0`, `LABEL_1`, … that transformers fills in.
     """
 
     found: tuple[str, ...]
@@ -82,7 +83,7 @@ def hf_config(config: EncoderConfig, id2label: Sequence[str] | None = None) -> d
     """
     values = {"architectures": [architecture(config)], **config.to_hf(), "dtype": "float32"}
     if "classification" in config.heads:
-        names = [f"LABEL_{i}" for i in range(config.num_labels)] if id2label is None else id2label
+        names = _numbered(config.num_labels) if id2label is None else id2label
         if len(names) != config.num_labels or len(set(names)) != len(names):
             raise ConfigError(
                 f"id2label={list(names)!r}: expected {config.num_labels} different names, one for "
@@ -313,12 +314,18 @@ def _head_prefix(name: str) -> str:
     return name.rsplit(".", 1)[0]
 
 
+def _numbered(count: int) -> tuple[str, ...]:
+    """Returns the names that transformers gives to classes that have none."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
 def _label_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = content.get("id2label")
     if not names:
         return None
     try:
-        return tuple(str(names[str(i)]) for i in range(len(names)))
+        ordered = tuple(str(names[str(i)]) for i in range(len(names)))
+        return None if ordered == _numbered(len(ordered)) else ordered
     except (KeyError, TypeError) as error:
         raise DataError(
             f"config.json: id2label={names!r}: expected names for the ids 0 to {len(names) - 1}."

@@ -77,6 +77,28 @@ def card(
     return "\n\n".join(sections) + "\n"
 
 
+def corpus_summary(manifest: Mapping[str, Any], most: int = 30) -> dict[str, Any]:
+    """Returns what a card says about a prepared corpus, for `card(data=)`.
+
+    Args:
+        manifest: content of the corpus folder's `manifest.json`.
+        most: how many source files to name; the others are counted.
+    """
+    counted = ("documents", "sentences", "tokens")
+    sources = sorted(manifest["sources"])
+    more = [f"and {len(sources) - most:,} more"] if len(sources) > most else []
+    return {
+        **{
+            split: {name: counts[name] for name in counted}
+            for split, counts in manifest["splits"].items()
+        },
+        "sources": [*sources[:most], *more],
+        "vocab_size": manifest["vocab_size"],
+        "lowercase": manifest["lowercase"],
+        "tokenizer_sha256": manifest["tokenizer_sha256"],
+    }
+
+
 def _front_matter(
     model_class: str,
     name: str,

@@ -48,7 +48,7 @@ def verify_against_torch(
     """Runs the folder in PyTorch and the parameters here on the same texts, in float32.
 
     Compares the logits of every head at every real token, or the last hidden state and the pooler
-    where the model has no head.
+    where the model has no head. Call it outside `jax.set_mesh`: its few rows divide no mesh.
 
     Args:
         folder: the exported folder.
