@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -33,6 +34,8 @@ _worker_tokenizer: WordPieceTokenizer | None = None
 
 def _start_worker(tokenizer_dir: str) -> None:
     global _worker_tokenizer
+    # Ctrl-C reaches every process of the terminal; the parent ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Each worker process is one thread; the tokenizer's own threads would only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker_tokenizer = WordPieceTokenizer.load(tokenizer_dir)
