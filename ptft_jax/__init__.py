@@ -1,1 +1,1 @@
-"""ptft_jax."""
+"""Encoder models in JAX: pretraining, fine-tuning, scoring, and export to Hugging Face PyTorch."""

@@ -1,8 +1,8 @@
 """The errors a person can cause, each with the exit code of its command.
 
-Every message names the value that was given, what was expected, and how to mend it. `docs/errors.md`
-lists the codes. Anything else that escapes a command is a bug and leaves through exit code 1 with its
-traceback.
+Every message names the value that was given, what was expected, and how to mend it.
+`docs/errors.md` lists the codes. Anything else that escapes a command is a bug and leaves through
+exit code 1 with its traceback.
 """
 
 
@@ -19,6 +19,6 @@ class ConfigError(PtftError):
 
 
 class DataError(PtftError):
-    """The content of an input file, shard or checkpoint cannot be used (exit code 65, EX_DATAERR)."""
+    """The content of a file, shard or checkpoint cannot be used (exit code 65, EX_DATAERR)."""
 
     exit_code = 65

@@ -1,5 +1,6 @@
 """Where arrays lie on the mesh: parameters by their logical axes, batches by row."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def put_params(params: Params, axes: Params, mesh: Mesh) -> Params:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """Puts this process's rows of a batch onto its devices, split by row over data and fsdp."""
     return {
         name: jax.make_array_from_process_local_data(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models.build import Model, Params
 from ptft_jax.training.sharding import place_params
@@ -63,7 +64,9 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation) -> Tra
     mesh = jax.sharding.get_mesh()
 
     def concrete(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = jax.sharding.NamedSharding(mesh, leaf.sharding.spec)
+        # Scalars carry no sharding in their type: they are whole everywhere.
+        spec = P() if leaf.sharding is None else leaf.sharding.spec
+        sharding = jax.sharding.NamedSharding(mesh, spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(concrete, jax.eval_shape(create))

@@ -6,9 +6,11 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Model, Params
+from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.totals import Objective, Totals, add, loss_of
 from ptft_jax.training.state import TrainState
 
@@ -113,3 +115,26 @@ def _split(batch: Batch, parts: int) -> Batch:
         return jnp.swapaxes(jnp.reshape(rows, shape, out_sharding=split), 0, 1)
 
     return {name: cut(rows) for name, rows in batch.items()}
+
+
+def make_scoring_step(
+    model: Model, objective: ClassificationObjective
+) -> Callable[[Params, Batch], tuple[Totals, dict[str, jax.Array]]]:
+    """Makes the jitted function from parameters and a batch to its sums and per-row outputs.
+
+    The outputs are `logits` [B, K], `labels` [B] and `weights` [B], whole on every device, so that
+    each process can read all of them.
+    """
+
+    def step(params: Params, batch: Batch) -> tuple[Totals, dict[str, jax.Array]]:
+        encoder = model.bind(params)
+        outputs = {
+            "logits": objective.predict(encoder, batch),
+            "labels": batch["labels"],
+            "weights": batch["weights"],
+        }
+        if partition.has_mesh():
+            outputs = {name: jax.reshard(rows, P()) for name, rows in outputs.items()}
+        return objective(encoder, batch, keys=None), outputs
+
+    return jax.jit(step)

@@ -16,7 +16,6 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from tensorboardX import SummaryWriter
 
 # A plain console gets at most one line per so many seconds.
 PLAIN_INTERVAL_SECONDS = 5.0
@@ -91,6 +90,9 @@ class MetricsWriter:
     def __init__(self, run_dir: str | Path, start_step: int = 0):
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
+        # Here, because it imports torch where that is installed, and only training needs it.
+        from tensorboardX import SummaryWriter
+
         path = run_dir / "metrics.jsonl"
         kept = _lines_until(path, start_step)
         write_atomically(path, "".join(line + "\n" for line, _ in kept))

@@ -1,0 +1,17 @@
+"""BERT-base: 12 layers of 768 (12 heads), MLM + NSP pretraining.
+
+The base model of Devlin et al. 2019; batch 256, 1M updates, learning rate 1e-4, 1 % of warm-up.
+
+    ptft pretrain --config=configs/pretrain/bert_base.py --config.data_dir=DATA --run_dir=RUN
+
+Expected: GLUE test average 79.6 after the authors' pretraining (Devlin et al. 2019, table 1).
+"""
+
+from ptft_jax.commands import defaults
+from ptft_jax.commands.settings import Config
+
+
+def get_config() -> Config:
+    """Returns the config."""
+    config = defaults.pretrain()
+    return config

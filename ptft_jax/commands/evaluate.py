@@ -1,0 +1,105 @@
+"""ptft evaluate --run_dir=RUN [--checkpoint=last|best|STEP]
+
+Computes a run's own metrics again from one of its checkpoints, and shows them beside results.json.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from absl import flags
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ptft_jax.commands.finetune import evaluation_examples, load_task_of, make_evaluate
+from ptft_jax.commands.run_folder import TrainedRun, open_run
+from ptft_jax.commands.scoring import Evaluate, pretraining_evaluator
+from ptft_jax.commands.screen import made, make_console, short
+from ptft_jax.commands.training_run import checked_mesh
+from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Model, build_model
+from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.training.sharding import put_params
+from ptft_jax.training.writers import write_results
+
+HAS_CONFIG = False
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    define_reading_flags(values)
+
+
+def define_reading_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of every command that reads a run."""
+    flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_string(
+        "checkpoint", "last", "Which checkpoint: last, best or a step.", flag_values=values
+    )
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    if positional:
+        raise ConfigError(f"{positional[0]!r}: expected flags only.")
+    if not values.run_dir:
+        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    evaluate(values.run_dir, values.checkpoint)
+
+
+def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
+    """Evaluates a run; returns the metrics by split."""
+    console = make_console()
+    opened = open_run(run_dir, which)
+    model = build_model(opened.model_config)
+    if opened.record.command == "import":
+        raise ConfigError(
+            f"--run_dir={run_dir} was imported: it has no task of its own. Fine-tune it with "
+            "`ptft finetune --init_from`, or pretrain on from it."
+        )
+    batch_sizes = [opened.config[key] for key in ("eval_batch_size",) if key in opened.config]
+    mesh = checked_mesh(opened.config, model, *batch_sizes)
+    with jax.set_mesh(mesh):
+        run_evaluation = _evaluator(opened, model, mesh)
+        results = run_evaluation(put_params(opened.params, model.axes(), mesh))
+    stored = opened.folder.results()
+    same_step = stored.get("step") == opened.step
+    table = Table("split", "metric", f"step {opened.step}", box=SIMPLE_HEAD)
+    if same_step:
+        table.add_column("results.json")
+    for split, metrics in results.items():
+        for name, value in metrics.items():
+            before = [short(stored.get(split, {}).get(name))] if same_step else []
+            table.add_row(split, name, short(value), *before)
+    console.print(table)
+    if not stored and which == "last":
+        write_results(opened.folder.path, {**results, "step": opened.step})
+        console.print(f"wrote {opened.folder.results_file}")
+    made(
+        console,
+        "evaluated",
+        {"run": run_dir, "checkpoint": str(opened.step)},
+        [f"ptft export --run_dir={run_dir} --out_dir=hf/{opened.folder.path.name}"],
+    )
+    return {split: dict(metrics) for split, metrics in results.items()}
+
+
+def _evaluator(opened: TrainedRun, model: Model, mesh: Any) -> Evaluate:
+    config, tokenizer = opened.config, opened.tokenizer
+    if opened.record.command == "finetune":
+        task = load_task_of(config)
+        if task.label_names != opened.record.labels:
+            raise ConfigError(
+                f"--run_dir={opened.folder.path} was trained with labels {opened.record.labels}, "
+                f"{config.data_dir} has {task.label_names}: bring back the data of the run."
+            )
+        examples = evaluation_examples(config, task, tokenizer)
+        return make_evaluate(config, model, examples, task, mesh)
+    names = [field.name for field in dataclasses.fields(PretrainingSettings)]
+    settings = PretrainingSettings(**{name: config[name] for name in names})
+    dev = PretrainingExamples(Corpus.open(config.data_dir, "dev"), tokenizer, settings)
+    return pretraining_evaluator(
+        model, PretrainingObjective(), dev, config.batch_size, config.eval_examples, mesh
+    )

@@ -1,0 +1,194 @@
+"""ptft finetune --config=configs/finetune/glue.py:TASK --init_from=RUN_OR_HF_DIR --run_dir=RUN
+
+Fine-tunes an encoder on a GLUE task or on a table of your own, and scores it.
+
+--config.data_dir=GLUE_DIR is the folder with CoLA/, SST-2/, …; without it GLUE comes from
+tensorflow_datasets. configs/finetune/text.py takes any folder with train and dev as .csv, .tsv or
+.jsonl. The same command started again resumes the run.
+"""
+
+import dataclasses
+import math
+
+from absl import flags
+
+from ptft_jax.commands.initial import load_initial
+from ptft_jax.commands.pretrain import (
+    check_intervals,
+    check_length,
+    check_run_flags,
+    define_run_flags,
+    describe,
+    describe_mesh,
+)
+from ptft_jax.commands.run_folder import RunFolder, RunRecord
+from ptft_jax.commands.scoring import Evaluate, classification_evaluator
+from ptft_jax.commands.screen import count, facts, made, make_console
+from ptft_jax.commands.settings import Config
+from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
+from ptft_jax.data.classification import ClassificationExamples
+from ptft_jax.data.tasks import TableSettings, TaskData, load_task
+from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Model, build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.classification import ClassificationObjective
+
+HAS_CONFIG = True
+HEADS = ("pooler", "classification")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    define_run_flags(values)
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    folder = check_run_flags(values, positional)
+    finetune(values.config, folder, values.init_from, allow=values.config_change == "allow")
+
+
+def finetune(
+    config: Config, folder: RunFolder, init_from: str | None, *, allow: bool = False
+) -> dict[str, dict[str, float]]:
+    """Fine-tunes a run to its end; returns the metrics by split."""
+    console = make_console()
+    check_intervals(config)
+    if init_from is None and folder.exists():
+        init_from = folder.record().init_from
+    if init_from is None:
+        raise ConfigError("--init_from is missing: name a run or a Hugging Face folder.")
+    task = load_task_of(config)
+    initial = load_initial(init_from, HEADS, labels=task.label_names, num_labels=task.num_labels)
+    model = build_model(_model_config(config, initial.config))
+    objective = ClassificationObjective(regression=task.label_names is None)
+    mesh = checked_mesh(config, model, config.eval_batch_size)
+    train_split = task.splits["train"]
+    examples = ClassificationExamples(
+        train_split,
+        initial.tokenizer,
+        config.max_seq_length,
+        seed=config.seed,
+        shuffle=True,
+        length_buckets=config.length_buckets,
+    )
+    dev = evaluation_examples(config, task, initial.tokenizer)
+    per_epoch = math.ceil(len(examples) / config.batch_size)
+    steps = config.steps or math.ceil(config.epochs * len(examples) / config.batch_size)
+    if steps < 1:
+        raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
+    record = RunRecord(
+        command="finetune",
+        config=config.to_dict(),
+        model=dataclasses.asdict(model.config),
+        init_from=init_from,
+        labels=task.label_names,
+        metrics=task.metrics,
+    )
+    folder.check_unchanged(record, allow=allow)
+    console.print(initial.say(init_from))
+    facts(
+        console,
+        {
+            "model": describe(model),
+            "task": f"{task.name}: {count(len(examples))} training examples"
+            + ("" if task.label_names is None else f", labels {_listed(task.label_names)}"),
+            "run": f"{count(steps)} updates of {config.batch_size} examples = "
+            f"{steps * config.batch_size / len(examples):.2g} epochs",
+            "mesh": describe_mesh(mesh),
+        },
+    )
+    if examples.num_truncated:
+        console.print(
+            f"{count(examples.num_truncated)} training examples are longer than "
+            f"max_seq_length={config.max_seq_length} tokens and were cut"
+        )
+    results = train(
+        TrainingRun(
+            folder=folder,
+            record=record,
+            model=model,
+            objective=objective,
+            examples=examples,
+            tokenizer=initial.tokenizer,
+            steps=steps,
+            eval_every=per_epoch if config.eval_every is None else config.eval_every,
+            checkpoint_every=per_epoch
+            if config.checkpoint_every is None
+            else config.checkpoint_every,
+            initial=initial.params,
+            make_evaluate=lambda mesh: make_evaluate(config, model, dev, task, mesh),
+        ),
+        config,
+        mesh,
+        console,
+    )
+    made(
+        console,
+        "fine-tuned",
+        {"run": str(folder.path), "results": str(folder.results_file)},
+        [
+            f"ptft evaluate --run_dir={folder.path}",
+            f'ptft predict --run_dir={folder.path} "a text to classify"',
+            f"ptft export --run_dir={folder.path} --out_dir=hf/{folder.path.name}",
+        ],
+    )
+    return results
+
+
+def load_task_of(config: Config) -> TaskData:
+    """Loads the task that a fine-tuning config names.
+
+    Raises:
+        ConfigError: no task is named, it is unknown, or its files are missing.
+        DataError: the files' content cannot be used.
+    """
+    if not config.task:
+        raise ConfigError("no task is named: write --config=configs/finetune/glue.py:TASK.")
+    table = TableSettings(**config.table)
+    task = load_task(config.task, config.data_dir or None, table)
+    for split in task.eval_splits:
+        if task.splits[split].labels is None:
+            raise ConfigError(f"the split {split} of {task.name} has no labels to score against.")
+    return task
+
+
+def evaluation_examples(
+    config: Config, task: TaskData, tokenizer: WordPieceTokenizer
+) -> dict[str, ClassificationExamples]:
+    """Returns the examples of the task's labelled evaluation splits."""
+    return {
+        name: ClassificationExamples(
+            task.splits[name],
+            tokenizer,
+            config.max_seq_length,
+            length_buckets=config.length_buckets,
+        )
+        for name in task.eval_splits
+    }
+
+
+def make_evaluate(
+    config: Config,
+    model: Model,
+    dev: dict[str, ClassificationExamples],
+    task: TaskData,
+    mesh,
+) -> Evaluate:
+    """Returns the evaluation function of a fine-tuning run."""
+    objective = ClassificationObjective(regression=task.label_names is None)
+    return classification_evaluator(
+        model, objective, dev, task.metrics, config.eval_batch_size, mesh
+    )
+
+
+def _model_config(config: Config, initial: EncoderConfig) -> EncoderConfig:
+    changes = {name: value for name, value in config.model.items() if value is not None}
+    model = initial.replace(**changes)
+    check_length(config, model)
+    return model
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

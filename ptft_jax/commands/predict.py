@@ -1,0 +1,205 @@
+r"""ptft predict --run_dir=RUN "text" … | --input=FILE [--json] [--top=5]
+
+Fills in [MASK]s with a pretraining run, gives labels with scores with a fine-tuned one.
+
+A FILE has one text per line; `-` reads standard input. The two texts of a pair are separated by a
+tab ($'text A\ttext B' in bash). --json prints one JSON object per text instead of a table.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ptft_jax.commands.evaluate import define_reading_flags
+from ptft_jax.commands.run_folder import TrainedRun, open_run
+from ptft_jax.commands.screen import make_console
+from ptft_jax.data.classification import ClassificationExamples
+from ptft_jax.data.tasks import Split
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.build import build_model
+from ptft_jax.objectives.classification import ClassificationObjective
+
+HAS_CONFIG = False
+_BATCH = 32
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    define_reading_flags(values)
+    flags.DEFINE_string("input", None, "File with one text per line, or -.", flag_values=values)
+    flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
+    flags.DEFINE_integer("top", 5, "Candidates to show.", lower_bound=1, flag_values=values)
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    if not values.run_dir:
+        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    if bool(positional) == bool(values.input):
+        raise ConfigError('expected either texts ("…") or --input=FILE.')
+    texts = read_texts(values.input) if values.input else positional
+    predictions = predict(open_run(values.run_dir, values.checkpoint), texts, values.top)
+    if values.json:
+        for prediction in predictions:
+            print(json.dumps(prediction, ensure_ascii=False))
+    else:
+        make_console().print(_table(predictions))
+
+
+def read_texts(source: str) -> list[str]:
+    """Reads one text per line from a file or, for "-", from standard input.
+
+    Raises:
+        ConfigError: there is no such file.
+        DataError: it is not UTF-8 (with the line), or holds no text.
+    """
+    if source != "-" and not Path(source).is_file():
+        raise ConfigError(f"--input={source}: there is no such file.")
+    content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    texts = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}, line {number}: not UTF-8 ({error.reason}).") from error
+        if text.strip():
+            texts.append(text)
+    if not texts:
+        raise DataError(f"{source}: no text; expected one per line.")
+    return texts
+
+
+def predict(run: TrainedRun, texts: Iterable[str], top: int = 5) -> list[dict[str, Any]]:
+    """Predicts with a run.
+
+    Args:
+        run: a run with an MLM or a classification head.
+        texts: texts; the two of a pair are separated by a tab.
+        top: how many candidates to return for each text or mask.
+
+    Returns:
+        A dict per text: `text`, and `masks` (a list of candidates per [MASK]), or `label` and
+        `scores`, or `score` for a regression.
+
+    Raises:
+        ConfigError: the run has no such head, or a text without [MASK] was given to fill in.
+    """
+    texts = list(texts)
+    if "classification" in run.model_config.heads:
+        return _classify(run, texts, top)
+    if "mlm" in run.model_config.heads:
+        return _fill_masks(run, texts, top)
+    raise ConfigError(
+        f"{run.folder.path} is an encoder without a head that predicts: fine-tune it first, "
+        "`ptft finetune --init_from`."
+    )
+
+
+def _classify(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any]]:
+    model = build_model(run.model_config)
+    regression = run.record.labels is None and run.model_config.num_labels == 1
+    objective = ClassificationObjective(regression=regression)
+    names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
+    step = jax.jit(lambda params, batch: objective.predict(model.bind(params), batch))
+    results = []
+    for numbers, batch in _batches(run, texts):
+        logits = np.asarray(step(run.params, batch))[: len(numbers)]
+        for number, row in zip(numbers, logits, strict=True):
+            if regression:
+                results.append({"text": texts[number], "score": float(row[0])})
+                continue
+            probabilities = _softmax(row)
+            order = np.argsort(-probabilities)[:top]
+            scores = {names[i]: float(probabilities[i]) for i in order}
+            results.append({"text": texts[number], "label": names[order[0]], "scores": scores})
+    return results
+
+
+def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any]]:
+    tokenizer, model = run.tokenizer, build_model(run.model_config)
+    for text in texts:
+        if "[MASK]" not in text:
+            raise ConfigError(f"{text!r} has no [MASK] to fill in; write [MASK] where a word is.")
+    results = []
+
+    @jax.jit
+    def step(params: Any, batch: Any, positions: Any) -> jax.Array:
+        encoder = model.bind(params)
+        return encoder.mlm_logits(encoder.last_hidden_state(batch), positions)
+
+    for numbers, batch in _batches(run, texts):
+        is_mask = batch["input_ids"] == tokenizer.mask_token_id
+        most = max(1, int(is_mask.sum(axis=1).max()))
+        positions = np.zeros((len(is_mask), most), np.int32)
+        for row, mask in enumerate(is_mask):
+            found = np.flatnonzero(mask)
+            positions[row, : len(found)] = found
+        logits = np.asarray(step(run.params, batch, positions))
+        for row, number in enumerate(numbers):
+            masks = []
+            for place in range(int(is_mask[row].sum())):
+                probabilities = _softmax(logits[row, place])
+                order = np.argsort(-probabilities)[:top]
+                masks.append(
+                    [
+                        {"token": tokenizer.token(int(i)), "score": float(probabilities[i])}
+                        for i in order
+                    ]
+                )
+            if not masks:
+                raise ConfigError(f"{texts[number]!r}: its [MASK] lies beyond the model's length.")
+            results.append({"text": texts[number], "masks": masks})
+    return results
+
+
+def _batches(run: TrainedRun, texts: list[str]) -> Iterable[tuple[list[int], dict[str, Any]]]:
+    """Yields the numbers of the texts in a batch, and the batch filled up to its full size."""
+    pairs = [text.partition("\t") for text in texts]
+    trained_on_pairs = "\t" in "".join(texts)
+    split = Split(
+        texts_a=[a for a, _, _ in pairs],
+        texts_b=[b for _, _, b in pairs] if trained_on_pairs else None,
+        labels=None,
+        source="text",
+    )
+    length = run.config.get("max_seq_length", run.model_config.max_position_embeddings)
+    examples = ClassificationExamples(split, run.tokenizer, length)
+    size = min(_BATCH, len(texts))
+    for numbers in batched(range(len(texts)), size):
+        filled = [*numbers, *[numbers[-1]] * (size - len(numbers))]
+        batch = examples.batch(np.array(filled, np.int64))
+        yield list(numbers), batch
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def _table(predictions: list[dict[str, Any]]) -> Table:
+    if "masks" in predictions[0]:
+        table = Table("text", "mask", "candidates", box=SIMPLE_HEAD)
+        for prediction in predictions:
+            for place, candidates in enumerate(prediction["masks"], 1):
+                shown = "  ".join(f"{c['token']} {c['score']:.3f}" for c in candidates)
+                table.add_row(prediction["text"], str(place), shown)
+        return table
+    if "score" in predictions[0]:
+        table = Table("text", "score", box=SIMPLE_HEAD)
+        for prediction in predictions:
+            table.add_row(prediction["text"], f"{prediction['score']:.4f}")
+        return table
+    table = Table("text", "label", "scores", box=SIMPLE_HEAD)
+    for prediction in predictions:
+        shown = "  ".join(f"{name} {score:.3f}" for name, score in prediction["scores"].items())
+        table.add_row(prediction["text"], prediction["label"], shown)
+    return table

@@ -1,0 +1,266 @@
+"""ptft pretrain --config=configs/pretrain/bert_tiny.py --config.data_dir=DATA --run_dir=RUN
+
+Trains BERT on masked tokens and next sentences (MLM + NSP), with a corpus made by `ptft prepare`.
+
+The same command started again resumes the run from its last checkpoint. --init_from=RUN_OR_HF_DIR
+starts from other parameters of the same shape.
+"""
+
+import dataclasses
+import math
+
+from absl import flags
+from rich.console import Console
+
+from ptft_jax.commands.initial import load_initial
+from ptft_jax.commands.run_folder import RunFolder, RunRecord
+from ptft_jax.commands.scoring import pretraining_evaluator
+from ptft_jax.commands.screen import count, facts, made, make_console
+from ptft_jax.commands.settings import Config
+from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
+from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Model, Params, build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.pretraining import PretrainingObjective
+
+HAS_CONFIG = True
+HEADS = ("pooler", "mlm", "nsp")
+
+# Keys of the model that another run has to share for its parameters to fit and mean the same.
+_SHAPE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "vocab_size_multiple",
+    "hidden_act",
+    "layer_norm_eps",
+)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    define_run_flags(values)
+
+
+def define_run_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of every command that trains."""
+    flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "Run or Hugging Face folder to start from; a run that has a checkpoint goes on from it.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "config_change",
+        "refuse",
+        ["refuse", "allow"],
+        "Whether a run may go on with a config that differs from the one it was started with.",
+        flag_values=values,
+    )
+
+
+def check_run_flags(values: flags.FlagValues, positional: list[str]) -> RunFolder:
+    """Returns the run folder that the flags name.
+
+    Raises:
+        ConfigError: there is no --run_dir, or a stray argument.
+    """
+    if positional:
+        raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
+    if not values.run_dir:
+        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    return RunFolder(values.run_dir)
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    folder = check_run_flags(values, positional)
+    pretrain(values.config, folder, values.init_from, allow=values.config_change == "allow")
+
+
+def pretrain(
+    config: Config, folder: RunFolder, init_from: str | None = None, *, allow: bool = False
+) -> dict[str, dict[str, float]]:
+    """Pretrains a run to its end; returns the metrics by split."""
+    console = make_console()
+    check_intervals(config)
+    if config.steps < 1:
+        raise ConfigError(f"--config.steps={config.steps}: expected at least 1.")
+    data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
+    train_corpus, dev_corpus = (Corpus.open(data_dir, split) for split in ("train", "dev"))
+    tokenizer = WordPieceTokenizer.load(train_corpus.tokenizer_dir)
+    model = build_model(_model_config(config, tokenizer.vocab_size))
+    initial = _initial(init_from, model, tokenizer, console)
+    settings = PretrainingSettings(
+        seed=config.seed,
+        max_seq_length=config.max_seq_length,
+        max_predictions_per_seq=config.max_predictions_per_seq,
+        masked_lm_prob=config.masked_lm_prob,
+        short_seq_prob=config.short_seq_prob,
+    )
+    examples, dev = (
+        PretrainingExamples(corpus, tokenizer, settings) for corpus in (train_corpus, dev_corpus)
+    )
+    mesh = checked_mesh(config, model)
+    objective = PretrainingObjective()
+    record = RunRecord(
+        command="pretrain",
+        config=config.to_dict(),
+        model=dataclasses.asdict(model.config),
+        init_from=init_from,
+    )
+    folder.check_unchanged(record, allow=allow)
+    facts(
+        console,
+        {
+            "model": describe(model),
+            "data": f"{data_dir}: {count(train_corpus.num_tokens)} tokens, "
+            f"{count(len(examples))} examples an epoch",
+            "run": f"{count(config.steps)} updates of {config.batch_size} x "
+            f"{config.max_seq_length} tokens = "
+            f"{config.steps * config.batch_size / len(examples):.2g} epochs",
+            "mesh": describe_mesh(mesh),
+        },
+    )
+    results = train(
+        TrainingRun(
+            folder=folder,
+            record=record,
+            model=model,
+            objective=objective,
+            examples=examples,
+            tokenizer=tokenizer,
+            steps=config.steps,
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            initial=initial,
+            make_evaluate=lambda mesh: pretraining_evaluator(
+                model, objective, dev, config.batch_size, config.eval_examples, mesh
+            ),
+        ),
+        config,
+        mesh,
+        console,
+    )
+    made(
+        console,
+        "pretrained",
+        {
+            "run": str(folder.path),
+            "curves": f"{folder.path}/metrics.jsonl, tensorboard --logdir {folder.path}",
+            "results": str(folder.results_file),
+        },
+        [
+            f'ptft predict --run_dir={folder.path} "The capital of France is [MASK]."',
+            f"ptft finetune --config=configs/finetune/glue.py:sst2 --init_from={folder.path} "
+            "--config.data_dir=GLUE_DIR --run_dir=runs/sst2",
+            f"ptft export --run_dir={folder.path} --out_dir=hf/pretrained",
+        ],
+    )
+    return results
+
+
+def _model_config(config: Config, vocab_size: int) -> EncoderConfig:
+    keys = config.model.to_dict()
+    wanted = keys.pop("vocab_size")
+    if wanted is not None and wanted < vocab_size:
+        raise ConfigError(
+            f"--config.model.vocab_size={wanted}: the corpus has token ids up to "
+            f"{vocab_size - 1}; expected at least {vocab_size}, or leave it out."
+        )
+    model = EncoderConfig(vocab_size=wanted or vocab_size, heads=HEADS, **keys)
+    check_length(config, model)
+    return model
+
+
+def check_length(config: Config, model: EncoderConfig) -> None:
+    """Raises ConfigError when the sequences are longer than the position embeddings."""
+    if config.max_seq_length > model.max_position_embeddings:
+        raise ConfigError(
+            f"--config.max_seq_length={config.max_seq_length}: the model has "
+            f"{model.max_position_embeddings} positions (max_position_embeddings); shorten the "
+            "sequences."
+        )
+
+
+def check_intervals(config: Config) -> None:
+    """Raises ConfigError for intervals and sizes that cannot be."""
+    for name, least in (
+        ("batch_size", 1),
+        ("accumulate", 1),
+        ("log_every", 1),
+        ("keep_last", 1),
+        ("workers", 1),
+        ("eval_every", 0),
+        ("checkpoint_every", 0),
+        ("eval_examples", 0),
+        ("eval_batch_size", 1),
+        ("steps", 0),
+    ):
+        value = config.get(name)
+        if value is not None and value < least:
+            raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
+
+
+def require_data_dir(config: Config, what: str) -> str:
+    """Returns `data_dir`, or raises ConfigError saying what it has to be."""
+    if not config.data_dir:
+        raise ConfigError(f"--config.data_dir is missing: name {what}.")
+    return config.data_dir
+
+
+def describe(model: Model) -> str:
+    """Returns layers, width and number of parameters in words."""
+    config = model.config
+    sizes = _leaves(model.abstract())
+    return (
+        f"BERT, {config.num_hidden_layers} layers x {config.hidden_size}, "
+        f"{config.num_attention_heads} heads, {count(sum(sizes))} parameters, {config.dtype}"
+    )
+
+
+def _leaves(tree: Params) -> list[int]:
+    if isinstance(tree, dict):
+        return [size for child in tree.values() for size in _leaves(child)]
+    return [math.prod(tree.shape)]
+
+
+def describe_mesh(mesh) -> str:
+    """Returns the mesh's sizes and kind of device in words."""
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    device = mesh.devices.flat[0]
+    return f"{sizes} ({mesh.devices.size} x {device.device_kind})"
+
+
+def _initial(
+    source: str | None, model: Model, tokenizer: WordPieceTokenizer, console: Console
+) -> Params | None:
+    if source is None:
+        return None
+    initial = load_initial(source, HEADS)
+    if initial.tokenizer.sha256 != tokenizer.sha256:
+        raise ConfigError(
+            f"--init_from={source}: its tokenizer is not the corpus's. Prepare the corpus with "
+            f"--config.vocab={source} (or its tokenizer folder)."
+        )
+    ours = dataclasses.asdict(model.config)
+    theirs = dataclasses.asdict(initial.config)
+    differ = [
+        f"--config.model.{name}={theirs[name]} (now {ours[name]})"
+        for name in _SHAPE
+        if ours[name] != theirs[name]
+    ]
+    if differ:
+        raise ConfigError(
+            f"--init_from={source} has another shape; to go on from it set {' '.join(differ)}."
+        )
+    console.print(initial.say(source))
+    return initial.params

@@ -1,0 +1,67 @@
+"""Evaluation of whole splits, as training, `ptft evaluate` and the demo do it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from jax.sharding import Mesh
+
+from ptft_jax.data.classification import ClassificationExamples
+from ptft_jax.data.pipeline import evaluation_batches
+from ptft_jax.data.pretraining import PretrainingExamples
+from ptft_jax.models.build import Model, Params
+from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.objectives.metrics import compute_metrics
+from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
+from ptft_jax.training.mesh import process_rows
+from ptft_jax.training.sharding import put_batch
+from ptft_jax.training.step import make_eval_step, make_scoring_step
+
+Evaluate = Callable[[Params], Mapping[str, Mapping[str, float]]]
+
+
+def pretraining_evaluator(
+    model: Model,
+    objective: PretrainingObjective,
+    examples: PretrainingExamples,
+    batch_size: int,
+    max_examples: int,
+    mesh: Mesh,
+) -> Evaluate:
+    """Returns the function from parameters to {"dev": {loss, mlm_accuracy, …}}.
+
+    The examples are those of epoch 0 of the split, the same at every call. `max_examples` 0 means
+    all of them; it is rounded up to whole batches.
+    """
+    step = make_eval_step(model, objective)
+    rows = process_rows(mesh, batch_size)
+    max_batches = -(-max_examples // batch_size) if max_examples else None
+
+    def run(params: Params) -> dict[str, dict[str, float]]:
+        batches = evaluation_batches(examples, batch_size, rows, max_batches)
+        return {"dev": evaluate(step, params, batches, partial(put_batch, mesh=mesh))}
+
+    return run
+
+
+def classification_evaluator(
+    model: Model,
+    objective: ClassificationObjective,
+    splits: Mapping[str, ClassificationExamples],
+    metrics: tuple[str, ...],
+    batch_size: int,
+    mesh: Mesh,
+) -> Evaluate:
+    """Returns the function from parameters to {split: {loss, the task's metrics}}."""
+    step = make_scoring_step(model, objective)
+    rows = process_rows(mesh, batch_size)
+    put: Any = partial(put_batch, mesh=mesh)
+
+    def score(params: Params, examples: ClassificationExamples) -> dict[str, float]:
+        batches = evaluation_batches(examples, batch_size, rows)
+        means, outputs = evaluate_with_outputs(step, params, batches, put)
+        scores = compute_metrics(metrics, outputs["logits"], outputs["labels"])
+        return {"loss": means["loss"], **scores}
+
+    return lambda params: {name: score(params, examples) for name, examples in splits.items()}

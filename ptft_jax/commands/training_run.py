@@ -1,0 +1,178 @@
+"""What `ptft pretrain` and `ptft finetune` share: from checked settings to results.json."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+
+from ptft_jax.commands.run_folder import RunFolder, RunRecord, best_metric
+from ptft_jax.commands.scoring import Evaluate
+from ptft_jax.commands.screen import count, results_table
+from ptft_jax.commands.settings import Config
+from ptft_jax.data.pipeline import Batches, Examples
+from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.models.build import Model, Params
+from ptft_jax.objectives.totals import Objective
+from ptft_jax.training.checkpoints import Checkpoints
+from ptft_jax.training.loop import fit
+from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
+from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.sharding import put_batch, put_params
+from ptft_jax.training.state import TrainState, abstract_state, init_state
+from ptft_jax.training.step import make_train_step
+from ptft_jax.training.writers import ConsoleProgress, MetricsWriter, Report, write_results
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """Everything a run needs beyond its config.
+
+    Attributes:
+        folder: where it lives.
+        record: what its config.json holds.
+        model: the model to train.
+        objective: what it is trained for.
+        examples: the training examples.
+        tokenizer: the tokenizer of the examples.
+        steps: updates to make.
+        eval_every, checkpoint_every: intervals in updates, 0 for the end only.
+        initial: parameters to start from, any part of the tree; None for fresh ones.
+        make_evaluate: makes the evaluation function for a mesh.
+    """
+
+    folder: RunFolder
+    record: RunRecord
+    model: Model
+    objective: Objective
+    examples: Examples
+    tokenizer: WordPieceTokenizer
+    steps: int
+    eval_every: int
+    checkpoint_every: int
+    initial: Params | None
+    make_evaluate: Callable[[Mesh], Evaluate]
+
+
+def checked_mesh(config: Config, model: Model, *batch_sizes: int) -> Mesh:
+    """Returns the mesh of a config after checking that batches and model fit it.
+
+    Args:
+        config: with the keys `mesh`, `batch_size` and `accumulate`.
+        model: the model.
+        *batch_sizes: further batch sizes that are not accumulated (evaluation).
+
+    Raises:
+        ConfigError: something does not divide.
+    """
+    mesh = make_mesh(MeshConfig(**config.mesh))
+    check_batch(config.batch_size, config.accumulate, mesh)
+    for size in batch_sizes:
+        check_batch(size, 1, mesh)
+    check_model(model.config, mesh)
+    return mesh
+
+
+def train(
+    run: TrainingRun, config: Config, mesh: Mesh, console: Console
+) -> dict[str, dict[str, Any]]:
+    """Trains until `run.steps`, from the run's last checkpoint if it has one.
+
+    Returns:
+        The metrics of the last evaluation by split, as written to results.json.
+    """
+    optimizer, schedule = make_optimizer(
+        OptimizerConfig(**config.optimizer),
+        ScheduleConfig(**config.schedule),
+        run.steps,
+        run.model.axes(),
+    )
+    first = jax.process_index() == 0
+    if first:
+        run.folder.start(run.record, run.tokenizer)
+    checkpoints = run.folder.checkpoints(config.keep_last, best_metric(run.record))
+    with jax.set_mesh(mesh), checkpoints:
+        state, next_index = _restore_or_init(run, config, mesh, optimizer, checkpoints, console)
+        start = int(state.step)
+        step = make_train_step(
+            run.model,
+            run.objective,
+            optimizer,
+            schedule,
+            seed=config.seed,
+            accumulate=config.accumulate,
+        )
+        sinks = [MetricsWriter(run.folder.path, start), ConsoleProgress(run.steps, console)]
+        save = partial(_save, checkpoints, run)
+        rows = process_rows(mesh, config.batch_size)
+        began = time.monotonic()
+        with (
+            Report(*(sinks if first else [])) as report,
+            Batches(
+                run.examples, config.batch_size, next_index, rows, workers=config.workers
+            ) as batches,
+        ):
+            fit(
+                state,
+                step,
+                batches,
+                put=partial(put_batch, mesh=mesh),
+                until=run.steps,
+                report=report,
+                save=save,
+                evaluate=run.make_evaluate(mesh),
+                log_every=config.log_every,
+                eval_every=run.eval_every,
+                checkpoint_every=run.checkpoint_every,
+            )
+        checkpoints.wait()
+        results = {split: dict(metrics) for split, metrics in report.results.items()}
+        best = checkpoints.best_step()
+    if first:
+        write_results(run.folder.path, {**results, "step": run.steps})
+        console.print(results_table(results))
+        done = run.steps - start
+        console.print(
+            f"{count(done)} updates in {time.monotonic() - began:.0f} s; checkpoints of steps "
+            f"{', '.join(map(str, checkpoints.all_steps()))}"
+            + (f" (best: {best})" if best is not None else "")
+        )
+    return results
+
+
+def _restore_or_init(
+    run: TrainingRun,
+    config: Config,
+    mesh: Mesh,
+    optimizer: Any,
+    checkpoints: Checkpoints,
+    console: Console,
+) -> tuple[TrainState, int]:
+    """Obeys the order: the run's own last checkpoint, then `--init_from`, then fresh."""
+    latest = checkpoints.latest_step()
+    if latest is not None:
+        state, meta = checkpoints.restore(latest, abstract_state(run.model, optimizer))
+        console.print(f"resuming at step {latest} of {run.steps}")
+        return state, meta["next_index"]
+    initial = None
+    if run.initial is not None:
+        initial = put_params(run.initial, run.model.axes(), mesh)
+    return init_state(run.model, optimizer, config.seed, initial), 0
+
+
+def _save(
+    checkpoints: Checkpoints,
+    run: TrainingRun,
+    step: int,
+    state: TrainState,
+    next_index: int,
+    metrics: Any,
+) -> None:
+    checkpoints.save(
+        step, state, next_index, run.record.to_json(), json.loads(run.tokenizer.json), metrics
+    )
