@@ -7,6 +7,7 @@ config.json, model.safetensors, tokenizer files and a model card (README.md). Wi
 and its outputs are compared with ours.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,36 @@ _TRAINING_KEYS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        model_class: name of the transformers class.
+        step: of the checkpoint.
+        verification: the comparison with PyTorch, None where torch is not installed.
+    """
+
+    model_class: str
+    step: int
+    verification: Verification | None
+
+    @property
+    def loader(self) -> str:
+        """Name of the class whose `from_pretrained` loads the folder with all its heads."""
+        return "AutoModel" + self.model_class.removeprefix("Bert").removesuffix("Model")
+
+    @property
+    def check(self) -> str:
+        """The comparison in words."""
+        if self.verification is None:
+            return "not compared: torch is not installed here"
+        return (
+            f"largest difference of outputs {self.verification.largest_difference:.2e} "
+            f"(outputs up to {self.verification.largest_value:.3g})"
+        )
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
@@ -53,14 +84,27 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     for name in ("run_dir", "out_dir"):
         if not getattr(values, name):
             raise ConfigError(f"--{name} is missing: name the folder.")
-    export(values.run_dir, values.out_dir, values.architecture, values.checkpoint)
+    out_dir = values.out_dir
+    exported = export(values.run_dir, out_dir, values.architecture, values.checkpoint)
+    made(
+        make_console(),
+        "exported",
+        {
+            "folder": out_dir,
+            "class": exported.model_class,
+            "step": str(exported.step),
+            "PyTorch check": exported.check,
+        },
+        [
+            "python -c 'from transformers import "
+            f'{exported.loader}; print({exported.loader}.from_pretrained("{out_dir}"))\'',
+            f"ptft import --hf_dir={out_dir} --run_dir=runs/imported",
+        ],
+    )
 
 
-def export(
-    run_dir: str, out_dir: str, wanted: str | None = None, which: str = "last"
-) -> Verification | None:
-    """Exports a run; returns what the comparison with PyTorch found, None without torch."""
-    console = make_console()
+def export(run_dir: str, out_dir: str, wanted: str | None = None, which: str = "last") -> Exported:
+    """Exports a run; returns what was written and what the comparison with PyTorch found."""
     check_out_dir(out_dir)
     opened = open_run(run_dir, which)
     config, params = _with_heads(opened, wanted)
@@ -75,28 +119,7 @@ def export(
     labels = opened.record.labels if "classification" in config.heads else None
     write_hf_folder(out_dir, params, config, opened.tokenizer, text, labels)
     verification = verify_against_torch(out_dir, params, config, opened.tokenizer)
-    name = architecture(config)
-    if verification is None:
-        check = "not compared: torch is not installed here"
-    else:
-        check = (
-            f"largest difference of outputs {verification.largest_difference:.2e} "
-            f"(outputs up to {verification.largest_value:.3g})"
-        )
-    loader = "AutoModel" if name == "BertModel" else name.replace("Bert", "AutoModel", 1)
-    if "classification" not in config.heads and name != "BertModel":
-        loader = name.replace("BertFor", "AutoModelFor")
-    made(
-        console,
-        "exported",
-        {"folder": out_dir, "class": name, "step": str(opened.step), "PyTorch check": check},
-        [
-            "python -c 'from transformers import "
-            f'{loader}; print({loader}.from_pretrained("{out_dir}"))\'',
-            f"ptft import --hf_dir={out_dir} --run_dir=runs/imported",
-        ],
-    )
-    return verification
+    return Exported(architecture(config), opened.step, verification)
 
 
 def _with_heads(opened: TrainedRun, wanted: str | None) -> tuple[EncoderConfig, Params]:

@@ -47,6 +47,16 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = check_run_flags(values, positional)
     finetune(values.config, folder, values.init_from, allow=values.config_change == "allow")
+    made(
+        make_console(),
+        "fine-tuned",
+        {"run": str(folder.path), "results": str(folder.results_file)},
+        [
+            f"ptft evaluate --run_dir={folder.path}",
+            f'ptft predict --run_dir={folder.path} "a text to classify"',
+            f"ptft export --run_dir={folder.path} --out_dir=hf/{folder.path.name}",
+        ],
+    )
 
 
 def finetune(
@@ -123,16 +133,6 @@ def finetune(
         config,
         mesh,
         console,
-    )
-    made(
-        console,
-        "fine-tuned",
-        {"run": str(folder.path), "results": str(folder.results_file)},
-        [
-            f"ptft evaluate --run_dir={folder.path}",
-            f'ptft predict --run_dir={folder.path} "a text to classify"',
-            f"ptft export --run_dir={folder.path} --out_dir=hf/{folder.path.name}",
-        ],
     )
     return results
 

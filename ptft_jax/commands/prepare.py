@@ -30,6 +30,15 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if not values.out_dir:
         raise ConfigError("--out_dir is missing: name the folder to make for the corpus.")
     prepare(values.config, values.out_dir)
+    made(
+        make_console(),
+        "corpus",
+        {"folder": values.out_dir, "manifest": f"{values.out_dir}/manifest.json"},
+        [
+            "ptft pretrain --config=configs/pretrain/bert_tiny.py "
+            f"--config.data_dir={values.out_dir} --run_dir=runs/pretrain"
+        ],
+    )
 
 
 def prepare(config: Config, out_dir: str) -> Manifest:
@@ -52,13 +61,4 @@ def prepare(config: Config, out_dir: str) -> Manifest:
             f"{count(split.tokens)} tokens"
         )
     facts(console, rows)
-    made(
-        console,
-        "corpus",
-        {"folder": out_dir, "manifest": f"{out_dir}/manifest.json"},
-        [
-            f"ptft pretrain --config=configs/pretrain/bert_tiny.py --config.data_dir={out_dir} "
-            "--run_dir=runs/pretrain"
-        ],
-    )
     return manifest

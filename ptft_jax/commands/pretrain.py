@@ -84,6 +84,21 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = check_run_flags(values, positional)
     pretrain(values.config, folder, values.init_from, allow=values.config_change == "allow")
+    made(
+        make_console(),
+        "pretrained",
+        {
+            "run": str(folder.path),
+            "curves": f"{folder.path}/metrics.jsonl, tensorboard --logdir {folder.path}",
+            "results": str(folder.results_file),
+        },
+        [
+            f'ptft predict --run_dir={folder.path} "The capital of France is [MASK]."',
+            f"ptft finetune --config=configs/finetune/glue.py:sst2 --init_from={folder.path} "
+            "--config.data_dir=GLUE_DIR --run_dir=runs/sst2",
+            f"ptft export --run_dir={folder.path} --out_dir=hf/pretrained",
+        ],
+    )
 
 
 def pretrain(
@@ -149,21 +164,6 @@ def pretrain(
         config,
         mesh,
         console,
-    )
-    made(
-        console,
-        "pretrained",
-        {
-            "run": str(folder.path),
-            "curves": f"{folder.path}/metrics.jsonl, tensorboard --logdir {folder.path}",
-            "results": str(folder.results_file),
-        },
-        [
-            f'ptft predict --run_dir={folder.path} "The capital of France is [MASK]."',
-            f"ptft finetune --config=configs/finetune/glue.py:sst2 --init_from={folder.path} "
-            "--config.data_dir=GLUE_DIR --run_dir=runs/sst2",
-            f"ptft export --run_dir={folder.path} --out_dir=hf/pretrained",
-        ],
     )
     return results
 

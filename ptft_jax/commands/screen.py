@@ -1,5 +1,6 @@
 """What commands show: tables, boxes, progress bars and readable numbers."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+_PIPE_WIDTH = 120
+
 
 def make_console() -> Console:
     """Returns the console that a command prints to."""
-    return Console(highlight=False, soft_wrap=True)
+    # Into a file or a pipe, lines are as long as they are: nobody's window sets a limit.
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(highlight=False, width=width)
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a line that the terminal may wrap but that stays one line when it is copied."""
+    console.print(text, soft_wrap=True, markup=False)
 
 
 def count(number: int) -> str:
@@ -42,7 +52,7 @@ def facts(console: Console, rows: Mapping[str, str]) -> None:
     """Prints what a command is about to do, a line per fact."""
     width = max(map(len, rows))
     for name, value in rows.items():
-        console.print(Text.assemble((f"{name:<{width}}  ", "bold"), value))
+        console.print(Text.assemble((f"{name:<{width}}  ", "bold"), value), soft_wrap=True)
 
 
 def made(console: Console, title: str, what: Mapping[str, str], following: Sequence[str]) -> None:
@@ -54,15 +64,13 @@ def made(console: Console, title: str, what: Mapping[str, str], following: Seque
         lines.append(f"{value}\n")
     if following:
         lines.append("\nnext\n", "bold")
-        lines.append("\n".join(f"  {_continued(command)}" for command in following))
+        room = max(40, console.width - 8)
+        lines.append("\n".join(f"  {_continued(command, room)}" for command in following))
     lines.rstrip()
-    panel = Panel(lines, title=title, title_align="left", box=ROUNDED, expand=False)
-    # As wide as its lines even where the terminal's width is unknown: a command cut off is no use.
-    width = max(console.width, max(map(len, lines.plain.splitlines())) + 4)
-    console.print(panel, width=width if not console.is_terminal else None)
+    console.print(Panel(lines, title=title, title_align="left", box=ROUNDED, expand=False))
 
 
-def _continued(command: str, width: int = 88) -> str:
+def _continued(command: str, width: int) -> str:
     """Breaks a long command into lines that a shell joins again, so that it can be copied."""
     lines, line = [], ""
     for word in command.split(" "):
