@@ -4,6 +4,7 @@ Computes a run's own metrics again from one of its checkpoints, and shows them b
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -47,6 +48,12 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if not values.run_dir:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
     evaluate(values.run_dir, values.checkpoint)
+    made(
+        make_console(),
+        "evaluated",
+        {"run": values.run_dir, "checkpoint": values.checkpoint},
+        [f"ptft export --run_dir={values.run_dir} --out_dir=hf/{Path(values.run_dir).name}"],
+    )
 
 
 def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
@@ -77,12 +84,6 @@ def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
     if not stored and which == "last":
         write_results(opened.folder.path, {**results, "step": opened.step})
         console.print(f"wrote {opened.folder.results_file}")
-    made(
-        console,
-        "evaluated",
-        {"run": run_dir, "checkpoint": str(opened.step)},
-        [f"ptft export --run_dir={run_dir} --out_dir=hf/{opened.folder.path.name}"],
-    )
     return {split: dict(metrics) for split, metrics in results.items()}
 
 

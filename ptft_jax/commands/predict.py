@@ -52,7 +52,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         for prediction in predictions:
             print(json.dumps(prediction, ensure_ascii=False))
     else:
-        make_console().print(_table(predictions))
+        make_console().print(predictions_table(predictions))
 
 
 def read_texts(source: str) -> list[str]:
@@ -185,7 +185,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-def _table(predictions: list[dict[str, Any]]) -> Table:
+def predictions_table(predictions: list[dict[str, Any]]) -> Table:
+    """Returns what `predict` found as a table for the screen."""
     if "masks" in predictions[0]:
         table = Table("text", "mask", "candidates", box=SIMPLE_HEAD)
         for prediction in predictions:
