@@ -5,7 +5,8 @@ import importlib.metadata
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -34,6 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PtftError as error:
         print(f"ptft: error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(
+            f"ptft: error: {error.filename}: permission denied; expected a path that this user may "
+            "use: change its owner or mode, or name another.",
+            file=sys.stderr,
+        )
+        return ConfigError.exit_code
     except KeyboardInterrupt:
         print("ptft: interrupted", file=sys.stderr)
         return 130
@@ -59,10 +67,13 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(f"there is no command {name!r}{hint} Commands: {', '.join(COMMANDS)}.")
     # A command is imported only when it is called: JAX takes seconds to load.
     module = importlib.import_module(f"ptft_jax.commands.{_MODULES.get(name, name)}")
+    from ptft_jax.commands.defaults import BY_COMMAND
+
+    defaults = BY_COMMAND.get(name)
     if "--help" in rest or "-h" in rest:
-        print(_help(module))
+        print(_help(module, rest, defaults))
         return 0
-    values, positional = settings.parse(module.define_flags, rest, has_config=module.HAS_CONFIG)
+    values, positional = settings.parse(module.define_flags, rest, defaults)
     module.run(values, positional)
     return 0
 
@@ -77,20 +88,26 @@ def _overview() -> str:
     )
 
 
-def _help(module) -> str:
+def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | None) -> str:
+    """Returns a command's docstring, its flags, and the config's keys with their values."""
+    from ptft_jax.commands import settings
+
     values = flags.FlagValues()
     module.define_flags(values)
-    text = inspect.cleandoc(module.__doc__)
-    if module.HAS_CONFIG:
-        text += (
-            "\n\n  --config: Config file, FILE.py or FILE.py:TASK.\n"
-            "  --config.key=value: Overrides a key of the config; the file's docstring and\n"
-            "    ptft_jax/commands/defaults.py say which there are."
-        )
+    lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
+    if defaults is not None:
+        lines.append("  --config: Config file, FILE.py or FILE.py:TASK.")
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default is None else f" (default: {flag.default})"
-        choices = getattr(flag.parser, "enum_values", None)
-        shown = f"={'|'.join(choices)}" if choices else ""
-        text += f"\n  --{name}{shown}: {flag.help}{default}"
-    return text
+        lines.append(f"  --{name}: {flag.help}{default}")
+    if defaults is not None:
+        file = settings.config_of(arguments)
+        config = defaults() if file is None else settings.load_config(file)
+        source = "the command's own defaults; a config file changes some" if file is None else file
+        lines += ["", f"Keys of the config, with the values of {source}:"]
+        for name, value in settings.flatten(config.to_dict()).items():
+            lines.append(f"  --config.{name}={value}")
+        made = inspect.cleandoc(defaults.__doc__ or "").partition("\n\n")[2]
+        lines += ["", made] if made else []
+    return "\n".join(lines)

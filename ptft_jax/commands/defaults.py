@@ -118,3 +118,7 @@ def finetune() -> Config:
         }
     )
     return config
+
+
+# The commands that take a config, with the function that names its keys.
+BY_COMMAND = {"prepare": prepare, "pretrain": pretrain, "finetune": finetune}

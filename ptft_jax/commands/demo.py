@@ -31,8 +31,6 @@ from ptft_jax.data.embedded import Documentation, gather_documentation
 from ptft_jax.data.tables import read_table
 from ptft_jax.errors import ConfigError
 
-HAS_CONFIG = False
-
 MASKED = (
     "Returns the [MASK] of the array along the given axis.",
     "If [MASK] is given, it must be a list of strings.",

@@ -9,23 +9,30 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.finetune import evaluation_examples, load_task_of, make_evaluate
+from ptft_jax.commands.finetune import (
+    evaluation_examples,
+    fingerprints,
+    load_task_of,
+    make_evaluate,
+)
+from ptft_jax.commands.pretrain import fingerprint
 from ptft_jax.commands.run_folder import TrainedRun, open_run
 from ptft_jax.commands.scoring import Evaluate, pretraining_evaluator
 from ptft_jax.commands.screen import made, make_console, short
+from ptft_jax.commands.settings import Config
 from ptft_jax.commands.training_run import checked_mesh
 from ptft_jax.data.corpus import Corpus
 from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.sharding import put_params
 from ptft_jax.training.writers import write_results
-
-HAS_CONFIG = False
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -66,8 +73,7 @@ def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
             f"--run_dir={run_dir} was imported: it has no task of its own. Fine-tune it with "
             "`ptft finetune --init_from`, or pretrain on from it."
         )
-    batch_sizes = [opened.config[key] for key in ("eval_batch_size",) if key in opened.config]
-    mesh = checked_mesh(opened.config, model, *batch_sizes)
+    mesh = _mesh(opened.config, model)
     with jax.set_mesh(mesh):
         run_evaluation = _evaluator(opened, model, mesh)
         results = run_evaluation(put_params(opened.params, model.axes(), mesh))
@@ -87,6 +93,15 @@ def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
     return {split: dict(metrics) for split, metrics in results.items()}
 
 
+def _mesh(config: Config, model: Model) -> Mesh:
+    """Returns the mesh of the run, or one device where that mesh does not fit this machine."""
+    sizes = [config.eval_batch_size] if "eval_batch_size" in config else []
+    try:
+        return checked_mesh(config, model, *sizes)
+    except ConfigError:
+        return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+
 def _evaluator(opened: TrainedRun, model: Model, mesh: Any) -> Evaluate:
     config, tokenizer = opened.config, opened.tokenizer
     if opened.record.command == "finetune":
@@ -96,11 +111,24 @@ def _evaluator(opened: TrainedRun, model: Model, mesh: Any) -> Evaluate:
                 f"--run_dir={opened.folder.path} was trained with labels {opened.record.labels}, "
                 f"{config.data_dir} has {task.label_names}: bring back the data of the run."
             )
+        _check_data(opened, fingerprints(task))
         examples = evaluation_examples(config, task, tokenizer)
         return make_evaluate(config, model, examples, task, mesh)
     names = [field.name for field in dataclasses.fields(PretrainingSettings)]
     settings = PretrainingSettings(**{name: config[name] for name in names})
-    dev = PretrainingExamples(Corpus.open(config.data_dir, "dev"), tokenizer, settings)
+    corpus = Corpus.open(config.data_dir, "dev")
+    _check_data(opened, {"corpus": fingerprint(corpus.manifest)})
+    dev = PretrainingExamples(corpus, tokenizer, settings)
     return pretraining_evaluator(
         model, PretrainingObjective(), dev, config.batch_size, config.eval_examples, mesh
     )
+
+
+def _check_data(opened: TrainedRun, now: dict[str, str]) -> None:
+    changed = [name for name, sha256 in opened.record.data.items() if now.get(name) != sha256]
+    if changed:
+        raise ConfigError(
+            f"--run_dir={opened.folder.path}: the data in {opened.config.data_dir or 'TFDS'} is "
+            f"not what the run was trained with (changed: {', '.join(changed)}), so its scores "
+            "would not be the run's: bring back the data of the run."
+        )

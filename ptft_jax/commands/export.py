@@ -24,8 +24,6 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 
-HAS_CONFIG = False
-
 _TRAINING_KEYS = (
     "steps",
     "epochs",
@@ -108,13 +106,15 @@ def export(run_dir: str, out_dir: str, wanted: str | None = None, which: str = "
     check_out_dir(out_dir)
     opened = open_run(run_dir, which)
     config, params = _with_heads(opened, wanted)
+    source = opened.record.init_from
     text = card(
         config,
         name=Path(out_dir).resolve().name,
         data=_data(opened),
         scores=_scores(opened),
         training=_training(opened),
-        base_model=opened.record.init_from,
+        # Its name alone: the path would tell strangers about this machine.
+        base_model=Path(source).resolve().name if source else None,
     )
     labels = opened.record.labels if "classification" in config.heads else None
     write_hf_folder(out_dir, params, config, opened.tokenizer, text, labels)
@@ -153,7 +153,12 @@ def _scores(opened: TrainedRun) -> dict[str, Any] | None:
     stored = opened.folder.results()
     if stored.get("step") != opened.step:
         return None
-    splits = {name: value for name, value in stored.items() if isinstance(value, dict)}
+    splits = {
+        # A correlation that is not defined is null in results.json.
+        name: {metric: score for metric, score in value.items() if score is not None}
+        for name, value in stored.items()
+        if isinstance(value, dict)
+    }
     return splits or None
 
 

@@ -8,33 +8,32 @@ tensorflow_datasets. configs/finetune/text.py takes any folder with train and de
 """
 
 import dataclasses
+import hashlib
 import math
 
 from absl import flags
 
-from ptft_jax.commands.initial import load_initial
-from ptft_jax.commands.pretrain import (
-    check_intervals,
-    check_length,
-    check_run_flags,
-    define_run_flags,
-    describe,
-    describe_mesh,
-)
+from ptft_jax.commands.describe import describe_mesh, describe_model
+from ptft_jax.commands.initial import Initial, load_initial
 from ptft_jax.commands.run_folder import RunFolder, RunRecord
 from ptft_jax.commands.scoring import Evaluate, classification_evaluator
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.commands.settings import Config
+from ptft_jax.commands.training_flags import (
+    check_length,
+    check_numbers,
+    check_run_flags,
+    define_run_flags,
+)
 from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
 from ptft_jax.data.classification import ClassificationExamples
-from ptft_jax.data.tasks import TableSettings, TaskData, load_task
+from ptft_jax.data.tasks import Split, TableSettings, TaskData, load_task
 from ptft_jax.data.tokenizer import WordPieceTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 
-HAS_CONFIG = True
 HEADS = ("pooler", "classification")
 
 
@@ -64,13 +63,14 @@ def finetune(
 ) -> dict[str, dict[str, float]]:
     """Fine-tunes a run to its end; returns the metrics by split."""
     console = make_console()
-    check_intervals(config)
+    check_numbers(config)
     if init_from is None and folder.exists():
         init_from = folder.record().init_from
     if init_from is None:
         raise ConfigError("--init_from is missing: name a run or a Hugging Face folder.")
     task = load_task_of(config)
-    initial = load_initial(init_from, HEADS, labels=task.label_names, num_labels=task.num_labels)
+    resumes = folder.has_checkpoint()
+    initial = _of_run(folder, task) if resumes else _of_source(init_from, task)
     model = build_model(_model_config(config, initial.config))
     objective = ClassificationObjective(regression=task.label_names is None)
     mesh = checked_mesh(config, model, config.eval_batch_size)
@@ -86,22 +86,23 @@ def finetune(
     dev = evaluation_examples(config, task, initial.tokenizer)
     per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = config.steps or math.ceil(config.epochs * len(examples) / config.batch_size)
-    if steps < 1:
-        raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
     record = RunRecord(
         command="finetune",
         config=config.to_dict(),
         model=dataclasses.asdict(model.config),
         init_from=init_from,
         labels=task.label_names,
-        metrics=task.metrics,
+        best=(f"{task.eval_splits[0]}_{task.metrics[0]}", "max"),
+        pairs=train_split.texts_b is not None,
+        data=fingerprints(task),
     )
     folder.check_unchanged(record, allow=allow)
-    console.print(initial.say(init_from))
+    if not resumes:
+        console.print(initial.say(init_from))
     facts(
         console,
         {
-            "model": describe(model),
+            "model": describe_model(model),
             "task": f"{task.name}: {count(len(examples))} training examples"
             + ("" if task.label_names is None else f", labels {_listed(task.label_names)}"),
             "run": f"{count(steps)} updates of {config.batch_size} examples = "
@@ -135,6 +136,32 @@ def finetune(
         console,
     )
     return results
+
+
+def _of_source(init_from: str, task: TaskData) -> Initial:
+    return load_initial(init_from, HEADS, labels=task.label_names, num_labels=task.num_labels)
+
+
+def _of_run(folder: RunFolder, task: TaskData) -> Initial:
+    """Returns what a run that has a checkpoint goes on with: its parameters come from there."""
+    config = folder.record().encoder_config.replace(num_labels=task.num_labels)
+    return Initial(params={}, config=config, tokenizer=folder.tokenizer(), new=(), dropped=())
+
+
+def fingerprints(task: TaskData) -> dict[str, str]:
+    """Returns a SHA-256 for the training split and for each one that is scored."""
+    return {name: _sha256(task.splits[name]) for name in ("train", *task.eval_splits)}
+
+
+def _sha256(split: Split) -> str:
+    sha256 = hashlib.sha256()
+    for texts in (split.texts_a, split.texts_b or []):
+        for text in texts:
+            # The length keeps two texts apart from one that holds both.
+            sha256.update(f"{len(text)} {text}".encode())
+    if split.labels is not None:
+        sha256.update(split.labels.tobytes())
+    return sha256.hexdigest()
 
 
 def load_task_of(config: Config) -> TaskData:

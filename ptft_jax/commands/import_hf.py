@@ -5,20 +5,22 @@ Turns a Hugging Face BERT folder into a run that others can start from.
 
 import dataclasses
 import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from ptft_jax.commands.pretrain import describe
+from ptft_jax.commands.describe import describe_model
 from ptft_jax.commands.run_folder import RunFolder, RunRecord
 from ptft_jax.commands.screen import facts, made, make_console
 from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.training.state import TrainState
-
-HAS_CONFIG = False
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -41,6 +43,7 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     """Imports a folder as step 0 of a new run."""
     console = make_console()
     folder = RunFolder(run_dir)
+    folder.check_usable()
     if folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError(f"--run_dir={run_dir} is not empty: choose a new folder.")
     params, config, tokenizer, info = read_hf_folder(hf_dir)
@@ -53,11 +56,20 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
         labels=labels,
     )
     model = build_model(config)
-    folder.start(record, tokenizer)
-    with folder.checkpoints() as checkpoints:
-        state = TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None)
-        checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
-    facts(console, {"model": describe(model), "heads": ", ".join(config.heads) or "none"})
+    folder.path.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place and moved there when it is whole.
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.path.name}.", dir=folder.path.parent))
+    try:
+        made_run = RunFolder(partial)
+        made_run.start(record, tokenizer)
+        with made_run.checkpoints() as checkpoints:
+            state = TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None)
+            checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
+        partial.chmod(0o755)
+        os.replace(partial, folder.path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    facts(console, {"model": describe_model(model), "heads": ", ".join(config.heads) or "none"})
     made(
         console,
         "imported",

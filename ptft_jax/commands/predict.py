@@ -28,8 +28,11 @@ from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.classification import ClassificationObjective
 
-HAS_CONFIG = False
 _BATCH = 32
+
+
+class TextError(ConfigError):
+    """A text that the model cannot be asked about."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -47,7 +50,13 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if bool(positional) == bool(values.input):
         raise ConfigError('expected either texts ("…") or --input=FILE.')
     texts = read_texts(values.input) if values.input else positional
-    predictions = predict(open_run(values.run_dir, values.checkpoint), texts, values.top)
+    opened = open_run(values.run_dir, values.checkpoint)
+    try:
+        predictions = predict(opened, texts, values.top)
+    except TextError as error:
+        if values.input:
+            raise DataError(f"{values.input}: {error}") from error
+        raise
     if values.json:
         for prediction in predictions:
             print(json.dumps(prediction, ensure_ascii=False))
@@ -91,7 +100,9 @@ def predict(run: TrainedRun, texts: Iterable[str], top: int = 5) -> list[dict[st
         `scores`, or `score` for a regression.
 
     Raises:
-        ConfigError: the run has no such head, or a text without [MASK] was given to fill in.
+        ConfigError: the run has no such head.
+        TextError: a text without [MASK] was given to fill in, one where the run takes pairs, or
+            one whose [MASK] lies beyond the length of the run's texts.
     """
     texts = list(texts)
     if "classification" in run.model_config.heads:
@@ -111,7 +122,14 @@ def _classify(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any
     names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
     step = jax.jit(lambda params, batch: objective.predict(model.bind(params), batch))
     results = []
-    for numbers, batch in _batches(run, texts):
+    examples = _examples(run, texts)
+    if examples.num_truncated:
+        print(
+            f"{examples.num_truncated} of {len(texts)} texts are longer than the "
+            f"{examples.buckets[-1]} tokens of this run and were cut",
+            file=sys.stderr,
+        )
+    for numbers, batch in _batches(examples):
         logits = np.asarray(step(run.params, batch))[: len(numbers)]
         for number, row in zip(numbers, logits, strict=True):
             if regression:
@@ -128,7 +146,15 @@ def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, A
     tokenizer, model = run.tokenizer, build_model(run.model_config)
     for text in texts:
         if "[MASK]" not in text:
-            raise ConfigError(f"{text!r} has no [MASK] to fill in; write [MASK] where a word is.")
+            raise TextError(f"{text!r} has no [MASK] to fill in; write [MASK] where a word is.")
+    examples = _examples(run, texts)
+    for number, text in enumerate(texts):
+        ids = examples.batch(np.array([number]))["input_ids"]
+        if np.sum(ids == tokenizer.mask_token_id) < text.count("[MASK]"):
+            raise TextError(
+                f"{text!r}: a [MASK] lies beyond the {examples.buckets[-1]} tokens of this run; "
+                "shorten the text."
+            )
     results = []
 
     @jax.jit
@@ -136,7 +162,7 @@ def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, A
         encoder = model.bind(params)
         return encoder.mlm_logits(encoder.last_hidden_state(batch), positions)
 
-    for numbers, batch in _batches(run, texts):
+    for numbers, batch in _batches(examples):
         is_mask = batch["input_ids"] == tokenizer.mask_token_id
         most = max(1, int(is_mask.sum(axis=1).max()))
         positions = np.zeros((len(is_mask), most), np.int32)
@@ -155,29 +181,41 @@ def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, A
                         for i in order
                     ]
                 )
-            if not masks:
-                raise ConfigError(f"{texts[number]!r}: its [MASK] lies beyond the model's length.")
             results.append({"text": texts[number], "masks": masks})
     return results
 
 
-def _batches(run: TrainedRun, texts: list[str]) -> Iterable[tuple[list[int], dict[str, Any]]]:
-    """Yields the numbers of the texts in a batch, and the batch filled up to its full size."""
-    pairs = [text.partition("\t") for text in texts]
-    trained_on_pairs = "\t" in "".join(texts)
+def _examples(run: TrainedRun, texts: list[str]) -> ClassificationExamples:
+    """Tokenises the texts as those that the run was trained on."""
+    takes_pairs = run.record.pairs if "classification" in run.model_config.heads else None
+    if takes_pairs is None:
+        # An encoder of unknown training, or one that learned single sentences and pairs alike.
+        takes_pairs = "\t" in "".join(texts)
+    pairs = [text.split("\t") for text in texts] if takes_pairs else [[text] for text in texts]
+    for text, parts in zip(texts, pairs, strict=True):
+        if takes_pairs and len(parts) != 2:
+            raise TextError(
+                f"{text!r} has {len(parts) - 1} tabs: expected a pair of texts with one tab "
+                "between them, as this run or the other texts here have them."
+            )
     split = Split(
-        texts_a=[a for a, _, _ in pairs],
-        texts_b=[b for _, _, b in pairs] if trained_on_pairs else None,
+        texts_a=[parts[0] for parts in pairs],
+        texts_b=[parts[1] for parts in pairs] if takes_pairs else None,
         labels=None,
         source="text",
     )
     length = run.config.get("max_seq_length", run.model_config.max_position_embeddings)
-    examples = ClassificationExamples(split, run.tokenizer, length)
-    size = min(_BATCH, len(texts))
-    for numbers in batched(range(len(texts)), size):
+    return ClassificationExamples(split, run.tokenizer, length)
+
+
+def _batches(
+    examples: ClassificationExamples,
+) -> Iterable[tuple[list[int], dict[str, np.ndarray]]]:
+    """Yields the numbers of the texts in a batch, and the batch filled up to its full size."""
+    size = min(_BATCH, len(examples))
+    for numbers in batched(range(len(examples)), size):
         filled = [*numbers, *[numbers[-1]] * (size - len(numbers))]
-        batch = examples.batch(np.array(filled, np.int64))
-        yield list(numbers), batch
+        yield list(numbers), examples.batch(np.array(filled, np.int64))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

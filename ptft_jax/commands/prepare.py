@@ -15,8 +15,6 @@ from ptft_jax.data.corpus import Manifest
 from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
 from ptft_jax.errors import ConfigError
 
-HAS_CONFIG = True
-
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""

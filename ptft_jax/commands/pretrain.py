@@ -7,18 +7,27 @@ starts from other parameters of the same shape.
 """
 
 import dataclasses
-import math
+import hashlib
+import json
 
 from absl import flags
 from rich.console import Console
 
+from ptft_jax.commands.describe import describe_mesh, describe_model
 from ptft_jax.commands.initial import load_initial
 from ptft_jax.commands.run_folder import RunFolder, RunRecord
 from ptft_jax.commands.scoring import pretraining_evaluator
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.commands.settings import Config
+from ptft_jax.commands.training_flags import (
+    check_length,
+    check_numbers,
+    check_run_flags,
+    define_run_flags,
+    require_data_dir,
+)
 from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
-from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.corpus import Corpus, Manifest
 from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
 from ptft_jax.data.tokenizer import WordPieceTokenizer
 from ptft_jax.errors import ConfigError
@@ -26,7 +35,6 @@ from ptft_jax.models.build import Model, Params, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 
-HAS_CONFIG = True
 HEADS = ("pooler", "mlm", "nsp")
 
 # Keys of the model that another run has to share for its parameters to fit and mean the same.
@@ -47,37 +55,6 @@ _SHAPE = (
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_run_flags(values)
-
-
-def define_run_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of every command that trains."""
-    flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_string(
-        "init_from",
-        None,
-        "Run or Hugging Face folder to start from; a run that has a checkpoint goes on from it.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "config_change",
-        "refuse",
-        ["refuse", "allow"],
-        "Whether a run may go on with a config that differs from the one it was started with.",
-        flag_values=values,
-    )
-
-
-def check_run_flags(values: flags.FlagValues, positional: list[str]) -> RunFolder:
-    """Returns the run folder that the flags name.
-
-    Raises:
-        ConfigError: there is no --run_dir, or a stray argument.
-    """
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
-    if not values.run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of the run.")
-    return RunFolder(values.run_dir)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -106,14 +83,15 @@ def pretrain(
 ) -> dict[str, dict[str, float]]:
     """Pretrains a run to its end; returns the metrics by split."""
     console = make_console()
-    check_intervals(config)
+    check_numbers(config)
     if config.steps < 1:
         raise ConfigError(f"--config.steps={config.steps}: expected at least 1.")
     data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
     train_corpus, dev_corpus = (Corpus.open(data_dir, split) for split in ("train", "dev"))
     tokenizer = WordPieceTokenizer.load(train_corpus.tokenizer_dir)
     model = build_model(_model_config(config, tokenizer.vocab_size))
-    initial = _initial(init_from, model, tokenizer, console)
+    if init_from is None and folder.exists():
+        init_from = folder.record().init_from
     settings = PretrainingSettings(
         seed=config.seed,
         max_seq_length=config.max_seq_length,
@@ -131,12 +109,18 @@ def pretrain(
         config=config.to_dict(),
         model=dataclasses.asdict(model.config),
         init_from=init_from,
+        best=("dev_loss", "min"),
+        pairs=True,
+        data={"corpus": fingerprint(train_corpus.manifest)},
     )
     folder.check_unchanged(record, allow=allow)
+    initial = None
+    if init_from is not None and not folder.has_checkpoint():
+        initial = _initial(init_from, model, tokenizer, console)
     facts(
         console,
         {
-            "model": describe(model),
+            "model": describe_model(model),
             "data": f"{data_dir}: {count(train_corpus.num_tokens)} tokens, "
             f"{count(len(examples))} examples an epoch",
             "run": f"{count(config.steps)} updates of {config.batch_size} x "
@@ -168,6 +152,12 @@ def pretrain(
     return results
 
 
+def fingerprint(manifest: Manifest) -> str:
+    """Returns a SHA-256 of a corpus's content: of the sums of its tokenizer and token files."""
+    sums = sorted((name, record.sha256) for name, record in manifest.files.items())
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
+
+
 def _model_config(config: Config, vocab_size: int) -> EncoderConfig:
     keys = config.model.to_dict()
     wanted = keys.pop("vocab_size")
@@ -181,70 +171,7 @@ def _model_config(config: Config, vocab_size: int) -> EncoderConfig:
     return model
 
 
-def check_length(config: Config, model: EncoderConfig) -> None:
-    """Raises ConfigError when the sequences are longer than the position embeddings."""
-    if config.max_seq_length > model.max_position_embeddings:
-        raise ConfigError(
-            f"--config.max_seq_length={config.max_seq_length}: the model has "
-            f"{model.max_position_embeddings} positions (max_position_embeddings); shorten the "
-            "sequences."
-        )
-
-
-def check_intervals(config: Config) -> None:
-    """Raises ConfigError for intervals and sizes that cannot be."""
-    for name, least in (
-        ("batch_size", 1),
-        ("accumulate", 1),
-        ("log_every", 1),
-        ("keep_last", 1),
-        ("workers", 1),
-        ("eval_every", 0),
-        ("checkpoint_every", 0),
-        ("eval_examples", 0),
-        ("eval_batch_size", 1),
-        ("steps", 0),
-    ):
-        value = config.get(name)
-        if value is not None and value < least:
-            raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
-
-
-def require_data_dir(config: Config, what: str) -> str:
-    """Returns `data_dir`, or raises ConfigError saying what it has to be."""
-    if not config.data_dir:
-        raise ConfigError(f"--config.data_dir is missing: name {what}.")
-    return config.data_dir
-
-
-def describe(model: Model) -> str:
-    """Returns layers, width and number of parameters in words."""
-    config = model.config
-    sizes = _leaves(model.abstract())
-    return (
-        f"BERT, {config.num_hidden_layers} layers x {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, {count(sum(sizes))} parameters, {config.dtype}"
-    )
-
-
-def _leaves(tree: Params) -> list[int]:
-    if isinstance(tree, dict):
-        return [size for child in tree.values() for size in _leaves(child)]
-    return [math.prod(tree.shape)]
-
-
-def describe_mesh(mesh) -> str:
-    """Returns the mesh's sizes and kind of device in words."""
-    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    device = mesh.devices.flat[0]
-    return f"{sizes} ({mesh.devices.size} x {device.device_kind})"
-
-
-def _initial(
-    source: str | None, model: Model, tokenizer: WordPieceTokenizer, console: Console
-) -> Params | None:
-    if source is None:
-        return None
+def _initial(source: str, model: Model, tokenizer: WordPieceTokenizer, console: Console) -> Params:
     initial = load_initial(source, HEADS)
     if initial.tokenizer.sha256 != tokenizer.sha256:
         raise ConfigError(

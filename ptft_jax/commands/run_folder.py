@@ -27,6 +27,9 @@ from ptft_jax.training.writers import json_ready, write_atomically
 FORMAT = "ptft_jax run"
 FORMAT_VERSION = 1
 
+# What marks a folder as something else, or as a run that has lost its config.json.
+_FOREIGN = ("checkpoints", "metrics.jsonl", "results.json", "manifest.json", "model.safetensors")
+
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
@@ -38,7 +41,10 @@ class RunRecord:
         model: the resolved `EncoderConfig`, as JSON values.
         init_from: what the run started from, None for fresh parameters.
         labels: names of the classes in the order of their ids; None without classes.
-        metrics: the metrics of the task, the first decides which checkpoint is best; () for none.
+        best: the metric that decides which checkpoint is best, by split ("dev_loss"), and whether
+            "min" or "max" is good; None for a run that is not evaluated.
+        pairs: whether the texts of the task are pairs; None where that is not known.
+        data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
     """
 
     command: str
@@ -46,7 +52,9 @@ class RunRecord:
     model: dict[str, Any]
     init_from: str | None = None
     labels: tuple[str, ...] | None = None
-    metrics: tuple[str, ...] = ()
+    best: tuple[str, str] | None = None
+    pairs: bool | None = None
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record as JSON values."""
@@ -71,6 +79,33 @@ class RunFolder:
     def exists(self) -> bool:
         """Says whether a run was started here."""
         return self.config_file.is_file()
+
+    def has_checkpoint(self) -> bool:
+        """Says whether the run has anything to go on from."""
+        return self.exists() and self.checkpoints().latest_step() is not None
+
+    def tokenizer(self) -> WordPieceTokenizer:
+        """Reads the run's tokenizer."""
+        return WordPieceTokenizer.load(self.tokenizer_dir)
+
+    def check_usable(self) -> None:
+        """Refuses a place where no run can be made.
+
+        Raises:
+            ConfigError: there is a file in the way, or a folder of another kind.
+        """
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                raise ConfigError(
+                    f"--run_dir={self.path}: {place} is a file; expected the name of a folder to "
+                    "make, or a run's folder."
+                )
+        foreign = [name for name in _FOREIGN if (self.path / name).exists()]
+        if foreign and not self.exists():
+            raise ConfigError(
+                f"--run_dir={self.path} holds {foreign[0]} but no config.json of a run: expected "
+                "a new folder or a run's folder; choose another, or remove this one."
+            )
 
     def checkpoints(self, keep_last: int = 1, best: tuple[str, str] | None = None) -> Checkpoints:
         """Returns the run's checkpoints; the arguments matter for saving only."""
@@ -100,9 +135,11 @@ class RunFolder:
                 raise ConfigError(
                     f"{self.config_file}: run format {version!r}, expected {FORMAT_VERSION}."
                 )
-            for name in ("labels", "metrics"):
+            for name in ("labels", "best"):
                 content[name] = None if content[name] is None else tuple(content[name])
-            return RunRecord(**content)
+            record = RunRecord(**content)
+            _ = record.encoder_config
+            return record
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{self.config_file} is damaged: {error!r}") from error
 
@@ -134,13 +171,24 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         length = record.encoder_config.max_position_embeddings
         tokenizer.save(self.tokenizer_dir, model_max_length=length)
+        # Last, so that whatever has a config.json is a whole run.
         write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
 
     def results(self) -> dict[str, Any]:
-        """Returns the content of results.json, {} before the run has finished."""
+        """Returns the content of results.json, {} before the run has finished.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         if not self.results_file.is_file():
             return {}
-        return json.loads(self.results_file.read_text(encoding="utf-8"))
+        try:
+            return dict(json.loads(self.results_file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{self.results_file} is damaged ({error}): remove it, and `ptft evaluate` writes "
+                "it again."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +221,7 @@ def open_run(
     folder = RunFolder(run_dir)
     record = folder.record()
     config = record.encoder_config
-    with folder.checkpoints(best=best_metric(record)) as checkpoints:
+    with folder.checkpoints(best=record.best) as checkpoints:
         step = _choose(checkpoints, which)
         target = build_model(config).abstract() if abstract_params is None else abstract_params
         params = checkpoints.restore_params(step, target)
@@ -182,20 +230,10 @@ def open_run(
         record=record,
         config=ConfigDict(record.config),
         model_config=config,
-        tokenizer=WordPieceTokenizer.load(folder.tokenizer_dir),
+        tokenizer=folder.tokenizer(),
         step=step,
         params=params,
     )
-
-
-def best_metric(record: RunRecord) -> tuple[str, str] | None:
-    """Returns the metric that names the best checkpoint, and whether high or low is good."""
-    if record.command == "pretrain":
-        return "dev_loss", "min"
-    if not record.metrics:
-        return None
-    split = "dev_matched" if record.config.get("task") == "mnli" else "dev"
-    return f"{split}_{record.metrics[0]}", "max"
 
 
 def _choose(checkpoints: Checkpoints, which: str) -> int:

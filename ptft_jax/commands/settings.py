@@ -17,29 +17,70 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse(
-    define: Callable[[flags.FlagValues], None], arguments: Sequence[str], *, has_config: bool
+    define: Callable[[flags.FlagValues], None],
+    arguments: Sequence[str],
+    defaults: Callable[[], Config] | None = None,
 ) -> tuple[flags.FlagValues, list[str]]:
     """Reads a command's flags.
 
     Args:
         define: defines the command's own flags.
         arguments: what follows the command's name.
-        has_config: the command takes `--config=FILE` and `--config.key=value`.
+        defaults: makes the config that names every key of the command, which then takes
+            `--config=FILE` and `--config.key=value`; None for a command without a config.
 
     Returns:
         The flag values, `config` (a locked ConfigDict) among them, and the positional arguments.
 
     Raises:
         ConfigError: an unknown flag or config key (with the nearest one), a value of a wrong type,
-            or a config file that is not there.
+            or a config file that is not there or lacks keys.
     """
-    arguments = [_existing_config(argument) for argument in arguments]
-    if has_config:
-        if not any(a == "--config" or a.startswith("--config=") for a in arguments):
-            raise ConfigError(f"--config is missing: name a config file, {_some_configs()}.")
-        base = [argument for argument in arguments if argument.startswith("--config=")]
-        _check_keys(arguments, _read(define, base, has_config=True)[0].config)
-    return _read(define, arguments, has_config=has_config)
+    if defaults is None:
+        return _read(define, arguments, has_config=False)
+    file, arguments = _split_config(arguments)
+    if file is None:
+        raise ConfigError(f"--config is missing: name a config file, {_some_configs()}.")
+    config = load_config(file)
+    _check_complete(file, config, defaults())
+    base = f"--config={_existing(file)}"
+    known = flatten(config.to_dict())
+    for argument in arguments:
+        if argument.startswith(("--config.", "--noconfig.")):
+            _check_key(argument.partition("=")[0].partition("config.")[2], known)
+            if "=" in argument:
+                _check_value(base, argument, config)
+    # In front, because config_flags wants the file before any key of it.
+    return _read(define, [base, *arguments], has_config=True)
+
+
+def load_config(file: str) -> Config:
+    """Returns the config of a `--config` value, FILE.py or FILE.py:TASK.
+
+    Raises:
+        ConfigError: there is no such file, or it gives no config.
+    """
+    argument = f"--config={_existing(file)}"
+    try:
+        config = _read(lambda _: None, [argument], has_config=True)[0].config
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config() returned {config!r}, expected a ConfigDict")
+        return config
+    # Whatever a config file does wrong when it is run.
+    except Exception as error:
+        # config_flags puts the whole traceback into the message; its last line says what.
+        reason = str(error).strip().splitlines()[-1].strip()
+        task = file.partition(":")[2]
+        hint = f"; without :{task}, if the file takes no task" if task else ""
+        raise ConfigError(
+            f"--config={file}: this file gives no config: {reason}. Expected a function "
+            f"get_config() that returns a ConfigDict{hint}; {_some_configs()}."
+        ) from error
+
+
+def config_of(arguments: Sequence[str]) -> str | None:
+    """Returns the value of `--config` in a command line, None where there is none."""
+    return _split_config(arguments)[0]
 
 
 def _read(
@@ -54,45 +95,103 @@ def _read(
         )
     define(values)
     try:
-        positional = values(argv)[1:]
-        if has_config:
-            _ = values.config
-    except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{error}. `ptft COMMAND --help` lists the flags.") from error
-    return values, positional
+        return values, values(argv)[1:]
+    except flags.Error as error:
+        text = str(error).strip().rstrip(".?").rstrip()
+        raise ConfigError(f"{text}. `ptft COMMAND --help` lists the flags.") from error
 
 
-def _existing_config(argument: str) -> str:
+def _split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Takes `--config=FILE` or `--config FILE` out of a command line."""
+    found, rest = [], []
+    ahead = iter(arguments)
+    for argument in ahead:
+        if argument == "--config":
+            found.append(next(ahead, ""))
+        elif argument.startswith("--config="):
+            found.append(argument.removeprefix("--config="))
+        else:
+            rest.append(argument)
+    if len(found) > 1:
+        raise ConfigError(f"--config is given {len(found)} times, {', '.join(found)}: name one.")
+    return (found[0] or None) if found else None, rest
+
+
+def _existing(file: str) -> str:
     """Finds `configs/…` from any working directory, and refuses a config that does not exist."""
-    flag, equals, value = argument.partition("=")
-    if flag != "--config" or not equals:
-        return argument
-    name, colon, task = value.partition(":")
+    name, colon, task = file.partition(":")
     for candidate in (Path(name), ROOT / name):
         if candidate.is_file():
-            return f"--config={candidate}{colon}{task}"
-    raise ConfigError(f"--config={value}: there is no file {name!r}; {_some_configs()}.")
+            return f"{candidate}{colon}{task}"
+    known = _configs()
+    near = nearest(name, known)
+    hint = f"the nearest is {near}" if near else _some_configs()
+    raise ConfigError(f"--config={file}: there is no file {name!r}; {hint}.")
+
+
+def _configs() -> list[str]:
+    return sorted(
+        str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*/*.py") if path.stem[0] != "_"
+    )
 
 
 def _some_configs() -> str:
-    found = sorted(
-        str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*/*.py") if path.stem[0] != "_"
-    )
+    found = _configs()
     return f"for example {', '.join(found)}" if found else "for example configs/pretrain/bert.py"
 
 
-def _check_keys(arguments: Sequence[str], config: ConfigDict) -> None:
-    known = list(flatten(config.to_dict()))
-    sections = {name.rpartition(".")[0] for name in known} - {""}
-    for argument in arguments:
-        if not argument.startswith("--config."):
-            continue
-        key = argument.partition("=")[0].removeprefix("--config.")
-        if key in known or key in sections:
-            continue
-        near = nearest(key, known)
-        hint = f"the nearest key is '{near}'" if near else f"the keys are {', '.join(known)}"
-        raise ConfigError(f"--config.{key}: the config has no key '{key}'; {hint}.")
+def _check_complete(file: str, config: Config, defaults: Config) -> None:
+    """Raises ConfigError for a config made for another command, or with keys of its own."""
+    there, wanted = flatten(config.to_dict()), flatten(defaults.to_dict())
+    problems = [
+        f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+        for word, names in (
+            ("it lacks", sorted(wanted.keys() - there.keys())),
+            ("unknown are", sorted(there.keys() - wanted.keys())),
+        )
+        if names
+    ]
+    if problems:
+        raise ConfigError(
+            f"--config={file} is no config of this command: {'; '.join(problems)}. Expected what "
+            f"the command's function in ptft_jax/commands/defaults.py returns, with other values."
+        )
+
+
+def _check_key(key: str, known: dict[str, Any]) -> None:
+    if key in known:
+        return
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        raise ConfigError(
+            f"--config.{key}: '{key}' is a section; set its keys, like --config.{inside[0]}=…"
+        )
+    near = nearest(key, list(known))
+    hint = f"the nearest key is '{near}'" if near else f"the keys are {', '.join(known)}"
+    raise ConfigError(f"--config.{key}: the config has no key '{key}'; {hint}.")
+
+
+def _check_value(base: str, argument: str, config: Config) -> None:
+    """Raises ConfigError when an override is not of its key's type."""
+    path = argument.partition("=")[0].removeprefix("--config.").split(".")
+    section = config
+    for name in path[:-1]:
+        section = section[name]
+    kind, now = section.get_type(path[-1]), section[path[-1]]
+    try:
+        _read(lambda _: None, [base, argument], has_config=True)
+    except ConfigError as error:
+        example = "" if now in (None, "", ()) else f", like {now}"
+        raise ConfigError(f"{argument}: expected {_KINDS.get(kind, kind)}{example}.") from error
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list in brackets, like (32,64)",
+}
 
 
 def nearest(key: str, known: Sequence[str]) -> str | None:

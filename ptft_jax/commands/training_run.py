@@ -11,12 +11,13 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from ptft_jax.commands.run_folder import RunFolder, RunRecord, best_metric
+from ptft_jax.commands.run_folder import RunFolder, RunRecord
 from ptft_jax.commands.scoring import Evaluate
 from ptft_jax.commands.screen import count, results_table
 from ptft_jax.commands.settings import Config
 from ptft_jax.data.pipeline import Batches, Examples
 from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.training.checkpoints import Checkpoints
@@ -85,6 +86,9 @@ def train(
 
     Returns:
         The metrics of the last evaluation by split, as written to results.json.
+
+    Raises:
+        ConfigError: the settings of the optimizer cannot be, or the run has gone further already.
     """
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
@@ -92,10 +96,15 @@ def train(
         run.steps,
         run.model.axes(),
     )
+    checkpoints = run.folder.checkpoints(config.keep_last, run.record.best)
+    finished = _finished(run, checkpoints)
+    if finished is not None:
+        console.print(f"all {count(run.steps)} updates are made already: nothing to do")
+        console.print(results_table(finished))
+        return finished
     first = jax.process_index() == 0
     if first:
         run.folder.start(run.record, run.tokenizer)
-    checkpoints = run.folder.checkpoints(config.keep_last, best_metric(run.record))
     with jax.set_mesh(mesh), checkpoints:
         state, next_index = _restore_or_init(run, config, mesh, optimizer, checkpoints, console)
         start = int(state.step)
@@ -142,6 +151,27 @@ def train(
             f"{', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )
+    return results
+
+
+def _finished(run: TrainingRun, checkpoints: Checkpoints) -> dict[str, dict[str, Any]] | None:
+    """Returns the results of a run that this very command has brought to its end, else None.
+
+    Raises:
+        ConfigError: the run has made more updates than it is asked for.
+    """
+    if not run.folder.exists():
+        return None
+    latest = checkpoints.latest_step()
+    if latest is not None and latest > run.steps:
+        raise ConfigError(
+            f"--run_dir={run.folder.path} has made {latest} updates already: expected steps of at "
+            f"least {latest} (now {run.steps}), or another --run_dir."
+        )
+    results = run.folder.results()
+    same = run.folder.record().to_json() == run.record.to_json()
+    if not same or latest != run.steps or results.pop("step", None) != run.steps:
+        return None
     return results
 
 

@@ -107,6 +107,8 @@ def _torch_outputs(
     """Returns the outputs of the PyTorch class under the names it gives them."""
     torch = importlib.import_module("torch")
     transformers = importlib.import_module("transformers")
+    # Its progress bar would run through what the command shows.
+    transformers.utils.logging.disable_progress_bar()
     model = getattr(transformers, model_class).from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         outputs = model(**{name: torch.tensor(array).long() for name, array in batch.items()})
