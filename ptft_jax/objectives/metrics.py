@@ -3,13 +3,14 @@
 All of them lie in [-1, 1] and larger is better. Where a metric is not defined (a correlation with
 predictions or labels that are all equal, F1 without any positive) the value is 0.0, never NaN, so
 that a collapsed run compares as worse than one that learnt anything.
+
+The two libraries are imported where they are used: together they take two seconds to load, which
+commands that score nothing should not wait for.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.stats
-import sklearn.metrics
 
 from ptft_jax.errors import ConfigError
 
@@ -23,14 +24,18 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """F1 of class 1 among the classes 0 and 1; 0.0 if it is neither there nor predicted."""
     if not (np.any(predictions == 1) or np.any(labels == 1)):
         return 0.0
-    return float(sklearn.metrics.f1_score(labels, predictions, pos_label=1))
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, pos_label=1))
 
 
 def matthews_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Matthews' correlation coefficient; 0.0 if all predictions or all labels are equal."""
     if _is_constant(predictions) or _is_constant(labels):
         return 0.0
-    return float(sklearn.metrics.matthews_corrcoef(labels, predictions))
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predictions))
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -44,8 +49,10 @@ def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Spearman's rank correlation, ties by average rank; 0.0 if all of either are equal."""
     if _is_constant(predictions) or _is_constant(labels):
         return 0.0
+    from scipy.stats import rankdata
+
     # The rank correlation by its definition; scipy.stats.spearmanr warns on some constant input.
-    return pearson(scipy.stats.rankdata(predictions), scipy.stats.rankdata(labels))
+    return pearson(rankdata(predictions), rankdata(labels))
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
