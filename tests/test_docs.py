@@ -161,10 +161,14 @@ def test_listed_messages_are_those_of_the_code():
     """Who searches docs/errors.md for a message must find the words that the program printed."""
     known = messages()
     text = (ROOT / "docs" / "errors.md").read_text("utf-8").partition("## Common messages")[2]
-    for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE):
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    assert len(rows) > 40
+    for row in rows:
         for message in re.findall(r"`([^`]+)`", row):
             # What is between the filled-in parts, which are … or an example in quotes.
-            for part in re.split(r"…|'[^']*'|\bN\b|\b\d+\b", message.removeprefix("[setup] ")):
+            for part in re.split(
+                r"…|'[^']*'|\bN\b|\b\d+\b", message.removeprefix("[setup] error: ")
+            ):
                 part = part.strip(" (),:;'=?")
                 assert len(part) < 8 or part in known, f"{message!r}: {part!r}"
 
