@@ -138,14 +138,18 @@ def _with_heads(opened: TrainedRun, wanted: str | None) -> tuple[EncoderConfig, 
             f"expected one of {', '.join(choices)}."
         )
     heads = choices[wanted]
+    if set(heads) == set(config.heads):
+        return config, params
     kept = {
         "encoder": {
             name: value
             for name, value in params["encoder"].items()
             if name != "pooler" or "pooler" in heads
         },
-        "heads": {name: value for name, value in params.get("heads", {}).items() if name in heads},
     }
+    kept_heads = {name: value for name, value in params["heads"].items() if name in heads}
+    if kept_heads:
+        kept["heads"] = kept_heads
     return config.replace(heads=heads), kept
 
 

@@ -1,6 +1,7 @@
 """From a command line to flags and an ml_collections config, with every mistake caught by name."""
 
 import difflib
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,21 +38,19 @@ def parse(
             or a config file that is not there or lacks keys.
     """
     if defaults is None:
-        return _read(define, arguments, has_config=False)
+        return _read(define, arguments)
     file, arguments = _split_config(arguments)
     if file is None:
         raise ConfigError(f"--config is missing: name a config file, {_some_configs()}.")
     config = load_config(file)
     _check_complete(file, config, defaults())
-    base = f"--config={_existing(file)}"
     known = flatten(config.to_dict())
     for argument in arguments:
         if argument.startswith(("--config.", "--noconfig.")):
             _check_key(argument.partition("=")[0].partition("config.")[2], known)
             if "=" in argument:
-                _check_value(base, argument, config)
-    # In front, because config_flags wants the file before any key of it.
-    return _read(define, [base, *arguments], has_config=True)
+                _check_value(argument, load_config(file))
+    return _read(define, arguments, config)
 
 
 def load_config(file: str) -> Config:
@@ -60,21 +59,24 @@ def load_config(file: str) -> Config:
     Raises:
         ConfigError: there is no such file, or it gives no config.
     """
-    argument = f"--config={_existing(file)}"
+    path, (_, colon, task) = _existing(file), file.partition(":")
+    spec = importlib.util.spec_from_file_location(f"ptft_config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
     try:
-        config = _read(lambda _: None, [argument], has_config=True)[0].config
+        spec.loader.exec_module(module)
+        config = module.get_config(*([task] if colon else []))
         if not isinstance(config, ConfigDict):
-            raise TypeError(f"get_config() returned {config!r}, expected a ConfigDict")
+            raise TypeError(f"get_config() returned {config!r}")
         return config
     # Whatever a config file does wrong when it is run.
     except Exception as error:
-        # config_flags puts the whole traceback into the message; its last line says what.
-        reason = str(error).strip().splitlines()[-1].strip()
-        task = file.partition(":")[2]
-        hint = f"; without :{task}, if the file takes no task" if task else ""
+        takes = f", and takes the task '{task}'" if colon else ""
         raise ConfigError(
-            f"--config={file}: this file gives no config: {reason}. Expected a function "
-            f"get_config() that returns a ConfigDict{hint}; {_some_configs()}."
+            f"--config={file}: this file gives no config: {type(error).__name__}: {error}. "
+            f"Expected a function get_config() that returns a ConfigDict{takes}; "
+            f"{_some_configs()}."
         ) from error
 
 
@@ -84,15 +86,15 @@ def config_of(arguments: Sequence[str]) -> str | None:
 
 
 def _read(
-    define: Callable[[flags.FlagValues], None], arguments: Sequence[str], *, has_config: bool
+    define: Callable[[flags.FlagValues], None],
+    arguments: Sequence[str],
+    config: Any = None,
 ) -> tuple[flags.FlagValues, list[str]]:
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     argv = ["ptft", *arguments]
-    if has_config:
-        config_flags.DEFINE_config_file(
-            "config", flag_values=values, sys_argv=argv, help_string="Config file, FILE.py[:TASK]."
-        )
+    if config is not None:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     define(values)
     try:
         return values, values(argv)[1:]
@@ -117,16 +119,16 @@ def _split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (found[0] or None) if found else None, rest
 
 
-def _existing(file: str) -> str:
+def _existing(file: str) -> Path:
     """Finds `configs/…` from any working directory, and refuses a config that does not exist."""
-    name, colon, task = file.partition(":")
+    name = file.partition(":")[0]
     for candidate in (Path(name), ROOT / name):
-        if candidate.is_file():
-            return f"{candidate}{colon}{task}"
+        if candidate.is_file() and candidate.suffix == ".py":
+            return candidate
     known = _configs()
     near = nearest(name, known)
     hint = f"the nearest is {near}" if near else _some_configs()
-    raise ConfigError(f"--config={file}: there is no file {name!r}; {hint}.")
+    raise ConfigError(f"--config={file}: there is no Python file {name!r}; {hint}.")
 
 
 def _configs() -> list[str]:
@@ -171,15 +173,15 @@ def _check_key(key: str, known: dict[str, Any]) -> None:
     raise ConfigError(f"--config.{key}: the config has no key '{key}'; {hint}.")
 
 
-def _check_value(base: str, argument: str, config: Config) -> None:
-    """Raises ConfigError when an override is not of its key's type."""
+def _check_value(argument: str, config: Config) -> None:
+    """Raises ConfigError when an override is not of its key's type; writes into `config`."""
     path = argument.partition("=")[0].removeprefix("--config.").split(".")
     section = config
     for name in path[:-1]:
         section = section[name]
     kind, now = section.get_type(path[-1]), section[path[-1]]
     try:
-        _read(lambda _: None, [base, argument], has_config=True)
+        _read(lambda _: None, [argument], config)
     except ConfigError as error:
         example = "" if now in (None, "", ()) else f", like {now}"
         raise ConfigError(f"{argument}: expected {_KINDS.get(kind, kind)}{example}.") from error

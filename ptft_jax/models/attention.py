@@ -30,10 +30,10 @@ class SelfAttention(nnx.Module):
             stack=stack,
         )
         embed = {"embed": config.hidden_size}
-        self.query = make("btd,dnh->btnh", inputs=embed, outputs=heads)
-        self.key = make("btd,dnh->btnh", inputs=embed, outputs=heads)
-        self.value = make("btd,dnh->btnh", inputs=embed, outputs=heads)
-        self.output = make("btnh,nhd->btd", inputs=heads, outputs=embed, reduces_tensor=True)
+        self.query = make("rd,dnh->rnh", inputs=embed, outputs=heads)
+        self.key = make("rd,dnh->rnh", inputs=embed, outputs=heads)
+        self.value = make("rd,dnh->rnh", inputs=embed, outputs=heads)
+        self.output = make("rnh,nhd->rd", inputs=heads, outputs=embed, reduces_tensor=True)
         self.dropout_rate = config.attention_probs_dropout_prob
 
     def __call__(

@@ -81,8 +81,8 @@ class FeedForward(nnx.Module):
             stack=stack,
         )
         embed, mlp = {"embed": config.hidden_size}, {"mlp": config.intermediate_size}
-        self.intermediate = make("btd,df->btf", inputs=embed, outputs=mlp)
-        self.output = make("btf,fd->btd", inputs=mlp, outputs=embed, reduces_tensor=True)
+        self.intermediate = make("rd,df->rf", inputs=embed, outputs=mlp)
+        self.output = make("rf,fd->rd", inputs=mlp, outputs=embed, reduces_tensor=True)
         self.layer_norm = _layer_norm(config, rngs, stack)
         self.hidden_act = config.hidden_act
 
@@ -122,7 +122,7 @@ class EncoderLayer(nnx.Module):
 
 def _pooler(config: EncoderConfig, rngs: nnx.Rngs) -> Linear:
     return Linear(
-        "bpd,de->bpe",
+        "rd,de->re",
         inputs={"embed": config.hidden_size},
         outputs={"embed_out": config.hidden_size},
         init=jax.nn.initializers.truncated_normal(config.initializer_range),

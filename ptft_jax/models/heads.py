@@ -23,7 +23,7 @@ class MlmHead(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.transform = Linear(
-            "bmd,de->bme",
+            "rd,de->re",
             inputs={"embed": config.hidden_size},
             outputs={"embed_out": config.hidden_size},
             init=jax.nn.initializers.truncated_normal(config.initializer_range),
@@ -64,7 +64,7 @@ class NspHead(Linear):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, classes: int = 2):
         super().__init__(
-            "bpd,dk->bpk",
+            "rd,dk->rk",
             inputs={"embed": config.hidden_size},
             outputs={"labels": classes},
             init=jax.nn.initializers.truncated_normal(config.initializer_range),

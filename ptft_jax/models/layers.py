@@ -57,7 +57,7 @@ class Linear(nnx.Module):
         """Declares kernel and bias.
 
         Args:
-            equation: einsum of activation and kernel, e.g. "btd,dnh->btnh".
+            equation: einsum of rows and kernel, e.g. "rd,dnh->rnh"; R = B x T rows.
             inputs: size by logical axis of the dimensions summed over, in the kernel's order.
             outputs: size by logical axis of the dimensions produced.
             init: the kernel's initializer; the bias starts at zero.
@@ -80,16 +80,18 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = partition.gather(self.kernel[...].astype(self.dtype), self.kernel_axes)
         bias = partition.gather(self.bias[...].astype(self.dtype), self.bias_axes)
-        out_sharding = partition.batch_sharding(len(self.equation.split("->")[1]))
-        return (
-            jnp.einsum(
-                self.equation,
-                x.astype(self.dtype),
-                kernel,
-                out_sharding=out_sharding if self.reduces_tensor else None,
-            )
-            + bias
+        batch, tokens, *inputs = x.shape
+        # Over rows of all examples, because the gradient of an einsum over two leading dimensions
+        # contracts both: XLA's CPU backend then transposes the activations and leaves its fast
+        # matrix product (the kernel's gradient took 1.8 times as long, a whole step 1.3 times).
+        y = jnp.einsum(
+            self.equation,
+            x.astype(self.dtype).reshape(-1, *inputs),
+            kernel,
+            out_sharding=partition.batch_sharding(2) if self.reduces_tensor else None,
         )
+        split = partition.activation_sharding(self.bias_axes)
+        return jnp.reshape(y + bias, (batch, tokens, *y.shape[1:]), out_sharding=split)
 
 
 class LayerNorm(nnx.Module):

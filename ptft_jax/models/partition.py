@@ -61,3 +61,8 @@ def batch_spec(ndim: int) -> P:
 def batch_sharding(ndim: int) -> P | None:
     """Returns `batch_spec(ndim)` as an `out_sharding` argument, None when no mesh is set."""
     return batch_spec(ndim) if has_mesh() else None
+
+
+def activation_sharding(axes: Axes) -> P | None:
+    """Returns the layout of an activation [B, T, *axes] that a parameter's last `axes` produce."""
+    return P(BATCH, None, *gathered_spec(axes)) if has_mesh() else None
