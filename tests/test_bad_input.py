@@ -99,7 +99,8 @@ def _prepare(place, *flags):
 
 
 def _pretrain(place, *flags, **changes):
-    return [*pretrain_flags(place / "data", place / "new", **changes), *flags]
+    data_dir = changes.pop("data_dir", place / "data")
+    return [*pretrain_flags(data_dir, place / "new", **changes), *flags]
 
 
 def _finetune(place, table="table", config="text.py", source="hf", **changes):
@@ -122,7 +123,7 @@ CASES = {
     "config of another command": (
         2,
         lambda p: ["pretrain", PREPARE, f"--run_dir={p}/new"],
-        ["no config of this command", "it lacks", "steps", "unknown are", "inputs"],
+        ["no config of this command", "it lacks", "batch_size", "unknown are", "inputs"],
     ),
     "broken config": (
         2,

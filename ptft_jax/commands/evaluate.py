@@ -95,9 +95,8 @@ def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
 
 def _mesh(config: Config, model: Model) -> Mesh:
     """Returns the mesh of the run, or one device where that mesh does not fit this machine."""
-    sizes = [config.eval_batch_size] if "eval_batch_size" in config else []
     try:
-        return checked_mesh(config, model, *sizes)
+        return checked_mesh(config, model)
     except ConfigError:
         return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 

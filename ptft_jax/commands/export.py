@@ -17,6 +17,7 @@ from absl import flags
 from ptft_jax.commands.evaluate import define_reading_flags
 from ptft_jax.commands.run_folder import TrainedRun, host_params, open_run
 from ptft_jax.commands.screen import made, make_console
+from ptft_jax.commands.settings import check_place
 from ptft_jax.convert.folder import ARCHITECTURES, architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import card
 from ptft_jax.convert.verify import Verification, verify_against_torch
@@ -103,6 +104,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 def export(run_dir: str, out_dir: str, wanted: str | None = None, which: str = "last") -> Exported:
     """Exports a run; returns what was written and what the comparison with PyTorch found."""
+    check_place("out_dir", out_dir)
     check_out_dir(out_dir)
     opened = open_run(run_dir, which)
     config, params = _with_heads(opened, wanted)

@@ -73,7 +73,7 @@ def finetune(
     initial = _of_run(folder, task) if resumes else _of_source(init_from, task)
     model = build_model(_model_config(config, initial.config))
     objective = ClassificationObjective(regression=task.label_names is None)
-    mesh = checked_mesh(config, model, config.eval_batch_size)
+    mesh = checked_mesh(config, model)
     train_split = task.splits["train"]
     examples = ClassificationExamples(
         train_split,

@@ -10,7 +10,7 @@ sentence or one paragraph per line. A WordPiece vocabulary is learned from it, o
 from absl import flags
 
 from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars
-from ptft_jax.commands.settings import Config
+from ptft_jax.commands.settings import Config, check_place
 from ptft_jax.data.corpus import Manifest
 from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
 from ptft_jax.errors import ConfigError
@@ -27,6 +27,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         raise ConfigError(f"{positional[0]!r}: inputs are given as --config.inputs=FILES.")
     if not values.out_dir:
         raise ConfigError("--out_dir is missing: name the folder to make for the corpus.")
+    check_place("out_dir", values.out_dir)
     prepare(values.config, values.out_dir)
     made(
         make_console(),

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ptft_jax.commands.settings import Config, flatten
+from ptft_jax.commands.settings import Config, check_place, flatten
 from ptft_jax.data.tokenizer import WordPieceTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params, build_model
@@ -94,12 +94,7 @@ class RunFolder:
         Raises:
             ConfigError: there is a file in the way, or a folder of another kind.
         """
-        for place in (self.path, *self.path.parents):
-            if place.exists() and not place.is_dir():
-                raise ConfigError(
-                    f"--run_dir={self.path}: {place} is a file; expected the name of a folder to "
-                    "make, or a run's folder."
-                )
+        check_place("run_dir", self.path)
         foreign = [name for name in _FOREIGN if (self.path / name).exists()]
         if foreign and not self.exists():
             raise ConfigError(

@@ -196,6 +196,15 @@ _KINDS = {
 }
 
 
+def check_place(flag: str, path: str | Path) -> None:
+    """Raises ConfigError when no folder can be made at `path`, because a file is in the way."""
+    for place in (Path(path), *Path(path).parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(
+                f"--{flag}={path}: {place} is a file; expected the name of a folder to make."
+            )
+
+
 def nearest(key: str, known: Sequence[str]) -> str | None:
     """Returns the known key most like `key`, by its whole path or by its last part; else None."""
     by_path = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

@@ -60,21 +60,20 @@ class TrainingRun:
     make_evaluate: Callable[[Mesh], Evaluate]
 
 
-def checked_mesh(config: Config, model: Model, *batch_sizes: int) -> Mesh:
+def checked_mesh(config: Config, model: Model) -> Mesh:
     """Returns the mesh of a config after checking that batches and model fit it.
 
     Args:
-        config: with the keys `mesh`, `batch_size` and `accumulate`.
+        config: with the keys `mesh`, `batch_size` and `accumulate`, perhaps `eval_batch_size`.
         model: the model.
-        *batch_sizes: further batch sizes that are not accumulated (evaluation).
 
     Raises:
         ConfigError: something does not divide.
     """
     mesh = make_mesh(MeshConfig(**config.mesh))
     check_batch(config.batch_size, config.accumulate, mesh)
-    for size in batch_sizes:
-        check_batch(size, 1, mesh)
+    if "eval_batch_size" in config:
+        check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
     check_model(model.config, mesh)
     return mesh
 

@@ -103,21 +103,22 @@ def process_rows(mesh: Mesh, batch_size: int) -> slice:
     return slice(int(own[0]) * rows, (int(own[-1]) + 1) * rows)
 
 
-def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:
     """Raise ConfigError unless every device gets the same number of rows in every micro-batch.
 
-    `batch_size` is the global one, of a whole update; `accumulate` is its number of micro-batches.
+    `batch_size` is the global one, of a whole update; `accumulate` is its number of micro-batches;
+    `key` is what the setting is called.
     """
-    for key, value in (("batch_size", batch_size), ("accumulate", accumulate)):
+    for name, value in ((key, batch_size), ("accumulate", accumulate)):
         if value < 1:
-            raise ConfigError(f"{key}={value} must be at least 1")
+            raise ConfigError(f"{name}={value} must be at least 1")
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     unit = accumulate * shards
     if batch_size % unit:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
         near = f"{below} or {above}" if below else f"{above}"
         raise ConfigError(
-            f"batch_size={batch_size} is not divisible by accumulate={accumulate} x mesh.data="
+            f"{key}={batch_size} is not divisible by accumulate={accumulate} x mesh.data="
             f"{mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} = {unit}; nearest: {near}"
         )
 

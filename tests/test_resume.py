@@ -1,0 +1,140 @@
+"""A killed run that is started again goes on as if nothing had happened, to the last bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import (
+    finetune_flags,
+    losses,
+    metrics,
+    pretrain_flags,
+    results,
+    run,
+    sentences,
+    write_corpus,
+)
+
+ONE_DEVICE = {"mesh.data": 1, "mesh.fsdp": 1}
+STEPS = 12
+EVERY = 4
+KILL_AT = random.Random(20).randrange(EVERY + 1, STEPS - 1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a corpus, a table, and whole runs of both kinds on one device."""
+    place = tmp_path_factory.mktemp("resume")
+    write_corpus(place / "text.txt", 20)
+    prepare = ["prepare", "--config=configs/data/text.py", f"--config.inputs={place}/text.txt"]
+    flags = ["--config.vocab_size=200", "--config.dev_fraction=0.2", f"--out_dir={place}/data"]
+    assert run(*prepare, *flags) == 0
+    (place / "table").mkdir()
+    for split, count, seed in (("train", 40, 1), ("dev", 8, 2)):
+        rows = [f"{text}\t{label}" for text, label in sentences(count, seed)]
+        text = "\n".join(["text\tlabel", *rows]) + "\n"
+        (place / "table" / f"{split}.tsv").write_text(text)
+    _finish(_start(place, _pretrain(place, "whole")))
+    _finish(_start(place, _finetune(place, "whole_tuned")))
+    return place
+
+
+def _pretrain(place: Path, name: str) -> list[str]:
+    intervals = {"steps": STEPS, "eval_every": EVERY, "checkpoint_every": EVERY, "batch_size": 4}
+    return pretrain_flags(place / "data", place / name, **intervals, **ONE_DEVICE)
+
+
+def _finetune(place: Path, name: str) -> list[str]:
+    # Batches of 8 of 40 rows: the kill comes in the second or third epoch, in another order.
+    intervals = {"steps": STEPS, "eval_every": EVERY, "checkpoint_every": EVERY}
+    source = place / "whole"
+    return finetune_flags(
+        "text.py", place / "table", source, place / name, **intervals, **ONE_DEVICE
+    )
+
+
+def _start(place: Path, flags: list[str]) -> subprocess.Popen:
+    """Starts a command line in a process of its own, with one device."""
+    environment = dict(os.environ, JAX_NUM_CPU_DEVICES="1")
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(place / "cache")
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return subprocess.Popen(
+        [sys.executable, "-m", "ptft_jax", *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen, code: int = 0) -> str:
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    return said
+
+
+def _stop(process: subprocess.Popen, run_dir: Path, step: int, number: signal.Signals) -> None:
+    """Sends a signal once the loss of `step` is in metrics.jsonl."""
+    path = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not path.is_file() or f'"step": {step},' not in path.read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(number)
+
+
+def _same_lines(first: Path, second: Path) -> None:
+    """Asserts that two runs logged the same, but for the time it took."""
+    assert losses(first) == losses(second)
+    assert sorted(losses(first)) == list(range(1, STEPS + 1))
+    timed = {"tokens_per_second"}
+    kept = [
+        [{name: line[name] for name in line.keys() - timed} for line in metrics(folder)]
+        for folder in (first, second)
+    ]
+    assert kept[0] == kept[1]
+    assert results(first) == results(second)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_killed_run_goes_on_to_the_same_losses(place, kind):
+    """SIGKILL at a random step: from its checkpoint on, every logged number is the same.
+
+    Dropout is on, and the data is in another order in each epoch, so that a forgotten random state
+    or data position would show.
+    """
+    make, whole = {"pretrain": (_pretrain, "whole"), "finetune": (_finetune, "whole_tuned")}[kind]
+    name = f"killed_{kind}"
+    process = _start(place, make(place, name))
+    _stop(process, place / name, KILL_AT, signal.SIGKILL)
+    _finish(process, -signal.SIGKILL)
+    said = _finish(_start(place, make(place, name)))
+    assert "resuming at step" in said
+    _same_lines(place / name, place / whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(place):
+    """There is a run folder but no checkpoint: the run starts anew, with the same losses.
+
+    Ctrl-C then saves a checkpoint and leaves with 130, and the next start goes on from there.
+    """
+    name = "interrupted"
+    process = _start(place, _pretrain(place, name))
+    _stop(process, place / name, 1, signal.SIGKILL)
+    _finish(process, -signal.SIGKILL)
+    assert not list((place / name / "checkpoints").glob("[0-9]*"))
+    process = _start(place, _pretrain(place, name))
+    _stop(process, place / name, 2, signal.SIGINT)
+    said = _finish(process, 130)
+    assert "the same command resumes there" in said
+    assert "resuming" not in said
+    assert "Traceback" not in said
+    said = _finish(_start(place, _pretrain(place, name)))
+    assert "resuming at step" in said
+    _same_lines(place / name, place / "whole")
