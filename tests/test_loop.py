@@ -226,6 +226,21 @@ def test_interrupt_saves_and_exits():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupt_while_a_step_is_reported_still_saves():
+    """Ctrl-C at the wrong moment once said that it had saved a checkpoint when it had not."""
+
+    class Interrupting(Record):
+        def training(self, step, metrics):
+            super().training(step, metrics)
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    record = Interrupting()
+    with pytest.raises(SystemExit):
+        run(record, until=100, log_every=2)
+    assert [event[1] for event in record.of("save")] == [3]
+
+
 def test_a_second_interrupt_does_not_wait():
     """A step that hangs can still be ended by hand."""
 

@@ -4,8 +4,8 @@
         --init_from=RUN_OR_HF_DIR --run_dir=RUN
 
 `data_dir` is the folder with CoLA/, SST-2/, …; without it the data comes from TFDS. The settings
-are those of Hugging Face's `run_glue.py` (learning rate 2e-5, batch 32, 3 epochs, 5 for the two
-smallest tasks), with 10 % of warm-up as in Devlin et al. 2019.
+are those of Hugging Face's `run_glue.py` examples (learning rate 2e-5, batch 32, 3 epochs, 5 for
+mrpc and wnli), with 10 % of warm-up as in Devlin et al. 2019.
 
 Expected on dev from bert-base-cased with such settings, as published in the transformers
 examples: cola 56.5 (Matthews), sst2 92.3, mrpc 84.1/88.9 (accuracy/F1), stsb 88.6 (Pearson),

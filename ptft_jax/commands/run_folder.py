@@ -165,7 +165,8 @@ class RunFolder:
         """Writes config.json and the tokenizer; the last thing to be called before training."""
         self.path.mkdir(parents=True, exist_ok=True)
         length = record.encoder_config.max_position_embeddings
-        tokenizer.save(self.tokenizer_dir, model_max_length=length)
+        if not self.exists():
+            tokenizer.save(self.tokenizer_dir, model_max_length=length)
         # Last, so that whatever has a config.json is a whole run.
         write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
 

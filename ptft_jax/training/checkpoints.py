@@ -12,6 +12,7 @@ killed while it saves keeps its earlier checkpoints.
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -261,9 +262,11 @@ def _read_arrays(path: Path, targets: Mapping[str, Any]) -> Mapping[str, Any]:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
                 return reader.restore(path, args=ocp.args.Composite(**args))
     except _READ_ERRORS as error:
+        # TensorStore adds its source locations and the array's whole spec.
+        reason = re.split(r"\s*\[(?:source locations|tensorstore_spec)=", str(error))[0]
         raise DataError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it to use "
-            "an earlier one"
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); delete it to "
+            "use an earlier one"
         ) from error
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise DataError(

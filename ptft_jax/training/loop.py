@@ -109,7 +109,9 @@ def fit(
             last = done == until
             logs = last or done % log_every == 0
             evaluates = evaluate is not None and (last or _due(done, eval_every))
-            saves = last or _due(done, checkpoint_every) or interrupted.is_set()
+            # Read once: a Ctrl-C from here on counts after the next step, which then saves.
+            stops = interrupted.is_set() and not last
+            saves = last or _due(done, checkpoint_every) or stops
             if not (logs or evaluates or saves):
                 continue
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -122,7 +124,7 @@ def fit(
             scores = _evaluate(state, done, report, evaluate) if evaluates else {}
             if saves:
                 save(done, state, batches.next_index, scores)
-            if interrupted.is_set() and not last:
+            if stops:
                 report.say(
                     f"interrupted: saved step {done} of {until}; the same command resumes there"
                 )
