@@ -145,6 +145,10 @@ def _pretrain_config(corpus: str) -> Config:
     config.model.hidden_size = 128
     config.model.num_attention_heads = 2
     config.model.intermediate_size = 512
+    # A wide start for a narrow model, and no dropout for a run of two epochs.
+    config.model.initializer_range = 0.06
+    config.model.hidden_dropout_prob = 0.0
+    config.model.attention_probs_dropout_prob = 0.0
     config.max_seq_length = 64
     config.max_predictions_per_seq = 10
     config.steps = 1000
@@ -160,6 +164,8 @@ def _pretrain_config(corpus: str) -> Config:
 def _finetune_config(documentation: Documentation) -> Config:
     config = defaults.finetune()
     config.task = "text"
+    config.model.hidden_dropout_prob = 0.1
+    config.model.attention_probs_dropout_prob = 0.1
     config.data_dir = str(documentation.task_dir)
     config.max_seq_length = 64
     config.length_buckets = (32, 64)

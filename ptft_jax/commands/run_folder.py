@@ -165,7 +165,8 @@ class RunFolder:
         """Writes config.json and the tokenizer; the last thing to be called before training."""
         self.path.mkdir(parents=True, exist_ok=True)
         length = record.encoder_config.max_position_embeddings
-        if not self.exists():
+        # Left alone in a run that goes on: a kill would leave half a tokenizer in a good run.
+        if not self.exists() or self.tokenizer().sha256 != tokenizer.sha256:
             tokenizer.save(self.tokenizer_dir, model_max_length=length)
         # Last, so that whatever has a config.json is a whole run.
         write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
