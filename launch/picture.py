@@ -8,6 +8,7 @@
 
 import argparse
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +28,10 @@ def main() -> None:
     width = max(len(line) for line in lines[first:])
     console = Console(record=True, width=width, file=io.StringIO())
     console.print(Text("\n".join(lines[first:])))
-    console.save_svg(str(arguments.picture), title=arguments.title)
+    svg = console.export_svg(title=arguments.title)
+    # Without the fonts that rich would have the reader's browser fetch from elsewhere.
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    arguments.picture.write_text(svg, encoding="utf-8")
     print(f"wrote {arguments.picture}: {len(lines) - first} lines of {width} characters")
 
 

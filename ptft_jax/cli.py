@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.errors import ConfigError, PtftError
+from ptft_jax.training.host_memory import keep_freed_memory
 
 COMMANDS = {
     "demo": "the whole path on the embedded corpus, in a few minutes",
@@ -65,6 +66,7 @@ def _run(arguments: list[str]) -> int:
         near = settings.nearest(name, list(COMMANDS))
         hint = f"; did you mean '{near}'?" if near else ""
         raise ConfigError(f"there is no command {name!r}{hint} Commands: {', '.join(COMMANDS)}.")
+    keep_freed_memory()
     # A command is imported only when it is called: JAX takes seconds to load.
     module = importlib.import_module(f"ptft_jax.commands.{_MODULES.get(name, name)}")
     from ptft_jax.commands.defaults import BY_COMMAND

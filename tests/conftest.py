@@ -14,6 +14,10 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+from ptft_jax.training.host_memory import keep_freed_memory
+
+keep_freed_memory()  # before JAX starts its threads, as the command line does
+
 # The shapes in the signatures of the seams are checked under pytest only.
 jaxtyping.install_import_hook(["ptft_jax.models.build", "ptft_jax.objectives"], "beartype.beartype")
 
