@@ -1,6 +1,5 @@
 """The loop and the evaluation, on a model of one number whose loss is known at every step."""
 
-import os
 import signal
 
 import jax
@@ -215,7 +214,7 @@ def test_interrupt_saves_and_exits():
 
     def interrupt(index):
         if index == 2 * BATCH_SIZE:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as caught:
@@ -233,7 +232,7 @@ def test_an_interrupt_while_a_step_is_reported_still_saves():
         def training(self, step, metrics):
             super().training(step, metrics)
             if step == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     record = Interrupting()
     with pytest.raises(SystemExit):
@@ -245,8 +244,8 @@ def test_a_second_interrupt_does_not_wait():
     """A step that hangs can still be ended by hand."""
 
     def interrupt(index):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     record = Record()
     with pytest.raises(KeyboardInterrupt):
