@@ -21,6 +21,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -269,6 +270,7 @@ def _run_ours(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     With log_every=1 the rate of a line is that of one update, so tokens / rate is its duration.
     """
     folder = args.out_dir / f"run-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted one would resume and seem fast
     command = [
         *(sys.executable, "-m", "ptft_jax", "finetune"),
         f"--config={ROOT / 'configs/finetune/glue.py'}:mrpc",
