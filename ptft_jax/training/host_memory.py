@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed memory, up to 2 GiB at the top of its heap, in one arena.
+    """Tells glibc to keep freed memory, blocks and heap top up to 2 GiB, in one arena.
 
     To be called before any thread has allocated. A person's own settings (MALLOC_ARENA_MAX and the
     like, GLIBC_TUNABLES) are left as they are.
@@ -32,6 +32,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False  # another C library
-    wanted = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: (1 << 31) - 1}
+    most = (1 << 31) - 1  # the parameters are C ints
+    wanted = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: most, _M_TRIM_THRESHOLD: most}
     done = [mallopt(parameter, value) for parameter, value in wanted.items()]  # each of them
     return all(done)
