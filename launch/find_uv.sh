@@ -10,7 +10,8 @@ die() {
 # A command on PATH may be a shim that fails when run (pyenv), so candidates are run, not looked up.
 runs() { "$@" >/dev/null 2>&1; }
 
-# pip as a file, for a python3 that came without pip and without ensurepip (Debian's, for one).
+# pip as a file from the package index in PIP_INDEX_URL, for a python3 that came without pip and without
+# ensurepip (Debian's, for one).
 fetch_pip_wheel() {
     python3 - "$1" <<'PY'
 import hashlib, os, pathlib, re, sys, urllib.parse, urllib.request
@@ -49,7 +50,7 @@ find_uv() {
         .tools/pip/bin/python -m pip install --quiet --upgrade --target .tools/uv uv
     else
         rm -rf .tools/pip
-        wheel=$(fetch_pip_wheel .tools) || die "no pip here and none could be fetched; install uv first (https://docs.astral.sh/uv)"
+        wheel=$(fetch_pip_wheel .tools) || die "this python3 has neither pip nor ensurepip: install one of them (Debian: python3-pip) or uv (https://docs.astral.sh/uv), or set PIP_INDEX_URL to a package index to fetch pip from"
         python3 "$wheel/pip" install --quiet --upgrade --target .tools/uv uv
     fi
     UV=.tools/uv/bin/uv
