@@ -19,7 +19,7 @@ from ptft_jax.commands.run_folder import TrainedRun, host_params, open_run
 from ptft_jax.commands.screen import made, make_console
 from ptft_jax.commands.settings import check_place
 from ptft_jax.convert.folder import ARCHITECTURES, architecture, check_out_dir, write_hf_folder
-from ptft_jax.convert.model_card import card
+from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
@@ -182,10 +182,4 @@ def _data(opened: TrainedRun) -> dict[str, Any] | None:
     manifest = Path(config.get("data_dir") or "") / "manifest.json"
     if opened.record.command != "pretrain" or not manifest.is_file():
         return None
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    splits = {
-        f"{name} {key}": counts[key]
-        for name, counts in content["splits"].items()
-        for key in ("documents", "sentences", "tokens")
-    }
-    return {"sources": [Path(name).name for name in content["sources"]], **splits}
+    return corpus_summary(json.loads(manifest.read_text(encoding="utf-8")))

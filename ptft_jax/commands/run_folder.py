@@ -201,15 +201,12 @@ class TrainedRun:
     params: Params
 
 
-def open_run(
-    run_dir: str | Path, which: str = "last", abstract_params: Params | None = None
-) -> TrainedRun:
-    """Opens a run at one of its checkpoints.
+def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
+    """Opens a run at one of its checkpoints, with its parameters on one device.
 
     Args:
         run_dir: the run's folder.
         which: "last", "best" or the number of a step.
-        abstract_params: where the parameters are to lie; None means one device.
 
     Raises:
         ConfigError: there is no such run or checkpoint.
@@ -220,8 +217,7 @@ def open_run(
     config = record.encoder_config
     with folder.checkpoints(best=record.best) as checkpoints:
         step = _choose(checkpoints, which)
-        target = build_model(config).abstract() if abstract_params is None else abstract_params
-        params = checkpoints.restore_params(step, target)
+        params = checkpoints.restore_params(step, build_model(config).abstract())
     return TrainedRun(
         folder=folder,
         record=record,
