@@ -154,9 +154,9 @@ def _task(args: argparse.Namespace):
 
 def _our_examples(args: argparse.Namespace, seed: int, *, shuffle: bool):
     from ptft_jax.data.classification import ClassificationExamples
-    from ptft_jax.data.tokenizer import WordPieceTokenizer
+    from ptft_jax.data.tokenizer import TextTokenizer
 
-    tokenizer = WordPieceTokenizer.load(args.model_dir)
+    tokenizer = TextTokenizer.load(args.model_dir)
     train = _task(args).splits["train"]
     return ClassificationExamples(train, tokenizer, MAX_LENGTH, seed=seed, shuffle=shuffle)
 

@@ -14,7 +14,7 @@ import pytest
 from command_line import finetune_flags, pretrain_flags, run, tree, write_corpus
 
 from ptft_jax.convert.folder import write_hf_folder
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 
@@ -30,7 +30,7 @@ def place(tmp_path_factory) -> Path:
     write_corpus(place / "text.txt", 12)
     flags = ["--config.vocab_size=200", "--config.dev_fraction=0.2", f"--out_dir={place}/data"]
     assert run("prepare", PREPARE, f"--config.inputs={place}/text.txt", *flags) == 0
-    tokenizer = WordPieceTokenizer.load(place / "data" / "tokenizer")
+    tokenizer = TextTokenizer.load(place / "data" / "tokenizer")
     config = EncoderConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=32,

@@ -6,10 +6,10 @@ import pytest
 from ptft_jax.data.classification import ClassificationExamples
 from ptft_jax.data.pipeline import Batches, evaluation_batches
 from ptft_jax.data.tasks import Split, load_task
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
-TOKENIZER = WordPieceTokenizer(
+TOKENIZER = TextTokenizer(
     ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"], lowercase=True
 )
 PAD, CLS, SEP = TOKENIZER.pad_token_id, TOKENIZER.cls_token_id, TOKENIZER.sep_token_id
@@ -35,7 +35,7 @@ def test_equal_to_hugging_face(shared_data, task, max_seq_length):
     texts_b = None if dev.texts_b is None else dev.texts_b[:300]
     split = split_of(dev.texts_a[:300], texts_b)
     ours = ClassificationExamples(
-        split, WordPieceTokenizer.load(vocabulary), max_seq_length, length_buckets=()
+        split, TextTokenizer.load(vocabulary), max_seq_length, length_buckets=()
     )
     theirs = BertTokenizerFast(vocab=str(vocabulary))(
         split.texts_a,

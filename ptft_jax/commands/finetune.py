@@ -28,7 +28,7 @@ from ptft_jax.commands.training_flags import (
 from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
 from ptft_jax.data.classification import ClassificationExamples
 from ptft_jax.data.tasks import Split, TableSettings, TaskData, load_task
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
@@ -182,7 +182,7 @@ def load_task_of(config: Config) -> TaskData:
 
 
 def evaluation_examples(
-    config: Config, task: TaskData, tokenizer: WordPieceTokenizer
+    config: Config, task: TaskData, tokenizer: TextTokenizer
 ) -> dict[str, ClassificationExamples]:
     """Returns the examples of the task's labelled evaluation splits."""
     return {

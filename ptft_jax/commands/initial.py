@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ptft_jax.commands.run_folder import FORMAT, host_params, open_run
 from ptft_jax.convert.folder import read_hf_folder
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
@@ -26,7 +26,7 @@ class Initial:
 
     params: Params
     config: EncoderConfig
-    tokenizer: WordPieceTokenizer
+    tokenizer: TextTokenizer
     new: tuple[str, ...]
     dropped: tuple[str, ...]
 

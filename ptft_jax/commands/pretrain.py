@@ -29,7 +29,7 @@ from ptft_jax.commands.training_flags import (
 from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
 from ptft_jax.data.corpus import Corpus, Manifest
 from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params, build_model
 from ptft_jax.models.config import EncoderConfig
@@ -88,7 +88,7 @@ def pretrain(
         raise ConfigError(f"--config.steps={config.steps}: expected at least 1.")
     data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
     train_corpus, dev_corpus = (Corpus.open(data_dir, split) for split in ("train", "dev"))
-    tokenizer = WordPieceTokenizer.load(train_corpus.tokenizer_dir)
+    tokenizer = TextTokenizer.load(train_corpus.tokenizer_dir)
     model = build_model(_model_config(config, tokenizer.vocab_size))
     if init_from is None and folder.exists():
         init_from = folder.record().init_from
@@ -171,7 +171,7 @@ def _model_config(config: Config, vocab_size: int) -> EncoderConfig:
     return model
 
 
-def _initial(source: str, model: Model, tokenizer: WordPieceTokenizer, console: Console) -> Params:
+def _initial(source: str, model: Model, tokenizer: TextTokenizer, console: Console) -> Params:
     initial = load_initial(source, HEADS)
     if initial.tokenizer.sha256 != tokenizer.sha256:
         raise ConfigError(

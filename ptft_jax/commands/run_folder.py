@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ptft_jax.commands.settings import Config, check_place, flatten
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params, build_model
 from ptft_jax.models.config import EncoderConfig
@@ -84,9 +84,9 @@ class RunFolder:
         """Says whether the run has anything to go on from."""
         return self.exists() and self.checkpoints().latest_step() is not None
 
-    def tokenizer(self) -> WordPieceTokenizer:
+    def tokenizer(self) -> TextTokenizer:
         """Reads the run's tokenizer."""
-        return WordPieceTokenizer.load(self.tokenizer_dir)
+        return TextTokenizer.load(self.tokenizer_dir)
 
     def check_usable(self) -> None:
         """Refuses a place where no run can be made.
@@ -161,7 +161,7 @@ class RunFolder:
                 "--config_change=allow."
             )
 
-    def start(self, record: RunRecord, tokenizer: WordPieceTokenizer) -> None:
+    def start(self, record: RunRecord, tokenizer: TextTokenizer) -> None:
         """Writes config.json and the tokenizer; the last thing to be called before training."""
         self.path.mkdir(parents=True, exist_ok=True)
         length = record.encoder_config.max_position_embeddings
@@ -196,7 +196,7 @@ class TrainedRun:
     record: RunRecord
     config: Config
     model_config: EncoderConfig
-    tokenizer: WordPieceTokenizer
+    tokenizer: TextTokenizer
     step: int
     params: Params
 

@@ -16,7 +16,7 @@ from ptft_jax.commands.scoring import Evaluate
 from ptft_jax.commands.screen import count, results_table
 from ptft_jax.commands.settings import Config
 from ptft_jax.data.pipeline import Batches, Examples
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.objectives.totals import Objective
@@ -52,7 +52,7 @@ class TrainingRun:
     model: Model
     objective: Objective
     examples: Examples
-    tokenizer: WordPieceTokenizer
+    tokenizer: TextTokenizer
     steps: int
     eval_every: int
     checkpoint_every: int

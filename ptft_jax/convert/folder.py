@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ptft_jax.convert import bert
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig
 
@@ -101,7 +101,7 @@ def write_hf_folder(
     out_dir: str | os.PathLike[str],
     params: Mapping[str, Any],
     config: EncoderConfig,
-    tokenizer: WordPieceTokenizer,
+    tokenizer: TextTokenizer,
     card: str,
     id2label: Sequence[str] | None = None,
 ) -> Path:
@@ -163,7 +163,7 @@ def check_out_dir(out_dir: str | os.PathLike[str]) -> None:
 
 def read_hf_folder(
     path: str | os.PathLike[str], heads: Sequence[str] | None = None
-) -> tuple[dict[str, Any], EncoderConfig, WordPieceTokenizer, HeadsInfo]:
+) -> tuple[dict[str, Any], EncoderConfig, TextTokenizer, HeadsInfo]:
     """Reads a BERT folder into a parameter tree.
 
     Args:
@@ -211,7 +211,7 @@ def read_hf_folder(
         dropped=(*(head for head in present if head not in found), *sorted(strange)),
         id2label=_label_names(content),
     )
-    return params, config, WordPieceTokenizer.load(path), info
+    return params, config, TextTokenizer.load(path), info
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 
@@ -42,7 +42,7 @@ def verify_against_torch(
     folder: str | os.PathLike[str],
     params: Mapping[str, Any],
     config: EncoderConfig,
-    tokenizer: WordPieceTokenizer,
+    tokenizer: TextTokenizer,
     texts: Sequence[str] = TEXTS,
 ) -> Verification | None:
     """Runs the folder in PyTorch and the parameters here on the same texts, in float32.
@@ -81,7 +81,7 @@ def verify_against_torch(
 
 
 def _batch(
-    tokenizer: WordPieceTokenizer, config: EncoderConfig, texts: Sequence[str]
+    tokenizer: TextTokenizer, config: EncoderConfig, texts: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Returns the texts as int32 arrays [B, T], padded to the longest."""
     rows = [

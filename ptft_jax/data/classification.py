@@ -13,7 +13,7 @@ import numpy as np
 from ptft_jax.data.pipeline import Batch
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks import Split
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 BUCKET_STEP = 32
@@ -32,7 +32,7 @@ class ClassificationExamples:
     def __init__(
         self,
         split: Split,
-        tokenizer: WordPieceTokenizer,
+        tokenizer: TextTokenizer,
         max_seq_length: int,
         *,
         seed: int = 0,
@@ -114,7 +114,7 @@ def _buckets(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple
 
 
 def _encode(
-    texts: Sequence[str], tokenizer: WordPieceTokenizer, source: str
+    texts: Sequence[str], tokenizer: TextTokenizer, source: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of all texts in one int32 array, and the number of tokens of each text."""
     for number, text in enumerate(texts, start=1):

@@ -56,7 +56,7 @@ class FileRecord:
 class Manifest:
     """What a corpus folder holds, and from what it was made.
 
-    `tokenizer_sha256` is the tokenizer's own (WordPieceTokenizer.sha256). `files` maps each file's
+    `tokenizer_sha256` is the tokenizer's own (TextTokenizer.sha256). `files` maps each file's
     path in the folder, `sources` each input's name, to its size and SHA-256. `settings` are those
     settings of `prepare` that the content depends on. `reused` is not stored: it is true when
     `prepare` found this corpus already made.

@@ -14,7 +14,7 @@ import numpy as np
 
 from ptft_jax.data.corpus import SplitCounts, token_file
 from ptft_jax.data.sentences import split_sentences
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import DataError
 
 # The lines of each of some documents.
@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
     document_sentences: np.ndarray
 
 
-_worker_tokenizer: WordPieceTokenizer | None = None
+_worker_tokenizer: TextTokenizer | None = None
 
 
 def _start_worker(tokenizer_dir: str) -> None:
@@ -38,7 +38,7 @@ def _start_worker(tokenizer_dir: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Each worker process is one thread; the tokenizer's own threads would only compete.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker_tokenizer = WordPieceTokenizer.load(tokenizer_dir)
+    _worker_tokenizer = TextTokenizer.load(tokenizer_dir)
 
 
 def _encode_in_worker(block: Block) -> Encoded:
@@ -46,7 +46,7 @@ def _encode_in_worker(block: Block) -> Encoded:
     return _encode(_worker_tokenizer, block)
 
 
-def _encode(tokenizer: WordPieceTokenizer, block: Block) -> Encoded:
+def _encode(tokenizer: TextTokenizer, block: Block) -> Encoded:
     """Split and encode the documents (lines) of a block; a sentence without a token is left out."""
     sentences: list[str] = []
     document_of: list[int] = []
@@ -65,7 +65,7 @@ def _encode(tokenizer: WordPieceTokenizer, block: Block) -> Encoded:
 
 def encode_blocks(
     blocks: Iterable[tuple[str, Block]],
-    tokenizer: WordPieceTokenizer,
+    tokenizer: TextTokenizer,
     tokenizer_dir: Path,
     workers: int,
 ) -> Iterator[tuple[str, Encoded]]:

@@ -21,7 +21,7 @@ from ptft_jax.data.corpus import (
 from ptft_jax.data.documents import Document, expand_inputs, read_documents
 from ptft_jax.data.encoding import SplitWriter, encode_blocks
 from ptft_jax.data.randomness import random_uint64
-from ptft_jax.data.tokenizer import WordPieceTokenizer, train_wordpiece
+from ptft_jax.data.tokenizer import TextTokenizer, train_wordpiece
 from ptft_jax.errors import ConfigError, DataError
 
 # Each split needs two documents, or there would be no other document for a random next sentence.
@@ -97,7 +97,7 @@ def prepare_corpus(
     out_dir = Path(out_dir)
     paths = expand_inputs(settings.inputs)
     given = (
-        WordPieceTokenizer.load(settings.vocab, lowercase=_lowercase_of_given(settings))
+        TextTokenizer.load(settings.vocab, lowercase=_lowercase_of_given(settings))
         if settings.vocab
         else None
     )
@@ -158,7 +158,7 @@ def _finished(
     settings: PrepareSettings,
     out_dir: Path,
     sources: dict[str, FileRecord],
-    given: WordPieceTokenizer | None,
+    given: TextTokenizer | None,
 ) -> Manifest | None:
     """The manifest of the same corpus in `out_dir`, None when it is empty, or ConfigError."""
     if not (out_dir / MANIFEST).is_file():
@@ -278,7 +278,7 @@ def _write(
     settings: PrepareSettings,
     paths: Sequence[Path],
     documents: int,
-    tokenizer: WordPieceTokenizer,
+    tokenizer: TextTokenizer,
     sources: dict[str, FileRecord],
     folder: Path,
     progress: Progress,

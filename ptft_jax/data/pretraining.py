@@ -19,7 +19,7 @@ import numpy as np
 
 from ptft_jax.data.corpus import Corpus
 from ptft_jax.data.randomness import random_below, random_uint64, shuffled_index, uniform
-from ptft_jax.data.tokenizer import WordPieceTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 # [CLS] A [SEP] B [SEP]
@@ -69,7 +69,7 @@ class PretrainingExamples:
     fixed_shape = True
 
     def __init__(
-        self, corpus: Corpus, tokenizer: WordPieceTokenizer, settings: PretrainingSettings
+        self, corpus: Corpus, tokenizer: TextTokenizer, settings: PretrainingSettings
     ) -> None:
         """Cut the corpus into chunks: about 8 bytes of memory for each.
 

@@ -26,7 +26,7 @@ MAX_CHARACTERS_PER_WORD = 100
 MAX_ALPHABET = 1000
 
 
-class WordPieceTokenizer:
+class TextTokenizer:
     """BERT's basic tokenizer and WordPiece, with the same ids as transformers' BertTokenizer.
 
     Attributes: `vocab_size`; `pad_token_id`, `unk_token_id`, `cls_token_id`, `sep_token_id`,
@@ -257,7 +257,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> WordPieceTokenizer:
+def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> TextTokenizer:
     """Learn a WordPiece vocabulary of at most `vocab_size` tokens from `texts`, read once.
 
     The same texts give the same vocabulary in any process and with any number of threads: special
@@ -303,7 +303,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> W
     learner.train_from_iterator(_repeat_words(words), trainer)
     vocabulary = learner.get_vocab(with_added_tokens=False)
     tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
-    return WordPieceTokenizer(tokens, lowercase=lowercase, source="the learned vocabulary")
+    return TextTokenizer(tokens, lowercase=lowercase, source="the learned vocabulary")
 
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> dict[str, int]:
