@@ -187,6 +187,36 @@ def test_tokens_per_second(monkeypatch):
     record = Record()
     run(record, until=1, log_every=1)
     assert record.lines[1]["tokens_per_second"] is None
+    assert record.lines[1]["data_wait"] is None
+
+
+def test_data_wait(monkeypatch):
+    """The share of the time that goes by in waiting for a batch; who trains too slowly sees why."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    def wait(index):
+        now[0] += 1.0
+
+    def step(state, batch):
+        now[0] += 3.0
+        return train_step(state, batch)
+
+    record = Record()
+    run(record, batches=Batches(on_next=wait), step=step, until=5, log_every=2)
+    waits = {number: line["data_wait"] for number, line in record.lines.items()}
+    assert waits == {2: 0.25, 4: 0.25, 5: 0.25}
+
+
+def test_a_phase_that_another_follows_ends_without_ceremony():
+    """Its last step is logged, evaluated and saved only where the intervals say so."""
+    record = Record()
+    state = run(record, until=3, ends_run=False, log_every=2, checkpoint_every=2)
+    assert int(state.step) == 3
+    assert [event[:2] for event in record.of("log", "save")] == [("log", 2), ("save", 2)]
+    run(record, state, until=5, log_every=2, checkpoint_every=2)
+    saves = [event[1] for event in record.of("save")]
+    assert saves == [2, 4, 5]
 
 
 def test_metrics_are_fetched_at_logged_steps_only(monkeypatch):

@@ -139,7 +139,7 @@ def _same_lines(first: Path, second: Path) -> None:
     """Asserts that two runs logged the same, but for the time it took."""
     assert losses(first) == losses(second)
     assert sorted(losses(first)) == list(range(1, STEPS + 1))
-    timed = {"tokens_per_second"}
+    timed = {"tokens_per_second", "data_wait"}
     kept = [
         [{name: line[name] for name in line.keys() - timed} for line in metrics(folder)]
         for folder in (first, second)

@@ -45,7 +45,8 @@ class Encoder(nnx.Module):
         """Returns the embeddings' output and every layer's, as HF's `output_hidden_states` does.
 
         Args:
-            batch: `input_ids`, `attention_mask` and `token_type_ids`, each int32 [B, T].
+            batch: `input_ids`, `attention_mask` and `token_type_ids`, each int32 [B, T]; packed
+                rows also have `segment_ids` and `position_ids` (see `BertEncoder`).
             keys: one PRNG key per row for dropout; None turns dropout off.
         """
         first_BTD, all_LBTD, _ = self.encoder(batch, keys, collect=True)

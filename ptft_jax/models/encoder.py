@@ -56,16 +56,24 @@ class Embeddings(nnx.Module):
         return partition.gather(self.word_embeddings[...].astype(self.dtype), ("vocab", "embed"))
 
     def __call__(
-        self, input_ids_BT: jax.Array, token_type_ids_BT: jax.Array, keys_B: RowKeys
+        self,
+        input_ids_BT: jax.Array,
+        token_type_ids_BT: jax.Array,
+        position_ids_BT: jax.Array | None,
+        keys_B: RowKeys,
     ) -> jax.Array:
-        tokens = input_ids_BT.shape[1]
+        """Returns the embeddings' output [B, T, D]; positions None count from 0 in each row."""
         positions = partition.gather(self.position_embeddings[...], ("positions", "embed"))
         types = partition.gather(self.token_type_embeddings[...], ("types", "embed"))
         split = partition.batch_sharding(3)
         # The sum is taken in float32: its three terms are of very different size in trained models.
         words_BTD = self.word_table().at[input_ids_BT].get(out_sharding=split)
         types_BTD = types.at[token_type_ids_BT].get(out_sharding=split)
-        hidden_BTD = words_BTD.astype(jnp.float32) + positions[None, :tokens] + types_BTD
+        if position_ids_BT is None:
+            positions_BTD = positions[None, : input_ids_BT.shape[1]]
+        else:
+            positions_BTD = positions.at[position_ids_BT].get(out_sharding=split)
+        hidden_BTD = words_BTD.astype(jnp.float32) + positions_BTD + types_BTD
         return dropout(self.layer_norm(hidden_BTD), self.dropout_rate, keys_B)
 
 
@@ -107,10 +115,10 @@ class EncoderLayer(nnx.Module):
         self.dropout_rate = config.hidden_dropout_prob
 
     def __call__(
-        self, hidden_BTD: jax.Array, attention_mask_BT: jax.Array, keys_B: RowKeys
+        self, hidden_BTD: jax.Array, visible_BT: jax.Array, keys_B: RowKeys, *, packed: bool
     ) -> jax.Array:
         keys_probs = fold_rows(keys_B, _ATTENTION_PROBS)
-        attended_BTD = self.attention(hidden_BTD, attention_mask_BT, keys_probs)
+        attended_BTD = self.attention(hidden_BTD, visible_BT, keys_probs, packed=packed)
         attended_BTD = dropout(
             attended_BTD, self.dropout_rate, fold_rows(keys_B, _ATTENTION_OUTPUT)
         )
@@ -148,7 +156,9 @@ class BertEncoder(nnx.Module):
         """Runs embeddings and layers.
 
         Args:
-            batch: `input_ids`, `attention_mask` and `token_type_ids`, each int32 [B, T].
+            batch: `input_ids`, `attention_mask` and `token_type_ids`, each int32 [B, T]; where
+                examples share rows, `segment_ids` (1, 2, … by example, 0 padding) and
+                `position_ids` (from 0 in each example) as well.
             keys_B: one key per row for dropout; None turns dropout off.
             collect: also return every layer's output.
 
@@ -156,15 +166,20 @@ class BertEncoder(nnx.Module):
             The embeddings' output [B, T, D], every layer's output [L, B, T, D] (None unless
             `collect`), and the last layer's output [B, T, D].
         """
+        packed = "segment_ids" in batch
+        visible_BT = batch["segment_ids" if packed else "attention_mask"]
         first_BTD = self.embeddings(
-            batch["input_ids"], batch["token_type_ids"], fold_rows(keys_B, 0)
+            batch["input_ids"],
+            batch["token_type_ids"],
+            batch.get("position_ids"),
+            fold_rows(keys_B, 0),
         )
         definition, stacked = nnx.split(self.layers)
 
         def body(hidden_BTD: jax.Array, layer: tuple[Any, jax.Array]):
             parameters, number = layer
             hidden_BTD = nnx.merge(definition, parameters)(
-                hidden_BTD, batch["attention_mask"], fold_rows(keys_B, 1 + number)
+                hidden_BTD, visible_BT, fold_rows(keys_B, 1 + number), packed=packed
             )
             return hidden_BTD, hidden_BTD if collect else None
 

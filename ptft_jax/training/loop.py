@@ -58,6 +58,7 @@ def fit(
     report: Report,
     save: SaveCheckpoint,
     evaluate: Evaluate | None = None,
+    ends_run: bool = True,
     log_every: int = 10,
     eval_every: int = 0,
     checkpoint_every: int = 0,
@@ -71,15 +72,18 @@ def fit(
         waits for the host.
       batches: positioned at the batch that follows `state.step`.
       put: places this process's rows of a batch on the devices.
-      until: the last step.
+      until: the last step of this call.
       report: receives the metrics of every step divisible by `log_every` and of the last one. They
         are that step's own values, no means over the steps before, so that a resumed run reports
-        what an uninterrupted one does; only 'tokens_per_second' is taken over the steps since the
-        last report, without the first step (it compiles), evaluations and blocking saves, and is
-        None where no step was timed.
+        what an uninterrupted one does; only 'tokens_per_second' and 'data_wait', the share of the
+        time in which the loop waited for a batch, are taken over the steps since the last report,
+        without the first step (it compiles), evaluations and blocking saves, and are None where no
+        step was timed.
       save: called at steps divisible by `checkpoint_every` (0: none) and at the end, after the
         evaluation of the same step and with the position in the data that follows this step.
       evaluate: called at steps divisible by `eval_every` (0: none) and at the end; None: never.
+      ends_run: whether `until` is the end of the run, which is logged, evaluated and saved whatever
+        the intervals say; False where another phase follows.
 
     Ctrl-C ends the run after the current step: it saves a checkpoint and leaves with exit code 130;
     a second one ends it at once. In a job of several processes Ctrl-C is left to the launcher,
@@ -96,17 +100,19 @@ def fit(
     with _interrupt_flag() as interrupted:
         while done < until:
             started = time.monotonic()
-            state, metrics = step(state, put(next(batches)))
+            batch = next(batches)
+            waited = time.monotonic() - started
+            state, metrics = step(state, put(batch))
             done += 1
             if rate.timing:
-                rate.add(metrics["tokens"])
+                rate.add(metrics["tokens"], waited)
             else:
                 jax.block_until_ready(metrics)
                 seconds = time.monotonic() - started
                 report.say(f"first step, with its compilation: {seconds:.1f} s")
                 rate.start()
 
-            last = done == until
+            last = ends_run and done == until
             logs = last or done % log_every == 0
             evaluates = evaluate is not None and (last or _due(done, eval_every))
             # Read once: a Ctrl-C from here on counts after the next step, which then saves.
@@ -120,7 +126,7 @@ def fit(
             values = {"loss": values.pop("loss"), **values}
             _check_finite(done, values["loss"])
             if logs:
-                report.training(done, {**values, "tokens_per_second": rate.take()})
+                report.training(done, {**values, **rate.take()})
             scores = _evaluate(state, done, report, evaluate) if evaluates else {}
             if saves:
                 save(done, state, batches.next_index, scores)
@@ -139,14 +145,16 @@ class _Rate:
     def __init__(self):
         self._tokens: list[jax.Array] = []
         self._seconds = 0.0
+        self._waited = 0.0
         self._started: float | None = None
 
     @property
     def timing(self) -> bool:
         return self._started is not None
 
-    def add(self, tokens: jax.Array) -> None:
+    def add(self, tokens: jax.Array, waited: float) -> None:
         self._tokens.append(tokens)
+        self._waited += waited
 
     def start(self) -> None:
         self._started = time.monotonic()
@@ -156,12 +164,16 @@ class _Rate:
         assert self._started is not None
         self._seconds += time.monotonic() - self._started
 
-    def take(self) -> float | None:
-        """Return the rate since the last call, None if no step was timed since."""
+    def take(self) -> dict[str, float | None]:
+        """Return what was measured since the last call, None if no step was timed since."""
         tokens = float(np.sum(jax.device_get(self._tokens), dtype=np.float64))
-        value = tokens / self._seconds if self._tokens and self._seconds > 0 else None
-        self._tokens, self._seconds = [], 0.0
-        return value
+        timed = bool(self._tokens) and self._seconds > 0
+        values = {
+            "tokens_per_second": tokens / self._seconds if timed else None,
+            "data_wait": self._waited / self._seconds if timed else None,
+        }
+        self._tokens, self._seconds, self._waited = [], 0.0, 0.0
+        return values
 
 
 def _due(step: int, every: int) -> bool:

@@ -175,7 +175,7 @@ class ConsoleProgress:
 
 
 def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float | None) -> str:
-    """Return 'step 20/100  loss 7.1  MLM acc 0.12  …  lr 1.00e-04  5,000 tokens/s  ETA 0:01:20'."""
+    """Return 'step 20/100  loss 7.1  MLM acc 0.12  …  5,000 tokens/s  …  ETA 0:01:20'."""
     parts = [f"step {step}/{total}"]
     labels = {"loss": "loss", "mlm_accuracy": "MLM acc", "nsp_accuracy": "NSP acc"}
     labels["accuracy"] = "acc"
@@ -186,6 +186,9 @@ def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float |
     tokens = metrics.get("tokens_per_second")
     if tokens is not None:
         parts.append(f"{tokens:,.0f} tokens/s")
+    waited = metrics.get("data_wait")
+    if waited is not None:
+        parts.append(f"data wait {waited:.1%}")
     if seconds_left is not None:
         minutes, seconds = divmod(round(seconds_left), 60)
         parts.append(f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}")
