@@ -14,6 +14,7 @@ source launch/find_uv.sh
 find_uv
 
 "$UV" pip compile pyproject.toml --universal --python-version 3.12 --extra test --extra cuda --extra tpu \
+    --extra hf --extra dedup \
     --generate-hashes --no-header -q -o requirements.lock "$@"
 "$UV" pip compile pyproject.toml --universal --python-version 3.12 --no-header --no-annotate \
     -c requirements.lock -q -o requirements.txt

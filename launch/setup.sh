@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with ptft_jax and its pinned dependencies; does nothing when that is already done.
 #
-#   bash launch/setup.sh [EXTRA ...]        extras of pyproject.toml: test, cuda, tpu
+#   bash launch/setup.sh [EXTRA ...]        extras of pyproject.toml: test, cuda, tpu, hf, dedup
 #   PTFT_EXTRAS=cuda bash launch/demo.sh    the same through the environment
 #
 # Needs bash and python3 only: uv (the installer) is fetched into .tools/ when it is not on PATH, and
@@ -50,7 +50,7 @@ main() {
     extras="$* ${PTFT_EXTRAS:-}"
     extras=${extras//,/ }
     for extra in $extras; do
-        [[ " test cuda tpu " == *" $extra "* ]] || die "there is no extra '$extra'; the extras are test, cuda and tpu"
+        [[ " test cuda tpu hf dedup " == *" $extra "* ]] || die "there is no extra '$extra'; the extras are test, cuda, tpu, hf and dedup"
     done
 
     if ! is_usable_python .venv/bin/python; then

@@ -16,6 +16,9 @@ from ptft_jax.training.host_memory import keep_freed_memory
 COMMANDS = {
     "demo": "the whole path on the embedded corpus, in a few minutes",
     "prepare": "raw text → tokenizer and token shards",
+    "check": "finds what is wrong with a corpus, or with raw text",
+    "data inspect": "rows of a corpus as the model gets them, decoded",
+    "data stats": "a page about a corpus and the rows made of it",
     "pretrain": "MLM + NSP pretraining",
     "finetune": "fine-tuning on GLUE or on your own table",
     "evaluate": "a run's metrics again, from its checkpoint",
@@ -26,6 +29,9 @@ COMMANDS = {
 
 # `import` is no name for a Python module.
 _MODULES = {"import": "import_hf"}
+# Commands that read another one's config, and those that can do without any.
+_CONFIG_OF = {"check": "prepare", "data inspect": "pretrain", "data stats": "pretrain"}
+_CONFIG_OPTIONAL = ("check",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,33 +62,65 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_overview())
         return 0 if arguments else 2
-    name, *rest = arguments
-    if name == "--version":
+    if arguments[0] == "--version":
         print(f"ptft_jax {importlib.metadata.version('ptft_jax')}")
         return 0
-    from ptft_jax.commands import settings
-
-    if name not in COMMANDS:
-        near = settings.nearest(name, list(COMMANDS))
-        hint = f"; did you mean '{near}'?" if near else ""
-        raise ConfigError(f"there is no command {name!r}{hint} Commands: {', '.join(COMMANDS)}.")
+    wants_help = "--help" in arguments or "-h" in arguments
+    parts = _parts_of(arguments[0])
+    if parts and wants_help and " ".join(arguments[:2]) not in COMMANDS:
+        print(_overview(parts))
+        return 0
+    name, rest = command_of(arguments)
     keep_freed_memory()
-    # A command is imported only when it is called: JAX takes seconds to load.
-    module = importlib.import_module(f"ptft_jax.commands.{_MODULES.get(name, name)}")
+    module = module_of(name)
+    from ptft_jax.commands import settings
     from ptft_jax.commands.defaults import BY_COMMAND
 
-    defaults = BY_COMMAND.get(name)
-    if "--help" in rest or "-h" in rest:
+    defaults = BY_COMMAND.get(_CONFIG_OF.get(name, name))
+    if wants_help:
         print(_help(module, rest, defaults))
         return 0
+    if name in _CONFIG_OPTIONAL and not any(word.startswith("--config") for word in rest):
+        defaults = None
     values, positional = settings.parse(module.define_flags, rest, defaults)
     module.run(values, positional)
     return 0
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Splits a command line into its command, of one or two words, and what follows.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
+    from ptft_jax.commands import settings
+
+    parts = _parts_of(arguments[0])
+    words = 2 if parts and len(arguments) > 1 and arguments[1][:1] != "-" else 1
+    name = " ".join(arguments[:words])
+    if name not in COMMANDS:
+        near = settings.nearest(name, parts or list(COMMANDS))
+        hint = f"; did you mean '{near}'?" if near else ""
+        known = ", ".join(parts or COMMANDS)
+        raise ConfigError(f"there is no command {name!r}{hint} Commands: {known}.")
+    return name, list(arguments[words:])
+
+
+def module_of(name: str) -> Any:
+    """Imports a command's module, when it is called and not before: JAX takes seconds to load."""
+    return importlib.import_module(
+        f"ptft_jax.commands.{_MODULES.get(name, name.replace(' ', '_'))}"
+    )
+
+
+def _parts_of(first: str) -> list[str]:
+    """The commands of two words that begin with this one."""
+    return [name for name in COMMANDS if name.startswith(f"{first} ")]
+
+
+def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {COMMANDS[name]}" for name in commands]
     return (
         "ptft COMMAND [flags]: encoder models in JAX\n\n"
         + "\n".join(lines)

@@ -147,6 +147,41 @@ CASES = {
         lambda p: _pretrain(p, **{"model.vocab_size": "x"}),
         ["--config.model.vocab_size=x", "a whole number"],
     ),
+    "no such format": (
+        2,
+        lambda p: _pretrain(p, input_format="pairs"),
+        ["input_format='pairs'", "full_sentences"],
+    ),
+    "no such masking": (
+        2,
+        lambda p: _pretrain(p, masking="words"),
+        ["masking='words'", "whole_word"],
+    ),
+    "replacements above one": (
+        2,
+        lambda p: _pretrain(p, mask_replace_prob=0.8, random_replace_prob=0.3),
+        ["mask_replace_prob=0.8", "random_replace_prob=0.3", "at most 1"],
+    ),
+    "phase after the end": (
+        2,
+        lambda p: _pretrain(p, phases="({'step': 60, 'max_seq_length': 48},)"),
+        ["number 1", "'step': 60", "less than steps=6"],
+    ),
+    "phase with a mistyped key": (
+        2,
+        lambda p: _pretrain(p, phases="({'step': 3, 'max_seq_len': 48},)"),
+        ["'max_seq_len' cannot change in a phase", "nearest is 'max_seq_length'"],
+    ),
+    "phase too long for the model": (
+        2,
+        lambda p: _pretrain(p, phases="({'step': 3, 'max_seq_length': 64},)"),
+        ["max_seq_length=64", "48 positions"],
+    ),
+    "phase whose batch does not divide": (
+        2,
+        lambda p: _pretrain(p, phases="({'step': 3, 'batch_size': 12},)"),
+        ["batch_size=12 is not divisible", "nearest: 8 or 16"],
+    ),
     "not a bool": (2, lambda p: _pretrain(p, **{"model.remat": "maybe"}), ["true or false"]),
     "wrong choice": (2, lambda p: _pretrain(p, "--config_change=yes"), ["refuse|allow"]),
     "stray argument": (2, lambda p: _pretrain(p, "steps=3"), ["'steps=3'", "expected flags only"]),

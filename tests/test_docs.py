@@ -66,8 +66,8 @@ IN_TEXT = sorted(
 
 def parses(arguments: list[str], monkeypatch) -> None:
     """Runs a command line up to the point where the command itself would begin."""
-    name = cli._MODULES.get(arguments[0], arguments[0])
-    module = importlib.import_module(f"ptft_jax.commands.{name}")
+    name, _ = cli.command_of(arguments)
+    module = cli.module_of(name)
     reached = []
     monkeypatch.setattr(module, "run", lambda values, positional: reached.append(name))
     assert cli.main(arguments) == 0
@@ -83,9 +83,8 @@ def test_documented_commands_parse(arguments, monkeypatch, capsys):
 @pytest.mark.parametrize("command", IN_TEXT)
 def test_commands_named_in_text_exist(command):
     """A flag that was renamed must not live on in a sentence."""
-    name, *arguments = command.removeprefix("ptft ").split()
-    assert name in cli.COMMANDS
-    module = importlib.import_module(f"ptft_jax.commands.{cli._MODULES.get(name, name)}")
+    name, arguments = cli.command_of(command.removeprefix("ptft ").split())
+    module = cli.module_of(name)
     values = flags.FlagValues()
     module.define_flags(values)
     for argument in arguments:

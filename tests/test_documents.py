@@ -1,50 +1,95 @@
-# ruff: noqa: RUF001 (quotation marks of all kinds are the matter here)
-"""Reading documents and splitting sentences: what every later number rests on."""
+"""Reading documents from files of every kind: what every later number rests on."""
 
 import gzip
+import hashlib
+import json
 import lzma
+import sys
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from ptft_jax.data.documents import expand_inputs, read_documents
-from ptft_jax.data.sentences import split_sentences
+from ptft_jax.data.corpus import FileRecord
+from ptft_jax.data.documents import Document
+from ptft_jax.data.source_files import FilePart, find_files
 from ptft_jax.errors import ConfigError, DataError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 TEXT = "One.\nTwo.\n\n\n  Three. \n \t\nFour"
+COMPRESSIONS = {
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    # With a checksum, as the command `zstd` writes.
+    ".zst": lambda data: zstd.compress(
+        data, options={zstd.CompressionParameter.checksum_flag: True}
+    ),
+}
 
 
-def lines_of(*paths: Path) -> list[tuple[str, ...]]:
-    return [document.lines for document in read_documents(paths)]
+def part(path: Path, column: str = "text") -> FilePart:
+    return FilePart(find_files(str(path))[0], column)
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".txt.xz", ".text"])
+def read(path: Path, column: str = "text") -> list[Document]:
+    return list(part(path, column).read())
+
+
+def lines_of(path: Path) -> list[tuple[str, ...]]:
+    return [document.lines for document in read(path)]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".txt.xz", ".txt.zst", ".text"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_reads_plain_and_compressed_files_alike(tmp_path, suffix, line_end, mark):
     """Line ends, byte-order mark and compression are not part of the text."""
     path = tmp_path / f"a{suffix}"
-    compress = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    compress = COMPRESSIONS.get(path.suffix, bytes)
     path.write_bytes(compress(mark + TEXT.replace("\n", line_end).encode()))
-    documents = list(read_documents([path]))
+    documents = read(path)
     assert [d.lines for d in documents] == [("One.", "Two."), ("Three.",), ("Four",)]
-    assert [d.line_number for d in documents] == [1, 5, 7]
-    assert documents[-1].input_bytes == path.stat().st_size
+    assert [d.number for d in documents] == [1, 5, 7]
+    assert documents[-1].position == path.stat().st_size
 
 
-def test_each_file_begins_a_document(tmp_path):
-    """Two files that do not end in a blank line must not run together."""
-    paths = [tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "empty.txt"]
-    for path, text in zip(paths, ("one", "two", "\n\n"), strict=True):
-        path.write_text(text)
-    assert lines_of(*paths) == [("one",), ("two",)]
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_files_of_several_members_are_read_to_the_end(tmp_path, suffix):
+    """`cat a.gz b.gz > c.gz` is a valid file; stopping after the first member would lose text."""
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(COMPRESSIONS[suffix](b"one\n\n") + COMPRESSIONS[suffix](b"two\n"))
+    assert lines_of(path) == [("one",), ("two",)]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl.zst", "a.parquet"])
+def test_reading_takes_the_checksum_of_the_file(tmp_path, name):
+    """The manifest says of which bytes a corpus was made; they are not read once more for that."""
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["x y"] * 100}), path)
+    else:
+        content = b'{"text": "x"}\n' * 50_000 if "jsonl" in name else b"x\n\n" * 200_000
+        path.write_bytes(COMPRESSIONS.get(path.suffix, bytes)(content))
+    file = part(path)
+    assert file.record is None
+    assert sum(1 for _ in file.read()) >= 100
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file.record == FileRecord(path.stat().st_size, digest) == file.checksum()
 
 
 def test_an_endless_document_is_cut(tmp_path, monkeypatch):
-    """A file without blank lines must not have to fit in memory."""
-    monkeypatch.setattr("ptft_jax.data.documents.MAX_DOCUMENT_BYTES", 10)
+    """A file without blank lines must not have to fit in memory, nor a record with all the text."""
+    monkeypatch.setattr("ptft_jax.data.documents.MAX_DOCUMENT_CHARACTERS", 10)
     path = tmp_path / "a.txt"
     path.write_text("aaaaaa\nbbbbbb\ncccccc\n")
+    assert lines_of(path) == [("aaaaaa", "bbbbbb"), ("cccccc",)]
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "aaaaaa\\nbbbbbb\\ncccccc"}\n')
     assert lines_of(path) == [("aaaaaa", "bbbbbb"), ("cccccc",)]
 
 
@@ -53,91 +98,123 @@ def test_not_utf8_names_file_and_line(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"fine\n\nalso fine\ncaf\xe9 au lait\n")
     with pytest.raises(DataError, match=r"latin\.txt, line 4: not UTF-8 \(byte 0xe9 at position 4"):
-        list(read_documents([path]))
+        read(path)
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("xz", lzma.compress)])
-def test_a_damaged_compressed_file_is_a_data_error(tmp_path, suffix, compress):
-    """Truncated, and not compressed at all."""
-    for name, content in (("cut", compress(TEXT.encode() * 99)[:-9]), ("plain", TEXT.encode())):
-        path = tmp_path / f"{name}.{suffix}"
+@pytest.mark.parametrize("suffix", list(COMPRESSIONS))
+def test_a_damaged_compressed_file_is_a_data_error(tmp_path, suffix):
+    """Truncated, with a flipped bit, and not compressed at all."""
+    whole = bytearray(COMPRESSIONS[suffix](TEXT.encode() * 99))
+    flipped = whole.copy()
+    flipped[len(flipped) // 2] ^= 4
+    for name, content in (("cut", whole[:-9]), ("flipped", flipped), ("plain", TEXT.encode())):
+        path = tmp_path / f"{name}.txt{suffix}"
         path.write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name}\.{suffix}, near line .* damaged"):
-            list(read_documents([path]))
+        with pytest.raises(DataError, match=rf"{name}\.txt\{suffix}, near line .* damaged"):
+            read(path)
 
 
 def test_an_endless_line_is_a_data_error(tmp_path, monkeypatch):
-    """A binary file or a JSON dump must not fill the memory."""
+    """A binary file must not fill the memory."""
     monkeypatch.setattr("ptft_jax.data.documents.MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "a.txt"
     path.write_text("short\n" + "x" * (1 << 21))
     with pytest.raises(DataError, match=r"a\.txt, line 2: longer than 1 MiB"):
-        list(read_documents([path]))
+        read(path)
 
 
-def test_expand_inputs(tmp_path):
-    """Patterns expand in order, each file once; a useless pattern says so."""
-    for name in ("b.txt", "a.txt", "deep/c.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = expand_inputs([f"{tmp_path}/b.txt", f"{tmp_path}/**/*.txt"])
-    assert [path.name for path in found] == ["b.txt", "a.txt", "c.txt"]
-    with pytest.raises(ConfigError, match=r"no file matches '.*absent\*'"):
-        expand_inputs([f"{tmp_path}/absent*"])
-    with pytest.raises(ConfigError, match="deep is a folder"):
-        expand_inputs([f"{tmp_path}/deep"])
-    with pytest.raises(ConfigError, match="inputs is empty"):
-        expand_inputs([])
+RECORDS = [
+    {"text": "One.\n\n Two. ", "id": 1},
+    {"id": 2, "text": 'Drei. "é"'},
+    {"text": None},
+    {"text": " \n"},
+    {"text": "Four."},
+]
+RECORD_LINES = [("One.", "Two."), ('Drei. "é"',), ("Four.",)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst", ".ndjson"])
+def test_a_json_record_is_a_document(tmp_path, suffix):
+    """Its lines are paragraphs; empty and null records are none; a blank line is no record."""
+    path = tmp_path / f"a{suffix}"
+    content = "\n\n".join(json.dumps(record) for record in RECORDS)
+    path.write_bytes(COMPRESSIONS.get(path.suffix, bytes)(content.encode()))
+    documents = read(path)
+    assert [d.lines for d in documents] == RECORD_LINES
+    assert [d.number for d in documents] == [1, 3, 9]
+
+
+def test_a_parquet_record_is_a_document(tmp_path):
+    """The same records as Parquet, in several row groups, strings of either type, other column."""
+    for kind in (pyarrow.string(), pyarrow.large_string()):
+        texts = pyarrow.array([record["text"] for record in RECORDS], kind)
+        table = pyarrow.table({"body": texts, "id": list(range(5))})
+        path = tmp_path / "a.parquet"
+        pyarrow.parquet.write_table(table, path, row_group_size=2)
+        documents = read(path, "body")
+        assert [d.lines for d in documents] == RECORD_LINES
+        assert [d.number for d in documents] == [1, 2, 5]
+        assert documents[-1].position == path.stat().st_size
 
 
 @pytest.mark.parametrize(
-    "sentences",
+    ("line", "message"),
     [
-        ["One sentence."],
-        ["No stop at all"],
-        ["This is one.", "This is two.", "And three!"],
-        ["Mr. and Mrs. J. R. Smith met Dr. No.", "He left."],
-        ["It is large, e.g. Paris, i.e. the city.", "See Fig. 3 and No. 5 of vol. 2."],
-        ["The U.S. Army came at 5 p.m. Tuesday.", "They left the U.S.", "It rained."],
-        ["It costs $3.50 or 1,000.25 in all.", "Version 1.2.3 is out."],
-        ["“Stop.”", "“Why?”", "(He left.)", "She said: “Go.”", "[Note.]", "End."],
-        ['"Stop!" he cried.', '"Never!"'],
-        [["Wait...", "Really?!"][0], "Really?!", "Yes…", "No."],
-        ["He trailed off . . .", "Then he spoke."],
-        ["He was taller than I.", "She was not."],
-        ["1. Introduction to the matter.", "2. The rest."],
-        ["Lower case follows. so nothing is cut here"],
-        ["Is it?", "— No.", "«Oui.»", "Fin."],
-        ["深度学习很好。", "我们走吧！”", "他说。"],
-        ["Apples, pears etc. are fruit.", "I like apples, pears etc.", "They are fruit."],
-        ["The answer is 42.", "7 is not."],
+        ('{"text": "x"', "line 2: not JSON"),
+        ('["x"]', "line 2: a JSON list, expected an object with the key 'text'"),
+        (
+            '{"title": "x", "body": "y"}',
+            "line 2: no column 'text'; it has: title, body. Set text_c",
+        ),
+        ('{"text": ["x"]}', "line 2: the text is of type list, expected a string"),
+        ('{"text": "a\\ud800"}', r"line 2: the text has half of a surrogate pair \(character 2\)"),
+        ("[" * 100_000, "line 2: nested too deeply"),
     ],
 )
-def test_splits_sentences(sentences):
-    """Abbreviations, initials, decimals, quotations and ellipses, each as a reader would."""
-    assert split_sentences(" ".join(sentences)) == sentences
+def test_a_bad_json_line_is_named(tmp_path, line, message):
+    """One bad record of a million must be findable."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n' + line + "\n")
+    with pytest.raises(DataError, match=r"a\.jsonl, " + message):
+        read(path)
 
 
-def test_splitting_loses_nothing_but_space(shared_data):
-    """On real prose the sentences, joined, are the paragraph."""
-    path = shared_data / "text" / "standardebooks_cc0.txt.xz"
-    if not path.exists():
-        pytest.skip(f"needs {path}")
-    counts = []
-    for document, _ in zip(read_documents([path]), range(60), strict=False):
-        for line in document.lines:
-            sentences = split_sentences(line)
-            assert "".join("".join(sentences).split()) == "".join(line.split())
-            assert all(sentence == sentence.strip() != "" for sentence in sentences)
-            counts.append(len(sentences))
-    assert 1.5 < sum(counts) / len(counts) < 10
+def test_a_bad_parquet_file_is_named(tmp_path):
+    """No such column, no text in it, cut short, a damaged page, and no Parquet at all."""
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"title": ["a"] * 1000, "number": [1] * 1000})
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(
+        DataError, match=r"a\.parquet: no column 'text'; it has: title, number\. Set"
+    ):
+        read(path)
+    with pytest.raises(DataError, match=r"a\.parquet, record 1: the text is of type int"):
+        read(path, "number")
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"no", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"a\.parquet: the Parquet file is damaged"):
+            read(path, "title")
+    texts = pyarrow.table({"text": [f"text {i} of many" for i in range(5000)]})
+    pyarrow.parquet.write_table(texts, path, compression="gzip")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: the Parquet file is damaged"):
+        read(path)
 
 
-def test_splitting_is_linear():
-    """A paragraph of a million stops must not take quadratic time (the timeout would tell)."""
-    assert len(split_sentences("A b. " * 200_000)) == 200_000
-    assert len(split_sentences("x" * 1_000_000 + ". " + "." * 100_000)) == 1
-    assert len(split_sentences(". " * 200_000 + "x")) <= 2
-    assert len(split_sentences("e.g. Xa " * 200_000)) == 1
-    assert len(split_sentences('."' * 200_000 + "x")) == 1
-    assert split_sentences("") == []
+def test_a_missing_file_and_one_json_value_are_config_errors(tmp_path):
+    """Both are wrong names, not wrong content."""
+    path = tmp_path / "a.json"
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"one object per line and call it \.jsonl"):
+        part(path)
+    (tmp_path / "a.txt").write_text("x")
+    gone = part(tmp_path / "a.txt")
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(ConfigError, match=r"a\.txt: cannot be read \(No such file"):
+        list(gone.read())
+    (tmp_path / "a.parquet.gz").write_bytes(b"")
+    with pytest.raises(ConfigError, match="Parquet is compressed inside"):
+        part(tmp_path / "a.parquet.gz")

@@ -4,14 +4,15 @@ import hashlib
 import json
 import lzma
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ptft_jax.data.corpus import Corpus, FileRecord, Manifest
-from ptft_jax.data.documents import read_documents
-from ptft_jax.data.prepare import PrepareSettings, dev_documents, prepare_corpus
+from ptft_jax.data.inputs import Position, open_sources, read_blocks
+from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
 from ptft_jax.data.sentences import split_sentences
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
@@ -55,47 +56,199 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+def documents_of(path: Path) -> list[tuple[str, ...]]:
+    blocks = read_blocks(open_sources([str(path)], "text"), Position())
+    return [document for block in blocks for document in block.documents]
+
+
+def sentence_ids(corpus: Corpus) -> list[list[list[int]]]:
+    """Document → sentence → ids, as they are stored."""
+    offsets = corpus.document_offsets
+    return [
+        [corpus.sentence(i).tolist() for i in range(start, end)] for start, end in pairwise(offsets)
+    ]
+
+
 def test_holds_the_text_it_was_given(tmp_path, settings, text):
     """Each document, sentence by sentence, is in exactly one split, in order."""
     manifest = prepare_corpus(settings, tmp_path / "data")
     assert manifest == Manifest.read(tmp_path / "data")
     assert not manifest.reused
-    assert {name: counts.documents for name, counts in manifest.splits.items()} == {
-        "train": 36,
-        "dev": 4,
-    }
     tokenizer = TextTokenizer.load(tmp_path / "data" / "tokenizer")
     assert tokenizer.sha256 == manifest.tokenizer_sha256
-    is_dev = dev_documents(40, settings.dev_fraction, settings.seed)
-    for split in ("train", "dev"):
-        expected = [
-            [ids for ids in tokenizer.encode_batch(sentences, plain=True) if ids]
-            for document, dev in zip(read_documents([text]), is_dev, strict=True)
-            if dev == (split == "dev")
-            for sentences in [[s for line in document.lines for s in split_sentences(line)]]
-        ]
-        corpus = Corpus.open(tmp_path / "data", split)
-        found = [
-            [corpus.sentence(i).tolist() for i in range(start, end)]
-            for start, end in zip(
-                corpus.document_offsets, corpus.document_offsets[1:], strict=False
-            )
-        ]
-        assert found == expected
-        assert corpus.num_tokens == sum(len(s) for d in expected for s in d)
+    expected = [
+        [ids for ids in tokenizer.encode_batch(sentences, plain=True) if ids]
+        for document in documents_of(text)
+        for sentences in [[s for line in document for s in split_sentences(line)]]
+    ]
+    train, dev = (sentence_ids(Corpus.open(tmp_path / "data", name)) for name in ("train", "dev"))
+    assert [document for document in expected if document not in dev] == train
+    assert [document for document in expected if document not in train] == dev
+    assert len(train) + len(dev) == len(expected) == 40
+    assert 2 <= len(dev) <= 12
+    for found, counts in ((train, manifest.splits["train"]), (dev, manifest.splits["dev"])):
+        lengths = [[len(sentence) for sentence in document] for document in found]
+        assert counts.documents == len(found)
+        assert counts.sentences == sum(map(len, lengths))
+        assert counts.tokens == sum(map(sum, lengths))
+        assert counts.sentence_lengths == powers_of_two(
+            [n for document in lengths for n in document]
+        )
+        assert counts.document_lengths == powers_of_two(list(map(sum, lengths)))
+        unknown = sum(s.count(tokenizer.unk_token_id) for document in found for s in document)
+        assert counts.unknown_tokens == unknown
     # The text spells out [SEP]; it must not have become one.
-    assert all(tokenizer.sep_token_id not in s for d in expected for s in d)
+    assert all(tokenizer.sep_token_id not in s for document in expected for s in document)
+
+
+def powers_of_two(lengths: list[int]) -> tuple[int, ...]:
+    """How many lengths are in 1, 2 to 3, 4 to 7, … up to the longest."""
+    buckets = [length.bit_length() - 1 for length in lengths]
+    return tuple(buckets.count(bucket) for bucket in range(max(buckets) + 1))
+
+
+def test_unknown_characters_are_counted(tmp_path):
+    """A vocabulary that does not fit the text shows in the manifest, not in a bad model."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"plain words {number} ☃ snow." for number in range(8)))
+    vocabulary = tmp_path / "vocab.txt"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "plain", "words", "snow", "."]
+    vocabulary.write_text("\n".join([*tokens, *map(str, range(8))]) + "\n")
+    settings = PrepareSettings((str(path),), vocab=str(vocabulary), dev_fraction=0.4)
+    manifest = prepare_corpus(settings, tmp_path / "data")
+    assert sum(split.unknown_tokens for split in manifest.splits.values()) == 8
+    assert sum(split.tokens for split in manifest.splits.values()) == 8 * 6
 
 
 def test_workers_and_blocks_do_not_change_a_byte(tmp_path, settings, monkeypatch):
     """A corpus can be made again anywhere, and its SHA-256s compared."""
     settings = replace(settings, shard_tokens=200)
     prepare_corpus(settings, tmp_path / "one")
-    monkeypatch.setattr("ptft_jax.data.prepare._BLOCK_CHARACTERS", 300)
-    prepare_corpus(settings, tmp_path / "blocks")
-    prepare_corpus(replace(settings, workers=2), tmp_path / "two")
-    assert digests(tmp_path / "one") == digests(tmp_path / "blocks") == digests(tmp_path / "two")
+    for workers in (1, 2, 4):
+        monkeypatch.setattr("ptft_jax.data.inputs.BLOCK_CHARACTERS", 300 * workers)
+        prepare_corpus(replace(settings, workers=workers), tmp_path / str(workers))
+        assert digests(tmp_path / "one") == digests(tmp_path / str(workers))
     assert "train/tokens-00003.bin" in digests(tmp_path / "one")
+
+
+def test_each_source_is_contiguous_and_counted(tmp_path, text):
+    """Weights are applied when examples are drawn, which needs to know where each source lies."""
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps({"text": f"Apple number {n}. It is red."}) for n in range(30))
+    )
+    (tmp_path / "b.txt").write_text("\n\n".join(f"Pear {n}." for n in range(20)))
+    settings = PrepareSettings(
+        (f"{tmp_path}/a.jsonl@2.5", str(text), f"{tmp_path}/b.txt@0.5"),
+        vocab_size=200,
+        dev_fraction=0.2,
+        licence="CC0",
+    )
+    manifest = prepare_corpus(settings, tmp_path / "data")
+    assert manifest == Manifest.read(tmp_path / "data")
+    assert manifest.licence == "CC0"
+    names = [source.name for source in manifest.sources]
+    assert [name.rpartition("/")[2] for name in names] == ["a.jsonl", "text.txt.xz", "b.txt"]
+    assert [source.documents_read for source in manifest.sources] == [30, 40, 20]
+    assert [list(source.files) for source in manifest.sources] == [
+        ["a.jsonl"],
+        ["text.txt.xz"],
+        ["b.txt"],
+    ]
+    assert manifest.sources[1].files["text.txt.xz"] == FileRecord.of(text)
+    tokenizer = TextTokenizer.load(tmp_path / "data" / "tokenizer")
+    words = [tokenizer.encode_batch([word], plain=True)[0] for word in ("apple", "pear")]
+    for split in ("train", "dev"):
+        corpus = Corpus.open(tmp_path / "data", split)
+        assert corpus.source_weights.tolist() == [2.5, 1, 0.5]
+        assert corpus.source_weights.dtype == np.float64
+        assert corpus.source_documents.dtype == np.int64
+        assert corpus.source_documents.tolist()[0] == 0
+        assert corpus.source_documents.tolist()[-1] == corpus.num_documents
+        documents = sentence_ids(corpus)
+        first, second, third = (
+            documents[start:end] for start, end in pairwise(corpus.source_documents)
+        )
+        assert first
+        assert third
+        assert all(document[0][: len(words[0])] == words[0] for document in first)
+        assert all(document[0][: len(words[1])] == words[1] for document in third)
+        assert not any(document[0][: len(words[0])] == words[0] for document in second)
+        for source, part in zip(manifest.sources, (first, second, third), strict=True):
+            counts = source.counts[split]
+            assert counts.documents == len(part)
+            assert counts.sentences == sum(map(len, part))
+            assert counts.tokens == sum(len(s) for document in part for s in document)
+
+
+def test_weights_and_notes_may_change_later(tmp_path, text):
+    """Encoding a terabyte again for another mixture would be absurd: the store stays as it is."""
+    (tmp_path / "b.txt").write_text("\n\n".join(f"Pear {n}." for n in range(20)))
+    settings = PrepareSettings((str(text), f"{tmp_path}/b.txt"), vocab_size=120)
+    first = prepare_corpus(settings, tmp_path / "data")
+    files = digests(tmp_path / "data")
+    said: list[str] = []
+    other = replace(settings, inputs=(str(text), f"{tmp_path}/b.txt@3"), licence="mine")
+    second = prepare_corpus(other, tmp_path / "data", say=said.append)
+    assert second.reused
+    assert [source.weight for source in second.sources] == [1, 3]
+    assert len(said) == 1
+    assert "weights or the licence note were changed" in said[0]
+    assert Manifest.read(tmp_path / "data") == second
+    assert replace(second, licence="", sources=first.sources) == first
+    del files["manifest.json"]
+    assert files.items() < digests(tmp_path / "data").items()
+
+
+def test_id_width_follows_the_vocabulary(tmp_path, settings):
+    """Ids above 65,535 need four bytes; two are enough, and half as much to read, below."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens += [f"x{n}" for n in range((1 << 16) - len(tokens) - 1)]
+    for extra, dtype in ((["cat"], "<u2"), (["dog", "cat"], "<u4")):
+        vocabulary = tmp_path / "vocab.txt"
+        vocabulary.write_text("\n".join([*tokens, *extra]) + "\n")
+        out_dir = tmp_path / dtype[1:]
+        manifest = prepare_corpus(replace(settings, vocab=str(vocabulary)), out_dir)
+        corpus = Corpus.open(out_dir)
+        assert manifest.token_dtype == dtype
+        assert (out_dir / "train/tokens-00000.bin").stat().st_size == (
+            corpus.num_tokens * np.dtype(dtype).itemsize
+        )
+        cat = len(tokens) + len(extra) - 1
+        assert any(cat in sentence for document in sentence_ids(corpus) for sentence in document)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_other_kinds_of_tokenizers(tmp_path, settings, kind):
+    """The kind is learned, stored, and used by the workers as by this process."""
+    settings = replace(settings, tokenizer=kind, vocab_size=340, lowercase=False)
+    manifest = prepare_corpus(settings, tmp_path / "one")
+    assert manifest.tokenizer_kind == kind
+    assert not manifest.lowercase
+    prepare_corpus(replace(settings, workers=2), tmp_path / "two")
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_options_of_the_tokenizer_are_used(tmp_path):
+    """Cased, with accents, and Chinese characters together: as BERT's own options."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"Café 深度学习 {n}." for n in range(8)), encoding="utf-8")
+    settings = PrepareSettings((str(path),), vocab_size=100)
+    tokens = {}
+    for name, changes in {
+        "plain": {},
+        "cased": {"lowercase": False},
+        "accents": {"strip_accents": False},
+        "chinese": {"handle_chinese_chars": False},
+    }.items():
+        prepare_corpus(replace(settings, **changes), tmp_path / name)
+        vocabulary = (tmp_path / name / "tokenizer/vocab.txt").read_text("utf-8").split("\n")
+        tokens[name] = set(vocabulary)
+    assert {"c", "深"} <= tokens["plain"]
+    assert {"é", "##é", "C"}.isdisjoint(tokens["plain"])
+    assert {"##é", "C"} <= tokens["cased"]
+    assert "##é" in tokens["accents"]
+    assert "##度" in tokens["chinese"]
+    assert "##度" not in tokens["plain"]
 
 
 def test_the_same_corpus_is_kept_and_another_refused(tmp_path, settings, text):
@@ -148,22 +301,14 @@ def test_progress_reaches_its_total(tmp_path, settings):
         lambda description, done, total: reports.setdefault(description, []).append((done, total)),
     )
     assert set(reports) == {
-        "Checking the inputs",
         "Reading the text",
         "Learning the vocabulary",
         "Encoding the text",
+        "Checksums",
     }
     for steps in reports.values():
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1]
-
-
-@pytest.mark.parametrize("fraction", [0.001, 0.3, 0.999])
-def test_both_splits_have_two_documents(fraction):
-    """The random next sentence needs another document in each split."""
-    is_dev = dev_documents(7, fraction, 0)
-    assert 2 <= is_dev.sum() <= 5
-    assert is_dev.tolist() == dev_documents(7, fraction, 0).tolist()
 
 
 @pytest.mark.parametrize(
@@ -171,8 +316,12 @@ def test_both_splits_have_two_documents(fraction):
     [
         ("", "the corpus is empty"),
         ("\n  \n\n", "the corpus is empty"),
-        ("one\n\ntwo\n\nthree", "3 documents in .*text.txt, expected at least 4"),
-        ("one\n\ntwo\n\n\u200b\n\n\u200b\n\n\u200b\n\n\u200b\n", "only . documents of the"),
+        (
+            "one\n\ntwo\n\nthree",
+            "3 documents .copies not counted. in text.txt, expected at least 4",
+        ),
+        ("one\n\n" * 9, "1 documents .copies not counted. in text.txt, expected at least 4"),
+        ("one\n\n" + "\n\n".join("\u200b" * n for n in range(1, 9)), "only . documents of the"),
         (b"a\n\nb\n\nc\n\nd\n\xff\n", "text.txt, line 8: not UTF-8"),
     ],
 )
@@ -186,13 +335,21 @@ def test_bad_text_leaves_nothing_behind(tmp_path, content, message):
     assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, settings, monkeypatch):
-    """Also when the second reading fails, with workers running."""
-    monkeypatch.setattr("ptft_jax.data.prepare.dev_documents", lambda *_: np.zeros(30, bool))
-    for workers in (1, 2):
-        with pytest.raises(DataError, match="have grown"):
-            prepare_corpus(replace(settings, workers=workers), tmp_path / "data")
-        assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("workers", [1, 2])
+def test_text_that_changes_meanwhile_is_an_error(tmp_path, text, monkeypatch, workers):
+    """A corpus of two versions of a file would match no checksum in its manifest."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(lzma.decompress(text.read_bytes()))
+    monkeypatch.setattr("ptft_jax.data.inputs.BLOCK_CHARACTERS", 1000)
+    settings = PrepareSettings((str(path),), vocab_size=120, workers=workers)
+
+    def change(description: str, done: int, total: int) -> None:
+        if description == "Learning the vocabulary":
+            path.write_bytes(path.read_bytes().replace(b"cat", b"dog", 1))
+
+    with pytest.raises(DataError, match=r"text\.txt has changed while the corpus was made"):
+        prepare_corpus(settings, tmp_path / "data", change)
+    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +361,11 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, settings, monke
         ({"shard_tokens": 0}, "shard_tokens=0"),
         ({"vocab_size": 10}, "vocab_size=10"),
         ({"vocab": "/absent/vocab.txt"}, "vocab.txt does not exist"),
+        ({"tokenizer": "bert"}, "tokenizer='bert': expected one of wordpiece, bpe, unigram"),
+        ({"tokenizer": "bpe"}, "vocab_size=120: expected at least 320 for bpe"),
+        ({"deduplicate": "fuzzy"}, "deduplicate='fuzzy': expected one of none, exact, near"),
+        ({"deduplicate": "near", "near_threshold": 1.0}, "near_threshold=1.0: expected between"),
+        ({"deduplicate": "near", "near_permutations": 8}, "near_permutations=8: expected 16 to"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, settings, change, message):
@@ -300,10 +462,14 @@ def test_a_token_outside_the_vocabulary_is_found(damaged):
     ("change", "error", "message"),
     [
         (lambda m: m.update(format="other"), ConfigError, "not the manifest of a corpus"),
-        (lambda m: m.update(format_version=99), ConfigError, "corpus format 99, expected 1"),
+        (lambda m: m.update(format_version=99), ConfigError, "corpus format 99, expected 2"),
         (lambda m: m.pop("splits"), DataError, r"manifest\.json: damaged"),
-        (lambda m: m["splits"].pop("train"), ConfigError, "no split 'train'; it has dev"),
-        (lambda m: m["splits"]["train"].update(documents=3), DataError, "36 documents of train/"),
+        (lambda m: m["splits"].pop("train"), DataError, r"manifest\.json: damaged"),
+        (
+            lambda m: m["splits"]["train"].update(documents=3),
+            DataError,
+            r"\d+ documents of train/, exp",
+        ),
     ],
 )
 def test_a_wrong_manifest_is_refused(damaged, change, error, message):

@@ -1,36 +1,39 @@
 """Pretraining examples: BERT's statistics, exactly reproducible by (seed, epoch, index)."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from small_corpus import SmallCorpus, unmasked_ids
 
 from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.formats import FORMATS, PAIR_FORMATS
+from ptft_jax.data.masking import MaskingSettings
 from ptft_jax.data.pipeline import Batches, evaluation_batches
 from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.pretraining import (
-    PretrainingExamples,
-    PretrainingSettings,
-    truncated_lengths,
-)
+from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.sentence_pairs import truncated_lengths
 from ptft_jax.data.tokenizer import SPECIAL_TOKENS, TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 DOCUMENTS = 60
-SETTINGS = PretrainingSettings(seed=3, max_seq_length=64, max_predictions_per_seq=10)
+SETTINGS = PretrainingSettings(
+    seed=3, max_seq_length=64, masking=MaskingSettings(max_predictions_per_seq=10)
+)
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """A corpus in which token "d<i>" appears in document i only, so that a text tells its origin.
 
-    Document 0 has one sentence; document 1 has one of 500 tokens; every document has "w" words.
+    Documents 0, 20 and 40 have one sentence; one of document 1 has 500 tokens; all have "w" words.
     """
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     documents = []
     for number in range(DOCUMENTS):
-        count = 1 if number == 0 else int(rng.integers(2, 40))
+        count = 1 if number % 20 == 0 else int(rng.integers(2, 40))
         lengths = rng.integers(1, 20, count)
         if number == 1:
             lengths[1] = 500
@@ -74,17 +77,9 @@ def epochs(examples):
     return examples.batch(np.arange(40 * len(examples)))
 
 
-def original_ids(batch):
-    """The input ids before masking: the labels put back."""
-    ids = batch["input_ids"].copy()
-    rows, places = np.nonzero(batch["masked_lm_weights"])
-    ids[rows, batch["masked_lm_positions"][rows, places]] = batch["masked_lm_ids"][rows, places]
-    return ids
-
-
 def segments(batch, tokenizer):
     """The unmasked tokens of A and B of each row."""
-    ids, kinds = original_ids(batch), batch["token_type_ids"]
+    ids, kinds = unmasked_ids(batch), batch["token_type_ids"]
     lengths = batch["attention_mask"].sum(axis=1)
     pairs = []
     for row, kind, length in zip(ids, kinds, lengths, strict=True):
@@ -122,7 +117,7 @@ def test_layout(epochs, tokenizer):
     assert (epochs["input_ids"][padding] == tokenizer.pad_token_id).all()
     assert (epochs["token_type_ids"][padding] == 0).all()
     assert (np.diff(epochs["token_type_ids"], axis=1)[~padding[:, 1:]] >= 0).all()
-    ids = original_ids(epochs)
+    ids = unmasked_ids(epochs)
     assert (np.isin(ids, tokenizer.special_ids) & ~padding).sum(axis=1).tolist() == [3] * len(ids)
     for a, b in segments(epochs, tokenizer):
         assert len(a) >= 1
@@ -198,7 +193,7 @@ def test_true_pairs_are_the_text(examples, corpus, epochs, tokenizer):
     """Untrimmed true pairs, put together, are a stretch of consecutive sentences."""
     whole = {
         tuple(corpus.gather(*map(np.array, ([start], [end - start]))).tolist())
-        for first, last in zip(examples._chunks, examples._chunks[1:], strict=False)
+        for first, last in pairwise(examples._format._chunks.astype(int))
         for start, end in [corpus.sentence_offsets[[first, last]]]
     }
     labels = epochs["next_sentence_labels"][:, 0]
@@ -213,12 +208,12 @@ def test_true_pairs_are_the_text(examples, corpus, epochs, tokenizer):
 
 def test_chunks_follow_the_paper(examples, corpus):
     """Chunks partition the text, stay in a document, and end once they reach their target."""
-    chunks, offsets = examples._chunks, corpus.sentence_offsets
+    chunks, offsets = examples._format._chunks.astype(int), corpus.sentence_offsets
     assert chunks[0] == 0
     assert chunks[-1] == corpus.num_sentences
     assert (np.diff(chunks) > 0).all()
     assert set(corpus.document_offsets) <= set(chunks)
-    targets = examples._targets(chunks[:-1])
+    targets = examples._format._targets(chunks[:-1])
     assert targets.max() == 61
     assert 0.02 < (targets < 61).mean() < 0.25
     is_last = np.isin(chunks[1:], corpus.document_offsets)
@@ -232,9 +227,11 @@ def test_every_epoch_has_every_example_once_in_another_order(examples, monkeypat
     """Coverage is exact; order and masking are new in each epoch."""
     size = len(examples)
     seen = []
-    original = examples._pair
+    original = examples._format.segments
     monkeypatch.setattr(
-        examples, "_pair", lambda epoch, chunk: (seen.append(chunk), original(epoch, chunk))[1]
+        examples._format,
+        "segments",
+        lambda visit, chunk: (seen.append(chunk), original(visit, chunk))[1],
     )
     first, second = (examples.batch(np.arange(k * size, (k + 1) * size)) for k in (0, 1))
     assert sorted(seen[0].tolist()) == sorted(seen[1].tolist()) == list(range(size))
@@ -317,11 +314,13 @@ def test_a_long_sentence_is_trimmed_on_both_sides(examples, epochs, corpus, toke
 def test_one_sentence_documents_give_random_pairs(examples, corpus):
     """A document of one sentence has no true next sentence, and is used all the same."""
     single = np.flatnonzero(np.diff(corpus.document_offsets) == 1)
-    chunks = np.searchsorted(examples._chunks, corpus.document_offsets[single])
+    assert len(single) > 0
+    chunks = np.searchsorted(examples._format._chunks, corpus.document_offsets[single])
     for epoch in range(5):
-        is_random, _, lengths = examples._pair(np.full(len(chunks), epoch), chunks)
-        assert is_random.all()
-        assert (lengths > 0).all()
+        pairs = examples._format.segments(np.full(len(chunks), epoch), chunks)
+        assert pairs.labels.tolist() == [1] * len(chunks)
+        assert pairs.token_types.tolist() == [0, 1] * len(chunks)
+        assert (pairs.lengths > 0).all()
 
 
 def test_evaluation_on_the_dev_split(data_dir, tokenizer):
@@ -337,26 +336,67 @@ def test_evaluation_on_the_dev_split(data_dir, tokenizer):
     assert (masked[~filler].sum(axis=1) > 0).all()
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_text_is_read_from_several_token_files(corpus, tokenizer, name):
+    """Whatever file a stretch lies in, an example has the tokens that stand there."""
+    assert len(corpus.manifest.splits["train"].shard_tokens) > 2
+    # The whole text, sentence by sentence: another way to the same tokens.
+    text = np.concatenate([corpus.sentence(number) for number in range(corpus.num_sentences)])
+    assert len(text) == corpus.num_tokens
+    examples = PretrainingExamples(corpus, tokenizer, replace(SETTINGS, input_format=name))
+    batch = examples.batch(np.arange(len(examples)))
+    visit, chunk = examples._draw(np.zeros(len(examples), int), np.arange(len(examples)))
+    stretches = examples._format.segments(visit, chunk)
+    wanted = [[tokenizer.cls_token_id] for _ in range(len(examples))]
+    for row, start, length in zip(
+        stretches.example, stretches.starts, stretches.lengths, strict=True
+    ):
+        wanted[row] += [*text[start : start + length].tolist(), tokenizer.sep_token_id]
+    lengths = batch["attention_mask"].sum(axis=1)
+    for ids, length, row in zip(unmasked_ids(batch), lengths, wanted, strict=True):
+        assert ids[:length].tolist() == row
+    assert ("next_sentence_labels" in batch) == (name in PAIR_FORMATS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_seq_length": 4}, "max_seq_length=4: expected at least 8"),
-        ({"max_predictions_per_seq": 0}, "max_predictions_per_seq=0: expected from 1 to"),
-        ({"max_predictions_per_seq": 62}, "max_predictions_per_seq=62.* = 61"),
+        ({"max_seq_length": 4}, "max_seq_length=4: expected from 8 to 8192"),
+        ({"max_seq_length": 8193}, "max_seq_length=8193: expected from 8 to 8192"),
+        ({"max_predictions_per_seq": 0}, "max_predictions_per_seq=0: expected at least 1"),
+        ({"max_predictions_per_seq": 62}, "max_predictions_per_seq=62: expected from 1 to .* = 61"),
         ({"masked_lm_prob": 0.0}, "masked_lm_prob=0.0"),
         ({"short_seq_prob": 1.5}, "short_seq_prob=1.5"),
+        ({"input_format": "pairs"}, "input_format='pairs': expected one of nsp, sop, full_sente"),
+        ({"dupe_factor": -1}, "dupe_factor=-1: expected 0 or more"),
+        ({"max_sequences_per_pack": -1}, "max_sequences_per_pack=-1: expected 0 or more"),
     ],
 )
 def test_impossible_settings_are_refused(corpus, tokenizer, change, message):
     """The message names the setting, its value and its range."""
+    of_masking = {name: value for name, value in change.items() if hasattr(MaskingSettings, name)}
+    others = {name: value for name, value in change.items() if name not in of_masking}
+    settings = replace(SETTINGS, masking=replace(SETTINGS.masking, **of_masking), **others)
     with pytest.raises(ConfigError, match=message):
-        PretrainingExamples(corpus, tokenizer, replace(SETTINGS, **change))
+        PretrainingExamples(corpus, tokenizer, settings)
+
+
+def test_next_sentences_need_a_second_document(tokenizer):
+    """There would be no other document for a random next sentence; other formats do without."""
+    corpus = SmallCorpus([[5, 6, 7]], ids=np.full(18, 9))
+    corpus.manifest.tokenizer_sha256 = tokenizer.sha256
+    with pytest.raises(DataError, match=r"has 1 document, expected at least 2"):
+        PretrainingExamples(corpus, tokenizer, SETTINGS)
+    for name in set(FORMATS) - {"nsp"}:
+        assert len(PretrainingExamples(corpus, tokenizer, replace(SETTINGS, input_format=name))) > 0
 
 
 def test_high_masking_rates_never_exceed_the_text(corpus, tokenizer):
     """With 90 % masked and room for all, short examples have fewer tokens than would be asked."""
-    settings = replace(SETTINGS, masked_lm_prob=0.9, max_predictions_per_seq=61)
-    batch = PretrainingExamples(corpus, tokenizer, settings).batch(np.arange(500))
+    masking = MaskingSettings(masked_lm_prob=0.9, max_predictions_per_seq=61)
+    batch = PretrainingExamples(corpus, tokenizer, replace(SETTINGS, masking=masking)).batch(
+        np.arange(500)
+    )
     count = batch["masked_lm_weights"].sum(axis=1)
     assert (count <= batch["attention_mask"].sum(axis=1) - 3).all()
     assert not np.isin(batch["masked_lm_ids"][batch["masked_lm_weights"] == 1], [2, 3]).any()
@@ -364,6 +404,6 @@ def test_high_masking_rates_never_exceed_the_text(corpus, tokenizer):
 
 def test_another_tokenizer_is_refused(corpus):
     """Ids of one vocabulary read with another would train on noise."""
-    other = TextTokenizer([*SPECIAL_TOKENS, "a"], lowercase=True)
+    other = TextTokenizer.wordpiece([*SPECIAL_TOKENS, "a"], lowercase=True)
     with pytest.raises(DataError, match=r"tokenizer \(6 tokens\) is not the one .* \(265 tokens"):
         PretrainingExamples(corpus, other, SETTINGS)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from ptft_jax.data.randomness import random_below, random_uint64, shuffled_index, uniform
+from ptft_jax.data.randomness import (
+    extended,
+    random_below,
+    random_uint64,
+    shuffled_index,
+    uniform,
+)
 
 PINNED = (2237327843223135417, 2751539235878679756, [1, 9, 0, 2, 3, 4, 7, 6, 8, 5])
 
@@ -20,6 +26,13 @@ def test_values_are_pinned():
     assert random_uint64(0, "masking", 0).item() == PINNED[0]
     assert random_uint64(-1, "masking", 2**40, 3).item() == PINNED[1]
     assert shuffled_index(np.arange(10), 10, 5, 1).tolist() == PINNED[2]
+
+
+def test_a_counter_may_be_added_later():
+    """For ragged arrays: the values are those of all counters at once."""
+    groups, places = np.array([4, 4, 4, 9, 2**40]), np.array([0, 1, 2, 0, 2**33])
+    later = extended(random_uint64(7, "masking", 3, groups), places)
+    assert later.tolist() == random_uint64(7, "masking", 3, groups, places).tolist()
 
 
 def test_seed_stream_and_counters_all_matter():
@@ -72,3 +85,10 @@ def test_shuffled_index_refuses_an_index_outside():
     """A wrong index must not come back as some other example."""
     with pytest.raises(IndexError, match=r"outside \[0, 5\)"):
         shuffled_index(5, 5, 0, 0)
+
+
+def test_permutations_for_two_purposes_differ():
+    """Rows shuffled as their examples were would come to one permutation applied twice."""
+    orders = [shuffled_index(np.arange(100), 100, 0, 5, stream) for stream in ("a", "b")]
+    # Two independent permutations agree in one place, in the mean, and hardly ever in seven.
+    assert (orders[0] == orders[1]).sum() < 7

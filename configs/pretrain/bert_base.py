@@ -14,4 +14,6 @@ from ptft_jax.commands.settings import Config
 def get_config() -> Config:
     """Returns the config."""
     config = defaults.pretrain()
+    # Sequences of 128 for nine tenths of the updates, of 512 for the rest (appendix A.2).
+    config.phases = ({"step_ratio": 0.9, "max_seq_length": 512, "max_predictions_per_seq": 80},)
     return config

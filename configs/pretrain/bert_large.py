@@ -20,4 +20,6 @@ def get_config() -> Config:
     config.model.intermediate_size = 4096
     config.model.dtype = "bfloat16"
     config.model.remat = True
+    # Sequences of 128 for nine tenths of the updates, of 512 for the rest (appendix A.2).
+    config.phases = ({"step_ratio": 0.9, "max_seq_length": 512, "max_predictions_per_seq": 80},)
     return config

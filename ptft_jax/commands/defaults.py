@@ -5,6 +5,7 @@ from ml_collections.config_dict import placeholder
 
 from ptft_jax.commands.settings import Config
 from ptft_jax.data.prepare import PrepareSettings
+from ptft_jax.data.pretraining import PretrainingSettings
 from ptft_jax.models.config import EncoderConfig
 
 # Keys of `EncoderConfig` that a command decides by itself.
@@ -15,8 +16,8 @@ def prepare() -> Config:
     """Returns the config of `ptft prepare`; `PrepareSettings` says what the keys mean."""
     settings = PrepareSettings(inputs=())
     keys = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
-    # Several patterns are separated by commas, so that one flag holds them.
-    return ConfigDict(keys | {"inputs": ""})
+    # Several inputs are separated by commas, so that one flag holds them.
+    return ConfigDict(keys | {"inputs": "", "strip_accents": placeholder(bool)})
 
 
 def _training() -> Config:
@@ -63,9 +64,13 @@ def pretrain() -> Config:
     config = _training()
     config.steps = 1_000_000
     config.batch_size = 256
-    config.max_predictions_per_seq = 20
-    config.masked_lm_prob = 0.15
-    config.short_seq_prob = 0.1
+    examples = PretrainingSettings()
+    for settings in (examples, examples.masking):
+        for name in settings.__dataclass_fields__:
+            if name not in config and name != "masking":
+                config[name] = getattr(settings, name)
+    config.masking = examples.masking.masking
+    config.phases = ()  # dicts: 'step' or 'step_ratio', and the keys that are others from there
     config.eval_every = 1000
     config.eval_examples = 2048
     config.checkpoint_every = 1000

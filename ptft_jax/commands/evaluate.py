@@ -3,7 +3,6 @@
 Computes a run's own metrics again from one of its checkpoints, and shows them beside results.json.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ from ptft_jax.commands.finetune import (
     make_evaluate,
 )
 from ptft_jax.commands.pretrain import fingerprint
+from ptft_jax.commands.pretraining_config import phases_of, pretraining_settings
 from ptft_jax.commands.run_folder import TrainedRun, open_run
 from ptft_jax.commands.scoring import Evaluate, pretraining_evaluator
 from ptft_jax.commands.screen import made, make_console, short
 from ptft_jax.commands.settings import Config
 from ptft_jax.commands.training_run import checked_mesh
 from ptft_jax.data.corpus import Corpus
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining import PretrainingExamples
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
@@ -113,14 +113,14 @@ def _evaluator(opened: TrainedRun, model: Model, mesh: Any) -> Evaluate:
         _check_data(opened, fingerprints(task))
         examples = evaluation_examples(config, task, tokenizer)
         return make_evaluate(config, model, examples, task, mesh)
-    names = [field.name for field in dataclasses.fields(PretrainingSettings)]
-    settings = PretrainingSettings(**{name: config[name] for name in names})
     corpus = Corpus.open(config.data_dir, "dev")
     _check_data(opened, {"corpus": fingerprint(corpus.manifest)})
-    dev = PretrainingExamples(corpus, tokenizer, settings)
-    return pretraining_evaluator(
-        model, PretrainingObjective(), dev, config.batch_size, config.eval_examples, mesh
-    )
+    # As in the phase that the checkpoint belongs to.
+    phase = next(p for p in phases_of(config) if opened.step <= p.until or p.until == config.steps)
+    dev = PretrainingExamples(corpus, tokenizer, pretraining_settings(phase.config))
+    objective = PretrainingObjective(next_sentence="nsp" in opened.model_config.heads)
+    batch_size = phase.config.batch_size
+    return pretraining_evaluator(model, objective, dev, batch_size, config.eval_examples, mesh)
 
 
 def _check_data(opened: TrainedRun, now: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ from ptft_jax.commands.training_flags import (
     check_run_flags,
     define_run_flags,
 )
-from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
+from ptft_jax.commands.training_run import Phase, TrainingRun, checked_mesh, train
 from ptft_jax.data.classification import ClassificationExamples
 from ptft_jax.data.tasks import Split, TableSettings, TaskData, load_task
 from ptft_jax.data.tokenizer import TextTokenizer
@@ -121,15 +121,22 @@ def finetune(
             record=record,
             model=model,
             objective=objective,
-            examples=examples,
+            phases=(
+                Phase(
+                    start=0,
+                    until=steps,
+                    examples=examples,
+                    batch_size=config.batch_size,
+                    accumulate=config.accumulate,
+                    make_evaluate=lambda mesh: make_evaluate(config, model, dev, task, mesh),
+                ),
+            ),
             tokenizer=initial.tokenizer,
-            steps=steps,
             eval_every=per_epoch if config.eval_every is None else config.eval_every,
             checkpoint_every=per_epoch
             if config.checkpoint_every is None
             else config.checkpoint_every,
             initial=initial.params,
-            make_evaluate=lambda mesh: make_evaluate(config, model, dev, task, mesh),
         ),
         config,
         mesh,

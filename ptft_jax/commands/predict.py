@@ -1,6 +1,7 @@
 r"""ptft predict --run_dir=RUN "text" … | --input=FILE [--json] [--top=5]
 
-Fills in [MASK]s with a pretraining run, gives labels with scores with a fine-tuned one.
+Fills in [MASK]s with a pretraining run, gives labels with scores with a fine-tuned one. [MASK] is
+the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 
 A FILE has one text per line; `-` reads standard input. The two texts of a pair are separated by a
 tab ($'text A\ttext B' in bash). --json prints one JSON object per text instead of a table.
@@ -29,6 +30,8 @@ from ptft_jax.models.build import build_model
 from ptft_jax.objectives.classification import ClassificationObjective
 
 _BATCH = 32
+# What a person writes for a mask.
+_MASK = "[MASK]"
 
 
 class TextError(ConfigError):
@@ -96,8 +99,9 @@ def predict(run: TrainedRun, texts: Iterable[str], top: int = 5) -> list[dict[st
         top: how many candidates to return for each text or mask.
 
     Returns:
-        A dict per text: `text`, and `masks` (a list of candidates per [MASK]), or `label` and
-        `scores`, or `score` for a regression.
+        A dict per text: `text`, and `masks` (a list of candidates per [MASK]; BPE's and Unigram's
+        have a space before them where they begin a word), or `label` and `scores`, or `score` for
+        a regression.
 
     Raises:
         ConfigError: the run has no such head.
@@ -144,13 +148,14 @@ def _classify(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any
 
 def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any]]:
     tokenizer, model = run.tokenizer, build_model(run.model_config)
-    for text in texts:
-        if "[MASK]" not in text:
+    masked = [text.replace(_MASK, tokenizer.mask_token) for text in texts]
+    for text, own in zip(texts, masked, strict=True):
+        if tokenizer.mask_token not in own:
             raise TextError(f"{text!r} has no [MASK] to fill in; write [MASK] where a word is.")
-    examples = _examples(run, texts)
-    for number, text in enumerate(texts):
+    examples = _examples(run, masked)
+    for number, (text, own) in enumerate(zip(texts, masked, strict=True)):
         ids = examples.batch(np.array([number]))["input_ids"]
-        if np.sum(ids == tokenizer.mask_token_id) < text.count("[MASK]"):
+        if np.sum(ids == tokenizer.mask_token_id) < own.count(tokenizer.mask_token):
             raise TextError(
                 f"{text!r}: a [MASK] lies beyond the {examples.buckets[-1]} tokens of this run; "
                 "shorten the text."
@@ -173,11 +178,11 @@ def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, A
         for row, number in enumerate(numbers):
             masks = []
             for place in range(int(is_mask[row].sum())):
-                probabilities = _softmax(logits[row, place])
+                probabilities = _softmax(logits[row, place, : tokenizer.vocab_size])
                 order = np.argsort(-probabilities)[:top]
                 masks.append(
                     [
-                        {"token": tokenizer.token(int(i)), "score": float(probabilities[i])}
+                        {"token": tokenizer.text_of(int(i)), "score": float(probabilities[i])}
                         for i in order
                     ]
                 )
@@ -229,7 +234,7 @@ def predictions_table(predictions: list[dict[str, Any]]) -> Table:
         table = Table("text", "mask", "candidates", box=SIMPLE_HEAD)
         for prediction in predictions:
             for place, candidates in enumerate(prediction["masks"], 1):
-                shown = "  ".join(f"{c['token']} {c['score']:.3f}" for c in candidates)
+                shown = "  ".join(f"{c['token'].strip()} {c['score']:.3f}" for c in candidates)
                 table.add_row(prediction["text"], str(place), shown)
         return table
     if "score" in predictions[0]:

@@ -1,6 +1,7 @@
 """ptft pretrain --config=configs/pretrain/bert_tiny.py --config.data_dir=DATA --run_dir=RUN
 
 Trains BERT on masked tokens and next sentences (MLM + NSP), with a corpus made by `ptft prepare`.
+Other inputs and other masks are keys of the config; so are phases of other lengths.
 
 The same command started again resumes the run from its last checkpoint. --init_from=RUN_OR_HF_DIR
 starts from other parameters of the same shape.
@@ -9,12 +10,14 @@ starts from other parameters of the same shape.
 import dataclasses
 import hashlib
 import json
+from functools import partial
 
 from absl import flags
 from rich.console import Console
 
 from ptft_jax.commands.describe import describe_mesh, describe_model
 from ptft_jax.commands.initial import load_initial
+from ptft_jax.commands.pretraining_config import PhaseConfig, phases_of, pretraining_settings
 from ptft_jax.commands.run_folder import RunFolder, RunRecord
 from ptft_jax.commands.scoring import pretraining_evaluator
 from ptft_jax.commands.screen import count, facts, made, make_console
@@ -26,16 +29,18 @@ from ptft_jax.commands.training_flags import (
     define_run_flags,
     require_data_dir,
 )
-from ptft_jax.commands.training_run import TrainingRun, checked_mesh, train
+from ptft_jax.commands.training_run import Phase, TrainingRun, checked_mesh, train
 from ptft_jax.data.corpus import Corpus, Manifest
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.formats import PAIR_FORMATS
+from ptft_jax.data.pretraining import PretrainingExamples
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 
-HEADS = ("pooler", "mlm", "nsp")
+# What a run on sentence pairs trains, and what one without them does.
+PAIR_HEADS, HEADS = ("pooler", "mlm", "nsp"), ("mlm",)
 
 # Keys of the model that another run has to share for its parameters to fit and mean the same.
 _SHAPE = (
@@ -47,6 +52,7 @@ _SHAPE = (
     "max_position_embeddings",
     "type_vocab_size",
     "vocab_size_multiple",
+    "pad_token_id",
     "hidden_act",
     "layer_norm_eps",
 )
@@ -89,28 +95,24 @@ def pretrain(
     data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
     train_corpus, dev_corpus = (Corpus.open(data_dir, split) for split in ("train", "dev"))
     tokenizer = TextTokenizer.load(train_corpus.tokenizer_dir)
-    model = build_model(_model_config(config, tokenizer.vocab_size))
+    model = build_model(_model_config(config, tokenizer))
     if init_from is None and folder.exists():
         init_from = folder.record().init_from
-    settings = PretrainingSettings(
-        seed=config.seed,
-        max_seq_length=config.max_seq_length,
-        max_predictions_per_seq=config.max_predictions_per_seq,
-        masked_lm_prob=config.masked_lm_prob,
-        short_seq_prob=config.short_seq_prob,
-    )
-    examples, dev = (
-        PretrainingExamples(corpus, tokenizer, settings) for corpus in (train_corpus, dev_corpus)
-    )
-    mesh = checked_mesh(config, model)
-    objective = PretrainingObjective()
+    phases = [
+        (phase, *_examples(phase.config, train_corpus, dev_corpus, tokenizer))
+        for phase in phases_of(config)
+    ]
+    for phase, _, _ in phases:
+        check_length(phase.config, model.config)
+    mesh = checked_mesh(config, model, *(phase.config for phase, _, _ in phases[1:]))
+    objective = PretrainingObjective(next_sentence="nsp" in model.config.heads)
     record = RunRecord(
         command="pretrain",
         config=config.to_dict(),
         model=dataclasses.asdict(model.config),
         init_from=init_from,
         best=("dev_loss", "min"),
-        pairs=True,
+        pairs=objective.next_sentence,
         data={"corpus": fingerprint(train_corpus.manifest)},
     )
     folder.check_unchanged(record, allow=allow)
@@ -121,11 +123,11 @@ def pretrain(
         console,
         {
             "model": describe_model(model),
-            "data": f"{data_dir}: {count(train_corpus.num_tokens)} tokens, "
-            f"{count(len(examples))} examples an epoch",
-            "run": f"{count(config.steps)} updates of {config.batch_size} x "
-            f"{config.max_seq_length} tokens = "
-            f"{config.steps * config.batch_size / len(examples):.2g} epochs",
+            "data": f"{data_dir}: {count(train_corpus.num_tokens)} tokens",
+            **{
+                "run" if len(phases) == 1 else f"phase {number}": _describe(phase, examples)
+                for number, (phase, examples, _) in enumerate(phases, start=1)
+            },
             "mesh": describe_mesh(mesh),
         },
     )
@@ -135,15 +137,28 @@ def pretrain(
             record=record,
             model=model,
             objective=objective,
-            examples=examples,
+            phases=tuple(
+                Phase(
+                    start=phase.start,
+                    until=phase.until,
+                    examples=examples,
+                    batch_size=phase.config.batch_size,
+                    accumulate=phase.config.accumulate,
+                    make_evaluate=partial(
+                        pretraining_evaluator,
+                        model,
+                        objective,
+                        dev,
+                        phase.config.batch_size,
+                        config.eval_examples,
+                    ),
+                )
+                for phase, examples, dev in phases
+            ),
             tokenizer=tokenizer,
-            steps=config.steps,
             eval_every=config.eval_every,
             checkpoint_every=config.checkpoint_every,
             initial=initial,
-            make_evaluate=lambda mesh: pretraining_evaluator(
-                model, objective, dev, config.batch_size, config.eval_examples, mesh
-            ),
         ),
         config,
         mesh,
@@ -152,27 +167,50 @@ def pretrain(
     return results
 
 
+def _examples(
+    config: Config, train_corpus: Corpus, dev_corpus: Corpus, tokenizer: TextTokenizer
+) -> tuple[PretrainingExamples, PretrainingExamples]:
+    settings = pretraining_settings(config)
+    return (
+        PretrainingExamples(train_corpus, tokenizer, settings),
+        PretrainingExamples(dev_corpus, tokenizer, settings),
+    )
+
+
+def _describe(phase: PhaseConfig, examples: PretrainingExamples) -> str:
+    config, updates = phase.config, phase.until - phase.start
+    rows = "packed rows" if config.packing else "examples"
+    return (
+        f"{count(updates)} updates of {config.batch_size} x {config.max_seq_length} tokens = "
+        f"{updates * config.batch_size / len(examples):.2g} epochs of {count(len(examples))} {rows}"
+    )
+
+
 def fingerprint(manifest: Manifest) -> str:
     """Returns a SHA-256 of a corpus's content: of the sums of its tokenizer and token files."""
     sums = sorted((name, record.sha256) for name, record in manifest.files.items())
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
-def _model_config(config: Config, vocab_size: int) -> EncoderConfig:
+def _model_config(config: Config, tokenizer: TextTokenizer) -> EncoderConfig:
     keys = config.model.to_dict()
     wanted = keys.pop("vocab_size")
-    if wanted is not None and wanted < vocab_size:
+    if wanted is not None and wanted < tokenizer.vocab_size:
         raise ConfigError(
             f"--config.model.vocab_size={wanted}: the corpus has token ids up to "
-            f"{vocab_size - 1}; expected at least {vocab_size}, or leave it out."
+            f"{tokenizer.vocab_size - 1}; expected at least {tokenizer.vocab_size}, or leave it "
+            "out."
         )
-    model = EncoderConfig(vocab_size=wanted or vocab_size, heads=HEADS, **keys)
-    check_length(config, model)
-    return model
+    return EncoderConfig(
+        vocab_size=wanted or tokenizer.vocab_size,
+        pad_token_id=tokenizer.pad_token_id,
+        heads=PAIR_HEADS if config.input_format in PAIR_FORMATS else HEADS,
+        **keys,
+    )
 
 
 def _initial(source: str, model: Model, tokenizer: TextTokenizer, console: Console) -> Params:
-    initial = load_initial(source, HEADS)
+    initial = load_initial(source, model.config.heads)
     if initial.tokenizer.sha256 != tokenizer.sha256:
         raise ConfigError(
             f"--init_from={source}: its tokenizer is not the corpus's. Prepare the corpus with "

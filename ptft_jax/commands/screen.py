@@ -1,18 +1,31 @@
 """What commands show: tables, boxes, progress bars and readable numbers."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.box import ROUNDED, SIMPLE_HEAD
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 _PIPE_WIDTH = 120
+# In a log, a long task says how far it is this often.
+_LINE_SECONDS = 60.0
 
 
 def make_console() -> Console:
@@ -82,24 +95,33 @@ def _continued(command: str, width: int) -> str:
     return " \\\n  ".join([*lines, line])
 
 
+class _RateColumn(ProgressColumn):
+    """Megabytes a second; nothing for a task that counts something smaller than a megabyte."""
+
+    def render(self, task: Task) -> Text:
+        if not task.total or task.total < 1e6 or not task.speed:
+            return Text("")
+        return Text(f"{task.speed / 1e6:.1f} MB/s", style="progress.data.speed")
+
+
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Any]:
     """Gives a callable (description, done, total) that draws one bar per description.
 
-    Without a terminal each description prints one line when it is complete.
+    Without a terminal each description prints one line when it is complete, and one every minute
+    before that.
     """
     if not console.is_terminal:
-        said = set()
-
-        def plain(description: str, done: int, total: int) -> None:
-            if done >= total and description not in said:
-                said.add(description)
-                console.print(f"{description}: done")
-
-        yield plain
+        yield _progress_lines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, speed_estimate_period=60) as bars:
         tasks: dict[str, TaskID] = {}
 
         def draw(description: str, done: int, total: int) -> None:
@@ -108,3 +130,25 @@ def progress_bars(console: Console) -> Iterator[Any]:
             bars.update(tasks[description], completed=done, total=total)
 
         yield draw
+
+
+def _progress_lines(console: Console) -> Any:
+    complete: set[str] = set()
+    # Description → when it began, and how far it was then.
+    begun: dict[str, tuple[float, int]] = {}
+    last = time.monotonic()
+
+    def draw(description: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        began, at = begun.setdefault(description, (now, done))
+        if done >= total and description not in complete:
+            complete.add(description)
+            last = now
+            console.print(f"{description}: done")
+        elif done < total and now - last >= _LINE_SECONDS and done > at:
+            last = now
+            left = round((total - done) / (done - at) * (now - began))
+            console.print(f"{description}: {done / total:.0%}, {timedelta(seconds=left)} left")
+
+    return draw

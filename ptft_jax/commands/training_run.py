@@ -31,6 +31,25 @@ from ptft_jax.training.writers import ConsoleProgress, MetricsWriter, Report, wr
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of a run in which all batches are made alike.
+
+    Attributes:
+        start, until: its updates are those after `start` up to `until`.
+        examples: the training examples, read from the first one on when the phase begins.
+        batch_size, accumulate: examples per update, and the micro-batches they are cut into.
+        make_evaluate: makes the evaluation function for a mesh.
+    """
+
+    start: int
+    until: int
+    examples: Examples
+    batch_size: int
+    accumulate: int
+    make_evaluate: Callable[[Mesh], Evaluate]
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingRun:
     """Everything a run needs beyond its config.
 
@@ -39,39 +58,42 @@ class TrainingRun:
         record: what its config.json holds.
         model: the model to train.
         objective: what it is trained for.
-        examples: the training examples.
+        phases: one after another, from step 0 to the last step; all share state and schedule.
         tokenizer: the tokenizer of the examples.
-        steps: updates to make.
         eval_every, checkpoint_every: intervals in updates, 0 for the end only.
         initial: parameters to start from, any part of the tree; None for fresh ones.
-        make_evaluate: makes the evaluation function for a mesh.
     """
 
     folder: RunFolder
     record: RunRecord
     model: Model
     objective: Objective
-    examples: Examples
+    phases: tuple[Phase, ...]
     tokenizer: TextTokenizer
-    steps: int
     eval_every: int
     checkpoint_every: int
     initial: Params | None
-    make_evaluate: Callable[[Mesh], Evaluate]
+
+    @property
+    def steps(self) -> int:
+        """The last step."""
+        return self.phases[-1].until
 
 
-def checked_mesh(config: Config, model: Model) -> Mesh:
+def checked_mesh(config: Config, model: Model, *phases: Config) -> Mesh:
     """Returns the mesh of a config after checking that batches and model fit it.
 
     Args:
         config: with the keys `mesh`, `batch_size` and `accumulate`, perhaps `eval_batch_size`.
         model: the model.
+        *phases: the configs of further phases.
 
     Raises:
         ConfigError: something does not divide.
     """
     mesh = make_mesh(MeshConfig(**config.mesh))
-    check_batch(config.batch_size, config.accumulate, mesh)
+    for phase in (config, *phases):
+        check_batch(phase.batch_size, phase.accumulate, mesh)
     if "eval_batch_size" in config:
         check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
     check_model(model.config, mesh)
@@ -107,37 +129,42 @@ def train(
     with jax.set_mesh(mesh), checkpoints:
         state, next_index = _restore_or_init(run, config, mesh, optimizer, checkpoints, console)
         start = int(state.step)
-        step = make_train_step(
-            run.model,
-            run.objective,
-            optimizer,
-            schedule,
-            seed=config.seed,
-            accumulate=config.accumulate,
-        )
         sinks = [MetricsWriter(run.folder.path, start), ConsoleProgress(run.steps, console)]
         save = partial(_save, checkpoints, run)
-        rows = process_rows(mesh, config.batch_size)
         began = time.monotonic()
-        with (
-            Report(*(sinks if first else [])) as report,
-            Batches(
-                run.examples, config.batch_size, next_index, rows, workers=config.workers
-            ) as batches,
-        ):
-            fit(
-                state,
-                step,
-                batches,
-                put=partial(put_batch, mesh=mesh),
-                until=run.steps,
-                report=report,
-                save=save,
-                evaluate=run.make_evaluate(mesh),
-                log_every=config.log_every,
-                eval_every=run.eval_every,
-                checkpoint_every=run.checkpoint_every,
-            )
+        with Report(*(sinks if first else [])) as report:
+            for phase in run.phases:
+                ends_run = phase is run.phases[-1]
+                if phase.until <= int(state.step) and not ends_run:
+                    continue
+                step = make_train_step(
+                    run.model,
+                    run.objective,
+                    optimizer,
+                    schedule,
+                    seed=config.seed,
+                    accumulate=phase.accumulate,
+                )
+                rows = process_rows(mesh, phase.batch_size)
+                # A phase reads its own examples, from the first one on.
+                index = next_index if int(state.step) == start > phase.start else 0
+                with Batches(
+                    phase.examples, phase.batch_size, index, rows, workers=config.workers
+                ) as batches:
+                    state = fit(
+                        state,
+                        step,
+                        batches,
+                        put=partial(put_batch, mesh=mesh),
+                        until=phase.until,
+                        report=report,
+                        save=save,
+                        evaluate=phase.make_evaluate(mesh),
+                        ends_run=ends_run,
+                        log_every=config.log_every,
+                        eval_every=run.eval_every,
+                        checkpoint_every=run.checkpoint_every,
+                    )
         checkpoints.wait()
         results = {split: dict(metrics) for split, metrics in report.results.items()}
         best = checkpoints.best_step()

@@ -130,6 +130,8 @@ def write_hf_folder(
             f"The tokenizer has {tokenizer.vocab_size} tokens: expected at most "
             f"model.vocab_size={config.vocab_size}. Export with the tokenizer of the training run."
         )
+    # PyTorch gives the embedding of this token no gradient, so it must be the one that pads.
+    content["pad_token_id"] = tokenizer.pad_token_id
     tensors = bert.to_hf(params, config)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))

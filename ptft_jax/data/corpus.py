@@ -9,7 +9,8 @@ A corpus folder holds
         sentences.bin           int64 [sentences + 1]: where each sentence begins, in tokens
         documents.bin           int64 [documents + 1]: where each document begins, in sentences
 
-All numbers are little-endian. A document never crosses from one token file to the next.
+All numbers are little-endian. A document never crosses from one token file to the next. Within a
+split, the documents of a source follow each other, in the order of the sources.
 """
 
 import hashlib
@@ -23,19 +24,33 @@ import numpy as np
 from ptft_jax.errors import ConfigError, DataError
 
 FORMAT = "ptft_jax.corpus"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "dev")
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class SplitCounts:
-    """How much text a split holds; `shard_tokens` are the tokens in each of its token files."""
+class TextCounts:
+    """How much text there is."""
 
-    documents: int
-    sentences: int
-    tokens: int
-    shard_tokens: tuple[int, ...]
+    documents: int = 0
+    sentences: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class SplitCounts(TextCounts):
+    """How much text a split holds, and what it is like.
+
+    `unknown_tokens` counts the tokenizer's token for what it cannot encode. `shard_tokens` are the
+    tokens in each token file. Entry k of `document_lengths` and `sentence_lengths` counts those of
+    2**k up to 2**(k + 1) - 1 tokens.
+    """
+
+    unknown_tokens: int = 0
+    shard_tokens: tuple[int, ...] = ()
+    document_lengths: tuple[int, ...] = ()
+    sentence_lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,23 +68,60 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class DatasetRecord:
+    """A split of a dataset of a library: its name there, version or commit, and records read."""
+
+    name: str
+    version: str
+    split: str
+    records: int
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What is known of it before it is read."""
+        return {"name": self.name, "version": self.version, "split": self.split}
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """One of the sources that a corpus was made from.
+
+    `weight` says how often to draw from it, for each time that all of it is drawn once with
+    weight 1. It has `files`, by name, or a `dataset`. `documents_read` counts all its documents;
+    `exact_duplicates` and `near_duplicates` were left out, and so were those without a word.
+    `counts` is what it contributes to each split.
+    """
+
+    name: str
+    weight: float
+    files: dict[str, FileRecord]
+    dataset: DatasetRecord | None
+    documents_read: int
+    exact_duplicates: int
+    near_duplicates: int
+    counts: dict[str, TextCounts]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a corpus folder holds, and from what it was made.
 
     `tokenizer_sha256` is the tokenizer's own (TextTokenizer.sha256). `files` maps each file's
-    path in the folder, `sources` each input's name, to its size and SHA-256. `settings` are those
-    settings of `prepare` that the content depends on. `reused` is not stored: it is true when
-    `prepare` found this corpus already made.
+    path in the folder to its size and SHA-256. `sources` are in the order of their documents.
+    `settings` are those settings of `prepare` that the content depends on. `licence` is a note for
+    the reader. `reused` is not stored: it is true when `prepare` found this corpus already made.
     """
 
     vocab_size: int
     lowercase: bool
+    tokenizer_kind: str
     tokenizer_sha256: str
     token_dtype: str
     splits: dict[str, SplitCounts]
     files: dict[str, FileRecord]
-    sources: dict[str, FileRecord]
+    sources: tuple[SourceRecord, ...]
     settings: dict[str, Any]
+    licence: str = ""
     reused: bool = field(default=False, compare=False)
 
     def write(self, path: Path) -> None:
@@ -103,17 +155,43 @@ class Manifest:
                 f"{path}: corpus format {version}, expected {FORMAT_VERSION}; prepare it again"
             )
         try:
-            splits = {
-                name: SplitCounts(**{**counts, "shard_tokens": tuple(counts["shard_tokens"])})
-                for name, counts in content.pop("splits").items()
-            }
-            files, sources = (
-                {name: FileRecord(**record) for name, record in content.pop(key).items()}
-                for key in ("files", "sources")
+            sources = tuple(map(_source_record, content.pop("sources")))
+            if any(source.counts.keys() != content["splits"].keys() for source in sources):
+                raise KeyError("counts of a source")
+            return cls(
+                splits={
+                    name: split_counts_from_json(counts)
+                    for name, counts in content.pop("splits").items()
+                },
+                files=_file_records(content.pop("files")),
+                sources=sources,
+                **content,
             )
-            return cls(splits=splits, files=files, sources=sources, **content)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: damaged ({error!r}); prepare the corpus again") from error
+
+
+def split_counts_from_json(content: dict[str, Any]) -> SplitCounts:
+    """The counts that `dataclasses.asdict` made JSON of; TypeError when there are others."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    return SplitCounts(**values)
+
+
+def _file_records(content: dict[str, Any]) -> dict[str, FileRecord]:
+    return {name: FileRecord(**record) for name, record in content.items()}
+
+
+def _source_record(content: dict[str, Any]) -> SourceRecord:
+    return SourceRecord(
+        **{
+            **content,
+            "files": _file_records(content["files"]),
+            "dataset": DatasetRecord(**content["dataset"]) if content["dataset"] else None,
+            "counts": {name: TextCounts(**counts) for name, counts in content["counts"].items()},
+        }
+    )
 
 
 def token_file(split: str, shard: int) -> str:
@@ -126,8 +204,9 @@ class Corpus:
 
     Attributes: `split`; `manifest`; `tokenizer_dir`; `num_documents`, `num_sentences`,
     `num_tokens`; `vocab_size`; `sentence_offsets`, int64 [sentences + 1] in tokens;
-    `document_offsets`, int64 [documents + 1] in sentences. Sentence i is the tokens from
-    sentence_offsets[i] up to sentence_offsets[i + 1].
+    `document_offsets`, int64 [documents + 1] in sentences; `source_documents`, int64
+    [sources + 1] in documents; `source_weights`, float64 [sources]. Sentence i is the tokens from
+    sentence_offsets[i] up to sentence_offsets[i + 1], and so on.
     """
 
     def __init__(self, data_dir: Path, split: str, manifest: Manifest) -> None:
@@ -140,6 +219,10 @@ class Corpus:
         self.num_sentences = counts.sentences
         self.num_tokens = counts.tokens
         self.vocab_size = manifest.vocab_size
+        self.source_documents = np.concatenate(
+            [[0], np.cumsum([source.counts[split].documents for source in manifest.sources])]
+        ).astype(np.int64)
+        self.source_weights = np.array([source.weight for source in manifest.sources], np.float64)
         self.sentence_offsets = _map(data_dir / split / "sentences.bin", "<i8")
         self.document_offsets = _map(data_dir / split / "documents.bin", "<i8")
         self._shards = [
@@ -175,6 +258,7 @@ class Corpus:
         """Offsets, token files and the counts of the manifest must tell the same story."""
         stories = {
             "documents": (len(self.document_offsets) - 1, self.num_documents),
+            "documents of all sources": (self.source_documents[-1], self.num_documents),
             "sentences": (len(self.sentence_offsets) - 1, self.num_sentences),
             "sentences in documents.bin": (self.document_offsets[-1], self.num_sentences),
             "tokens in sentences.bin": (self.sentence_offsets[-1], self.num_tokens),

@@ -1,117 +1,157 @@
-"""Documents from text files, plain or compressed, read as a stream in bounded memory."""
+"""Documents from lines of text, from lines of JSON and from single texts, in bounded memory."""
 
-import glob
-import gzip
+import json
 import lzma
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, cast
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple
 
-from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.errors import DataError
 
-# A line is a sentence or a paragraph; a longer one is no text, and would have to be held in memory.
-MAX_LINE_BYTES = 1 << 26
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+# A line is a sentence, a paragraph or a JSON record; a longer one would have to be held in memory.
+MAX_LINE_BYTES = 1 << 25
 # A file without blank lines would be one document of any size: it is cut into parts of this size.
-MAX_DOCUMENT_BYTES = 1 << 24
+# "War and Peace" has three million characters.
+MAX_DOCUMENT_CHARACTERS = 1 << 22
+
+# What reading a damaged compressed file raises.
+DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Document:
-    """The lines between two blank lines: stripped, none of them empty, at least one.
+class Document(NamedTuple):
+    """The paragraphs of a document: stripped, none of them empty, at least one.
 
-    `source` and `line_number` (from 1) say where it begins; `input_bytes` is how much of that file,
-    in its compressed size, was read by its end.
+    `number` says where it begins: the line of a file, or the record, from 1. `position` is how many
+    bytes of its file (in its compressed size) or dataset were read by its end.
     """
 
     lines: tuple[str, ...]
-    source: Path
-    line_number: int
-    input_bytes: int
+    number: int
+    position: int
 
 
-def expand_inputs(patterns: Iterable[str]) -> list[Path]:
-    """The files that match the glob patterns (`**` included), pattern by pattern, each file once.
+def text_documents(name: str, stream: BinaryIO) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The documents of a text, each with the number of its first line.
 
-    Within a pattern they are in alphabetical order. Raises ConfigError for a pattern without a
-    match and for one that matches a folder.
+    A blank line and the end of the text end a document. Line ends are LF or CR LF, a byte-order
+    mark is dropped. Raises DataError, with the text's name and the line, for text that is not UTF-8
+    and for an endless line.
     """
-    patterns = list(patterns)
-    if not patterns:
-        raise ConfigError("inputs is empty: give at least one file or pattern, such as texts/*.txt")
-    paths: dict[Path, None] = {}
-    for pattern in patterns:
-        matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
-        if not matches:
-            raise ConfigError(f"inputs: no file matches {pattern!r} (searched from {Path.cwd()})")
-        for match in matches:
-            if Path(match).is_dir():
-                raise ConfigError(
-                    f"inputs: {match} is a folder; name the files in it, as in {match}/*.txt"
-                )
-            paths[Path(match)] = None
-    return list(paths)
-
-
-def read_documents(paths: Sequence[Path]) -> Iterator[Document]:
-    """Yield the documents of the files in order; a blank line and the end of a file end a document.
-
-    Files ending in .gz or .xz are decompressed, others are plain text. Line ends are LF or CR LF,
-    and a byte-order mark is dropped. Raises ConfigError when a file cannot be opened; DataError,
-    with file and line, for text that is not UTF-8, a damaged compressed file, or an endless line.
-    """
-    for path in paths:
-        try:
-            raw = path.open("rb")
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-        with raw, _decompressed(path, raw) as stream:
-            yield from _read_file(path, raw, stream)
-
-
-def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
-    if path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(raw, "rb"))
-    if path.suffix == ".xz":
-        return cast(BinaryIO, lzma.open(raw, "rb"))
-    return raw
-
-
-def _read_file(path: Path, raw: BinaryIO, stream: BinaryIO) -> Iterator[Document]:
     lines: list[str] = []
     size = 0
     first_line = 1
-    for number, line in _decoded_lines(path, stream):
+    for number, line in _decoded_lines(name, stream):
         if line and not lines:
             first_line = number
         if line:
             lines.append(line)
             size += len(line)
-        if lines and (not line or size >= MAX_DOCUMENT_BYTES):
-            yield Document(tuple(lines), path, first_line, raw.tell())
+        if lines and (not line or size >= MAX_DOCUMENT_CHARACTERS):
+            yield first_line, tuple(lines)
             lines, size = [], 0
     if lines:
-        yield Document(tuple(lines), path, first_line, raw.tell())
+        yield first_line, tuple(lines)
 
 
-def _decoded_lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
+def json_documents(
+    name: str, stream: BinaryIO, text_column: str
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The documents of JSON lines, each with the number of its line.
+
+    A record is a document: the string under `text_column`, whose lines are paragraphs; null is no
+    text. Blank lines are skipped. Raises DataError, with name and line, for a line that is no JSON
+    object or has no string there.
+    """
+    for number, line in _decoded_lines(name, stream):
+        if not line:
+            continue
+        where = f"{name}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{where}: not JSON ({error}); expected one JSON object per line"
+            ) from error
+        except RecursionError as error:
+            raise DataError(f"{where}: nested too deeply; expected one flat JSON object") from error
+        if not isinstance(record, dict):
+            raise DataError(
+                f"{where}: a JSON {type(record).__name__}, expected an object with the key "
+                f"{text_column!r}"
+            )
+        if text_column not in record:
+            raise DataError(missing_column(where, text_column, record))
+        for lines in record_documents(where, record[text_column]):
+            yield number, lines
+
+
+def record_documents(where: str, text: object) -> Iterator[tuple[str, ...]]:
+    """The document that a record's text is: none if it is blank, several if it is very long.
+
+    `where` names the record in errors. None is no text. Raises DataError for anything but a string.
+    """
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise DataError(
+            f"{where}: the text is of type {type(text).__name__}, expected a string; set "
+            "text_column to the column that holds the text"
+        )
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: the text has half of a surrogate pair (character {error.start + 1}), "
+                "which is no Unicode; remove it"
+            ) from error
+    lines: list[str] = []
+    size = 0
+    for line in text.split("\n"):
+        line = line.strip()
+        if line:
+            lines.append(line)
+            size += len(line)
+        if size >= MAX_DOCUMENT_CHARACTERS:
+            yield tuple(lines)
+            lines, size = [], 0
+    if lines:
+        yield tuple(lines)
+
+
+def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
+    """The message for records without the text column."""
+    names = ", ".join(columns) or "none"
+    return (
+        f"{where}: no column {text_column!r}; it has: {names}. Set text_column to the one that "
+        "holds the text"
+    )
+
+
+def _decoded_lines(name: str, stream: BinaryIO) -> Iterator[tuple[int, str]]:
     number = 0
     while True:
         number += 1
         try:
             line = stream.readline(MAX_LINE_BYTES)
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except DAMAGE as error:
             raise DataError(
-                f"{path}, near line {number}: the compressed file is damaged ({error})"
+                f"{name}, near line {number}: the compressed file is damaged ({error})"
             ) from error
         if not line:
             return
         if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
             raise DataError(
-                f"{path}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected one "
-                "sentence or one paragraph per line"
+                f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected one "
+                "sentence, one paragraph or one JSON record per line"
             )
         if number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
@@ -119,7 +159,7 @@ def _decoded_lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position "
+                f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position "
                 f"{error.start + 1} of the line); convert the file, for example with "
                 f"iconv -f latin1 -t utf-8"
             ) from error

@@ -25,7 +25,7 @@ from typing import Self
 
 import numpy as np
 
-from ptft_jax.data.prepare import Progress, no_progress
+from ptft_jax.data.progress import Progress, no_progress
 from ptft_jax.data.randomness import random_uint64
 from ptft_jax.errors import ConfigError
 

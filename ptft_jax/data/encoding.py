@@ -1,151 +1,100 @@
-"""Encoding blocks of documents, in several processes, and writing them as a split of a corpus."""
+"""Documents into token ids, block by block, as the worker processes do it."""
 
-import multiprocessing
-import os
-import signal
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from ptft_jax.data.corpus import SplitCounts, token_file
 from ptft_jax.data.sentences import split_sentences
 from ptft_jax.data.tokenizer import TextTokenizer
-from ptft_jax.errors import DataError
 
-# The lines of each of some documents.
-Block = Sequence[tuple[str, ...]]
+# A "sentence" without any stop may be as long as its line; it is cut between words.
+MAX_SENTENCE_CHARACTERS = 1 << 16
+# Texts go to the tokenizer in portions: it may need 100 bytes for each of their characters.
+_PORTION_CHARACTERS = 1 << 19
 
 
 class Encoded(NamedTuple):
-    """A block of documents: their tokens, tokens per sentence, and sentences per document."""
+    """Some documents: their tokens, tokens per sentence, and sentences per document.
+
+    `tokens` has the type that they are stored in; the others are int64. No sentence is empty; a
+    document is when no word of it has a token.
+    """
 
     tokens: np.ndarray
     sentence_lengths: np.ndarray
     document_sentences: np.ndarray
 
 
-_worker_tokenizer: TextTokenizer | None = None
+def token_dtype(vocab_size: int) -> str:
+    """The type of stored token ids: 16 bits wherever they are enough."""
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
-def _start_worker(tokenizer_dir: str) -> None:
-    global _worker_tokenizer
-    # Ctrl-C reaches every process of the terminal; the parent ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Each worker process is one thread; the tokenizer's own threads would only compete.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker_tokenizer = TextTokenizer.load(tokenizer_dir)
-
-
-def _encode_in_worker(block: Block) -> Encoded:
-    assert _worker_tokenizer is not None
-    return _encode(_worker_tokenizer, block)
-
-
-def _encode(tokenizer: TextTokenizer, block: Block) -> Encoded:
-    """Split and encode the documents (lines) of a block; a sentence without a token is left out."""
+def encode_documents(tokenizer: TextTokenizer, documents: Sequence[Sequence[str]]) -> Encoded:
+    """Split and encode documents, given as their lines."""
     sentences: list[str] = []
     document_of: list[int] = []
-    for number, lines in enumerate(block):
+    for number, lines in enumerate(documents):
         for line in lines:
-            found = split_sentences(line)
-            sentences += found
-            document_of += [number] * len(found)
-    encoded = tokenizer.encode_batch(sentences, plain=True)
-    lengths = np.array([len(ids) for ids in encoded], np.int64)
-    tokens = np.fromiter((index for ids in encoded for index in ids), np.uint32, int(lengths.sum()))
-    kept = lengths > 0
-    counts = np.bincount(np.array(document_of, np.int64)[kept], minlength=len(block))
-    return Encoded(tokens, lengths[kept], counts)
+            for sentence in split_sentences(line):
+                if len(sentence) <= MAX_SENTENCE_CHARACTERS:
+                    sentences.append(sentence)
+                    document_of.append(number)
+                else:
+                    parts = _cut(sentence)
+                    sentences += parts
+                    document_of += [number] * len(parts)
+    dtype = token_dtype(tokenizer.vocab_size)
+    tokens, lengths = [np.zeros(0, dtype)], [np.zeros(0, np.int64)]
+    for portion in _portions(sentences):
+        some_tokens, some_lengths = tokenizer.encode_flat(portion)
+        tokens.append(some_tokens.astype(dtype))
+        lengths.append(some_lengths)
+    sentence_lengths = np.concatenate(lengths)
+    kept = sentence_lengths > 0
+    counts = np.bincount(np.array(document_of, np.int64)[kept], minlength=len(documents))
+    return Encoded(np.concatenate(tokens), sentence_lengths[kept], counts)
 
 
-def encode_blocks(
-    blocks: Iterable[tuple[str, Block]],
-    tokenizer: TextTokenizer,
-    tokenizer_dir: Path,
-    workers: int,
-) -> Iterator[tuple[str, Encoded]]:
-    """Encode blocks, each with the name of its split, in their order.
-
-    `workers` 1 encodes in this process with `tokenizer`; more start that many processes, which read
-    the same tokenizer from `tokenizer_dir`. At most a few blocks per worker are held in memory.
-    """
-    if workers == 1:
-        for split, block in blocks:
-            yield split, _encode(tokenizer, block)
-        return
-    # Not fork: a forked copy of a process with threads may deadlock.
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(str(tokenizer_dir),),
-    ) as pool:
-        waiting: deque[tuple[str, Future[Encoded]]] = deque()
-        try:
-            for split, block in blocks:
-                waiting.append((split, pool.submit(_encode_in_worker, block)))
-                if len(waiting) > 2 * workers:
-                    ready_split, ready = waiting.popleft()
-                    yield ready_split, ready.result()
-            while waiting:
-                ready_split, ready = waiting.popleft()
-                yield ready_split, ready.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def _cut(sentence: str) -> list[str]:
+    """Parts of at most MAX_SENTENCE_CHARACTERS, cut between words where there are any."""
+    parts = []
+    while len(sentence) > MAX_SENTENCE_CHARACTERS:
+        end = sentence.rfind(" ", 1, MAX_SENTENCE_CHARACTERS) + 1 or MAX_SENTENCE_CHARACTERS
+        parts.append(sentence[:end])
+        sentence = sentence[end:]
+    return [*parts, sentence]
 
 
-class SplitWriter:
-    """Appends encoded documents to the files of one split."""
+def _portions(texts: Sequence[str]) -> list[Sequence[str]]:
+    """The texts in order, in portions of about _PORTION_CHARACTERS."""
+    portions = []
+    start = size = 0
+    for index, text in enumerate(texts):
+        size += len(text)
+        if size >= _PORTION_CHARACTERS:
+            portions.append(texts[start : index + 1])
+            start, size = index + 1, 0
+    if start < len(texts):
+        portions.append(texts[start:])
+    return portions
 
-    def __init__(self, folder: Path, split: str, dtype: str, shard_tokens: int, stack: ExitStack):
-        (folder / split).mkdir()
-        self._folder, self._split, self._dtype = folder, split, dtype
-        self._shard_limit = shard_tokens
-        self._stack = stack
-        self._sentences = stack.enter_context((folder / split / "sentences.bin").open("wb"))
-        self._documents = stack.enter_context((folder / split / "documents.bin").open("wb"))
-        self._shard: BinaryIO | None = None
-        self._shard_tokens: list[int] = []
-        self._counts = {"documents": 0, "sentences": 0, "tokens": 0}
-        for file in (self._sentences, self._documents):
-            file.write(np.zeros(1, "<i8").tobytes())
 
-    def append(self, block: Encoded) -> None:
-        """Add the documents that have at least one sentence."""
-        sentences = tokens = 0
-        for count in block.document_sentences[block.document_sentences > 0]:
-            lengths = block.sentence_lengths[sentences : sentences + count]
-            size = int(lengths.sum())
-            self._append_document(block.tokens[tokens : tokens + size], lengths)
-            sentences += count
-            tokens += size
+class EncodeJob(NamedTuple):
+    """What a worker is given: the tokenizer's folder and SHA-256, and documents as their lines."""
 
-    def _append_document(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        if self._shard is None or self._shard_tokens[-1] >= self._shard_limit:
-            if self._shard is not None:
-                self._shard.close()
-            path = self._folder / token_file(self._split, len(self._shard_tokens))
-            self._shard = self._stack.enter_context(path.open("wb"))
-            self._shard_tokens.append(0)
-        self._shard.write(tokens.astype(self._dtype).tobytes())
-        self._shard_tokens[-1] += len(tokens)
-        ends = self._counts["tokens"] + np.cumsum(lengths)
-        self._sentences.write(ends.astype("<i8").tobytes())
-        self._counts["tokens"] += len(tokens)
-        self._counts["sentences"] += len(lengths)
-        self._counts["documents"] += 1
-        self._documents.write(np.array([self._counts["sentences"]], "<i8").tobytes())
+    tokenizer: str
+    sha256: str
+    documents: list[tuple[str, ...]]
 
-    def counts(self) -> SplitCounts:
-        """What has been written so far; DataError when it is too little to pair sentences."""
-        if self._counts["documents"] < 2:
-            raise DataError(
-                f"only {self._counts['documents']} documents of the {self._split} split have any "
-                "word in them, expected at least 2; give more text"
-            )
-        return SplitCounts(**self._counts, shard_tokens=tuple(self._shard_tokens))
+
+def encode_job(job: EncodeJob) -> Encoded:
+    """Encode a job's documents; each process loads the tokenizer once."""
+    return encode_documents(_tokenizer(job.tokenizer, job.sha256), job.documents)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(folder: str, sha256: str) -> TextTokenizer:
+    return TextTokenizer.load(folder)

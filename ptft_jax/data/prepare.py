@@ -1,127 +1,73 @@
-"""From text files to a tokenizer and a token store, in one deterministic pass over the text."""
+"""From sources of text to a tokenizer and a token store, deterministic and resumable."""
 
-import heapq
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from ptft_jax.data.corpus import (
     MANIFEST,
-    SPLITS,
     FileRecord,
     Manifest,
+    SourceRecord,
     check_file,
 )
-from ptft_jax.data.documents import Document, expand_inputs, read_documents
-from ptft_jax.data.encoding import SplitWriter, encode_blocks
-from ptft_jax.data.randomness import random_uint64
-from ptft_jax.data.tokenizer import TextTokenizer, train_wordpiece
-from ptft_jax.errors import ConfigError, DataError
-
-# Each split needs two documents, or there would be no other document for a random next sentence.
-_LEAST_DOCUMENTS = 2 * len(SPLITS)
-# Documents travel to the workers in blocks of about this many characters: large enough to hide the
-# cost of sending, small enough to keep all workers busy. The result does not depend on it.
-_BLOCK_CHARACTERS = 1 << 19
-
-
-class Progress(Protocol):
-    """How far a long task is: `done` of `total` bytes (or items) of what `description` names."""
-
-    def __call__(self, description: str, done: int, total: int) -> None: ...
-
-
-def no_progress(description: str, done: int, total: int) -> None:
-    """Say nothing."""
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What to make a corpus of, and how.
-
-    `inputs`: file names or glob patterns. `vocab`: a tokenizer folder or vocab.txt to use; ""
-    learns a WordPiece vocabulary of `vocab_size` tokens from at most `vocab_sample_characters`
-    characters of documents drawn at random. `lowercase` concerns a learned vocabulary and a bare
-    vocab.txt. `dev_fraction` of the documents, and at least two, are held out. `shard_tokens`: a
-    token file is closed once it has this many. `workers` processes, which do not change the
-    result.
-    """
-
-    inputs: tuple[str, ...]
-    vocab: str = ""
-    vocab_size: int = 30522
-    lowercase: bool = True
-    dev_fraction: float = 0.01
-    seed: int = 0
-    workers: int = 1
-    shard_tokens: int = 1 << 26
-    vocab_sample_characters: int = 1 << 26
-
-    def check(self) -> None:
-        """Raise ConfigError for a value that cannot be used."""
-        if not 0 < self.dev_fraction < 1:
-            raise ConfigError(f"dev_fraction={self.dev_fraction}: expected between 0 and 1")
-        for name in ("workers", "shard_tokens", "vocab_sample_characters"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
-
-    def content_settings(self) -> dict[str, str | int | float | bool]:
-        """The settings that decide the content; paths do not, the manifest has the files' sums."""
-        settings = asdict(self)
-        for name in ("inputs", "vocab", "workers"):
-            del settings[name]
-        if self.vocab:
-            for name in ("vocab_size", "vocab_sample_characters"):
-                del settings[name]
-        return {**settings, "vocab": "given" if self.vocab else "learned"}
+from ptft_jax.data.inputs import Source, open_sources
+from ptft_jax.data.preparation import Preparation
+from ptft_jax.data.prepare_settings import PrepareSettings
+from ptft_jax.data.progress import Message, Progress, no_message, no_progress
+from ptft_jax.data.source_files import FilePart, unique_names
+from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.work_folder import WorkFolder, sync_folder
+from ptft_jax.data.workers import Workers
+from ptft_jax.errors import ConfigError, PtftError
 
 
 def prepare_corpus(
-    settings: PrepareSettings, out_dir: str | Path, progress: Progress = no_progress
+    settings: PrepareSettings,
+    out_dir: str | Path,
+    progress: Progress = no_progress,
+    say: Message = no_message,
 ) -> Manifest:
     """Write the corpus made from `settings.inputs` to `out_dir` and return its manifest.
 
     Nothing appears at `out_dir` until all is done. A corpus already there is kept, and its
     manifest returned with `reused` true, when it was made from the same files with the same
-    settings. Memory is bounded by the blocks in flight and the vocabulary's sample, not by the
-    inputs. Raises ConfigError for settings and paths, or a folder in the way; DataError for text
-    that cannot be read or is too little.
+    settings; only its weights and its note may change. What a killed run had done, in a hidden
+    folder beside `out_dir`, is gone on with. Memory is bounded by the blocks in flight, whatever
+    the size of the inputs; duplicates cost what `HashSet` and `NearIndex` say. Raises ConfigError
+    for settings and paths, or a folder in the way; DataError for text that cannot be read or is
+    too little.
     """
     settings.check()
     out_dir = Path(out_dir)
-    paths = expand_inputs(settings.inputs)
+    sources = open_sources(settings.inputs, settings.text_column)
     given = (
         TextTokenizer.load(settings.vocab, lowercase=_lowercase_of_given(settings))
         if settings.vocab
         else None
     )
     _check_target(out_dir)
-    sources = _describe_sources(paths, progress)
-    finished = _finished(settings, out_dir, sources, given)
+    finished = _finished(settings, out_dir, sources, given, progress, say)
+    work = WorkFolder(out_dir)
     if finished is not None:
+        if work.path.exists():  # of a run that was killed after it had published its corpus
+            with work:
+                work.remove()
         return finished
-    documents, sample = _survey(settings, paths, progress)
-    if given is None:
-        progress("Learning the vocabulary", 0, 1)
-        tokenizer = train_wordpiece(sample, settings.vocab_size, settings.lowercase)
-        progress("Learning the vocabulary", 1, 1)
-    else:
-        tokenizer = given
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        manifest = _write(settings, paths, documents, tokenizer, sources, partial, progress)
-        os.replace(partial, out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+    with work, Workers(settings.workers) as workers:
+        preparation = Preparation(settings, sources, given, work, workers, progress, say)
+        try:
+            return preparation.run()
+        except BaseException as error:
+            mended = isinstance(error, ConfigError) or not preparation.resumable
+            if work.read_journal() is None or (isinstance(error, PtftError) and mended):
+                work.remove()
+            else:
+                say(f"What was done is kept in {work.path}: the same command goes on from there.")
+            raise
+        finally:
+            preparation.close()
 
 
 def _lowercase_of_given(settings: PrepareSettings) -> bool | None:
@@ -138,44 +84,29 @@ def _check_target(out_dir: Path) -> None:
         )
 
 
-def _describe_sources(paths: Sequence[Path], progress: Progress) -> dict[str, FileRecord]:
-    """Size and SHA-256 of each input, under its name (numbered where names repeat)."""
-    total = sum(path.stat().st_size for path in paths)
-    sources: dict[str, FileRecord] = {}
-    done = 0
-    for number, path in enumerate(paths):
-        name = path.name if path.name not in sources else f"{path.name} ({number})"
-        try:
-            sources[name] = FileRecord.of(path)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-        done += sources[name].bytes
-        progress("Checking the inputs", done, total)
-    return sources
-
-
 def _finished(
     settings: PrepareSettings,
     out_dir: Path,
-    sources: dict[str, FileRecord],
+    sources: Sequence[Source],
     given: TextTokenizer | None,
+    progress: Progress,
+    say: Message,
 ) -> Manifest | None:
     """The manifest of the same corpus in `out_dir`, None when it is empty, or ConfigError."""
     if not (out_dir / MANIFEST).is_file():
         return None
     manifest = Manifest.read(out_dir)
-    wanted: dict[str, object] = {**settings.content_settings(), "sources": list(sources.items())}
-    found: dict[str, object] = {**manifest.settings, "sources": list(manifest.sources.items())}
+    wanted: dict[str, object] = dict(settings.content_settings())
+    found: dict[str, object] = dict(manifest.settings)
     if given is not None:
         wanted["tokenizer"], found["tokenizer"] = given.sha256, manifest.tokenizer_sha256
-    # JSON sorts the names of the sources, so their order is compared as it is stored.
-    wanted["sources"] = sorted(sources.items())
-    found["sources"] = sorted(manifest.sources.items())
     differences = [
-        name if name in ("sources", "tokenizer") else f"{name}={found.get(name)}, now {value}"
+        name if name == "tokenizer" and given else f"{name}={found.get(name)}, now {value}"
         for name, value in wanted.items()
         if found.get(name) != value
     ]
+    if not differences and not _same_sources(sources, manifest.sources, progress):
+        differences = ["sources"]
     if differences:
         raise ConfigError(
             f"{out_dir} already holds another corpus (different: {'; '.join(differences)}); choose "
@@ -183,136 +114,52 @@ def _finished(
         )
     for name, record in manifest.files.items():
         check_file(out_dir / name, record, content=True)
-    return replace(manifest, reused=True)
+    return replace(_with_notes(manifest, settings, sources, out_dir, say), reused=True)
 
 
-def _survey(
-    settings: PrepareSettings, paths: Sequence[Path], progress: Progress
-) -> tuple[int, list[str]]:
-    """Read everything once: the number of documents, and a sample of lines for the vocabulary.
-
-    Every document has a random number; the sample holds those with the smallest ones, as many as
-    its bound allows and at least one: fair and deterministic, without knowing the size of the text
-    beforehand. Raises DataError when there are too few documents.
-    """
-    count = 0
-    # A heap with the largest random number on top.
-    kept: list[tuple[int, int, Document]] = []
-    size = 0
-    threshold = 1 << 64
-    for document in _with_progress(read_documents(paths), paths, "Reading the text", progress):
-        number = int(random_uint64(settings.seed, "vocabulary sample", count))
-        count += 1
-        if settings.vocab or number >= threshold:
-            continue
-        heapq.heappush(kept, (-number, count, document))
-        size += sum(map(len, document.lines))
-        while size > settings.vocab_sample_characters and len(kept) > 1:
-            largest, _, dropped = heapq.heappop(kept)
-            threshold = -largest
-            size -= sum(map(len, dropped.lines))
-    names = ", ".join(map(str, paths[:3])) + (", …" if len(paths) > 3 else "")
-    if count == 0:
-        raise DataError(f"the corpus is empty: there is no text in {names}")
-    if count < _LEAST_DOCUMENTS:
-        raise DataError(
-            f"{count} documents in {names}, expected at least {_LEAST_DOCUMENTS} (two for "
-            "training, two held out); separate documents by blank lines, or give more files"
-        )
-    return count, [line for _, _, document in kept for line in document.lines]
+def _same_sources(
+    sources: Sequence[Source], recorded: Sequence[SourceRecord], progress: Progress
+) -> bool:
+    """Whether the sources have the content that is recorded; reads all files."""
+    if len(sources) != len(recorded):
+        return False
+    parts = [part for source in sources for part in source.parts]
+    total, done = sum(part.size for part in parts), 0
+    for source, record in zip(sources, recorded, strict=True):
+        contents: list[FileRecord] = []
+        for part in source.parts:
+            if isinstance(part, FilePart):
+                contents.append(part.checksum())
+            elif record.dataset is None or record.dataset.identity != part.identity:
+                return False
+            done += part.size
+            progress("Checking the inputs", done, total)
+        names = unique_names([part.name for part in source.parts])
+        if contents and dict(zip(names, contents, strict=True)) != record.files:
+            return False
+    return True
 
 
-def _with_progress(
-    documents: Iterable[Document], paths: Sequence[Path], description: str, progress: Progress
-) -> Iterator[Document]:
-    total = sum(path.stat().st_size for path in paths)
-    finished = 0
-    reported = -1
-    current: Document | None = None
-    for document in documents:
-        if current is not None and document.source != current.source:
-            finished += current.source.stat().st_size
-        current = document
-        done = finished + document.input_bytes
-        # A thousand reports are enough for any display.
-        if done * 1000 // max(total, 1) != reported:
-            reported = done * 1000 // max(total, 1)
-            progress(description, min(done, total), total)
-        yield document
-    progress(description, total, total)
-
-
-def dev_documents(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Which of `count` documents are held out: bool [count], a function of the arguments alone.
-
-    They are the ones with the smallest random numbers; at least two, and two are left for training.
-    """
-    held_out = min(max(2, round(count * fraction)), count - 2)
-    numbers = random_uint64(seed, "held out", np.arange(count))
-    is_dev = np.zeros(count, bool)
-    is_dev[np.argsort(numbers, kind="stable")[:held_out]] = True
-    return is_dev
-
-
-def _blocks(
-    documents: Iterable[Document], is_dev: np.ndarray
-) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """Blocks of documents of one split each, in the order of the documents within a split."""
-    waiting: dict[str, list[tuple[str, ...]]] = {split: [] for split in SPLITS}
-    sizes = dict.fromkeys(SPLITS, 0)
-    for index, document in enumerate(documents):
-        if index >= len(is_dev):
-            raise DataError("the inputs have grown while they were read; start again")
-        split = "dev" if is_dev[index] else "train"
-        waiting[split].append(document.lines)
-        sizes[split] += sum(map(len, document.lines))
-        if sizes[split] >= _BLOCK_CHARACTERS:
-            yield split, waiting[split]
-            waiting[split], sizes[split] = [], 0
-    for split in SPLITS:
-        if waiting[split]:
-            yield split, waiting[split]
-
-
-def _write(
+def _with_notes(
+    manifest: Manifest,
     settings: PrepareSettings,
-    paths: Sequence[Path],
-    documents: int,
-    tokenizer: TextTokenizer,
-    sources: dict[str, FileRecord],
-    folder: Path,
-    progress: Progress,
+    sources: Sequence[Source],
+    out_dir: Path,
+    say: Message,
 ) -> Manifest:
-    """Write a whole corpus folder: tokenizer, splits, and at the very end the manifest."""
-    folder.mkdir()
-    tokenizer.save(folder / "tokenizer")
-    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-    is_dev = dev_documents(documents, settings.dev_fraction, settings.seed)
-    with ExitStack() as stack:
-        writers = {
-            split: SplitWriter(folder, split, dtype, settings.shard_tokens, stack)
-            for split in SPLITS
-        }
-        stream = _with_progress(read_documents(paths), paths, "Encoding the text", progress)
-        blocks = _blocks(stream, is_dev)
-        for split, block in encode_blocks(
-            blocks, tokenizer, folder / "tokenizer", settings.workers
-        ):
-            writers[split].append(block)
-        counts = {split: writer.counts() for split, writer in writers.items()}
-    manifest = Manifest(
-        vocab_size=tokenizer.vocab_size,
-        lowercase=tokenizer.lowercase,
-        tokenizer_sha256=tokenizer.sha256,
-        token_dtype=dtype,
-        splits=counts,
-        files={
-            path.relative_to(folder).as_posix(): FileRecord.of(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
-        sources=sources,
-        settings=settings.content_settings(),
+    """The manifest with today's weights and licence note, written if they are new."""
+    changed = replace(
+        manifest,
+        licence=settings.licence,
+        sources=tuple(
+            replace(record, weight=source.weight)
+            for record, source in zip(manifest.sources, sources, strict=True)
+        ),
     )
-    manifest.write(folder / MANIFEST)
-    return manifest
+    if changed != manifest:
+        temporary = out_dir / f".{MANIFEST}.new"
+        changed.write(temporary)
+        os.replace(temporary, out_dir / MANIFEST)
+        sync_folder(out_dir)
+        say(f"{out_dir}: the weights or the licence note were changed in the manifest")
+    return changed

@@ -30,11 +30,15 @@ def _as_uint64(value: ArrayLike) -> np.ndarray:
 
 def _mix(state: np.ndarray) -> np.ndarray:
     """The SplitMix64 finaliser: an input bit flips each output bit with probability near 1/2."""
-    state = state ^ (state >> np.uint64(30))
-    state = state * np.uint64(0xBF58476D1CE4E5B9)
-    state = state ^ (state >> np.uint64(27))
-    state = state * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    mixed = state >> np.uint64(30)
+    mixed ^= state
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    shifted = mixed >> np.uint64(27)
+    mixed ^= shifted
+    mixed *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(mixed, np.uint64(31), out=shifted)
+    mixed ^= shifted
+    return mixed
 
 
 def random_uint64(seed: int, stream: str, *counters: ArrayLike) -> np.ndarray:
@@ -45,54 +49,78 @@ def random_uint64(seed: int, stream: str, *counters: ArrayLike) -> np.ndarray:
     common shape. Put the largest array last: earlier counters are mixed at their own, smaller
     shape.
     """
+    with np.errstate(over="ignore"):
+        state = _mix(np.atleast_1d(_as_uint64(seed)) + _GOLDEN)
+    for counter in (_stream_number(stream), *counters):
+        state = extended(state, counter)
+    return state.reshape(np.broadcast_shapes(*map(np.shape, counters)))
+
+
+def extended(state: np.ndarray, counter: ArrayLike) -> np.ndarray:
+    """The values of `random_uint64` with one more counter: extended(random_uint64(…, a), b).
+
+    For ragged arrays: the state of each group is computed once and spread over its members.
+    """
     # Wrapping around 2**64 is the point of the arithmetic; NumPy warns about it for scalars only.
     with np.errstate(over="ignore"):
-        state = _mix(_as_uint64(seed) + _GOLDEN)
-        for counter in (_stream_number(stream), *counters):
-            state = _mix((state ^ _as_uint64(counter)) * _GOLDEN + _GOLDEN)
-    return state
+        mixed = np.asarray(state ^ _as_uint64(counter))
+        mixed *= _GOLDEN
+        mixed += _GOLDEN
+        return _mix(mixed)
+
+
+def as_uniform(bits: np.ndarray) -> np.ndarray:
+    """float64 values in [0, 1), uniform on the 2**53 multiples of 2**-53, from random bits."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def as_below(bound: ArrayLike, bits: np.ndarray) -> np.ndarray:
+    """int64 values in [0, bound), from random bits; `bound` is 1 … 2**53."""
+    return (as_uniform(bits) * np.asarray(bound)).astype(np.int64)
 
 
 def uniform(seed: int, stream: str, *counters: ArrayLike) -> np.ndarray:
     """float64 values in [0, 1), uniform on the 2**53 multiples of 2**-53."""
-    return (random_uint64(seed, stream, *counters) >> np.uint64(11)) * 2.0**-53
+    return as_uniform(random_uint64(seed, stream, *counters))
 
 
 def random_below(bound: ArrayLike, seed: int, stream: str, *counters: ArrayLike) -> np.ndarray:
     """int64 values in [0, bound); `bound` (1 … 2**53) broadcasts against the counters."""
-    return (uniform(seed, stream, *counters) * np.asarray(bound)).astype(np.int64)
+    return as_below(bound, random_uint64(seed, stream, *counters))
 
 
-def shuffled_index(index: ArrayLike, size: int, seed: int, epoch: ArrayLike) -> np.ndarray:
-    """The entry at `index` of the (seed, epoch)'s random permutation of range(size), as int64.
+def shuffled_index(
+    index: ArrayLike, size: int, seed: int, epoch: ArrayLike, stream: str = "permutation"
+) -> np.ndarray:
+    """The entry at `index` of the random permutation of range(size) of (seed, epoch), as int64.
 
     Random access in constant memory: a Feistel network permutes the smallest power of two that
     holds `size`, and values that land outside are sent through again ("cycle walking", Black and
     Rogaway 2002), which leaves a permutation of range(size). `index` (in [0, size)) and `epoch`
-    broadcast.
+    broadcast. Permutations for two purposes need two names of `stream`.
     """
     index, epoch = np.broadcast_arrays(np.asarray(index, np.int64), np.asarray(epoch, np.int64))
     if index.size and (index.min() < 0 or index.max() >= size):
         raise IndexError(f"index outside [0, {size})")
     bits = max(2, (size - 1).bit_length())
     value = index.astype(np.uint64).ravel()
-    epoch = epoch.ravel()
+    # Of each round and entry; the walk below needs them again and again.
+    keys = random_uint64(seed, stream, np.arange(_FEISTEL_ROUNDS)[:, None], epoch.ravel())
     outside = np.arange(value.size)
     while outside.size:
-        value[outside] = _feistel(value[outside], bits, seed, epoch[outside])
+        value[outside] = _feistel(value[outside], bits, keys[:, outside])
         outside = outside[value[outside] >= size]
     return value.astype(np.int64).reshape(index.shape)
 
 
-def _feistel(value: np.ndarray, bits: int, seed: int, epoch: np.ndarray) -> np.ndarray:
-    """A keyed permutation of the integers below 2**bits (bits >= 2)."""
+def _feistel(value: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
+    """A permutation of the integers below 2**bits (bits >= 2) by keys [rounds, entries]."""
     low_bits = bits // 2
     high_bits = bits - low_bits
-    for round_number in range(_FEISTEL_ROUNDS):
+    for key in keys:
         low = value & np.uint64((1 << low_bits) - 1)
         high = value >> np.uint64(low_bits)
-        noise = random_uint64(seed, "permutation", round_number, epoch, low)
-        high = (high ^ noise) & np.uint64((1 << high_bits) - 1)
+        high = (high ^ extended(key, low)) & np.uint64((1 << high_bits) - 1)
         # The halves change places, and with them their widths.
         value = (low << np.uint64(high_bits)) | high
         low_bits, high_bits = high_bits, low_bits

@@ -1,8 +1,9 @@
-"""GLUE is read through TensorFlow Datasets without TensorFlow.
+"""TensorFlow Datasets are read without TensorFlow: GLUE, and text sets that are prepared already.
 
-TFDS keeps prepared tasks in $TFDS_DATA_DIR (default ~/tensorflow_datasets) as ArrayRecord files.
-What is not prepared there yet is downloaded, but only if the host answers: TFDS itself would go on
-retrying for minutes on a machine without network, and then say nothing about what to do instead.
+TFDS keeps prepared datasets in $TFDS_DATA_DIR (default ~/tensorflow_datasets) as ArrayRecord files.
+A GLUE task that is not there yet is downloaded, but only if the host answers: TFDS itself would go
+on retrying for minutes on a machine without network, and then say nothing about what to do instead.
+A text set is never downloaded here: Wikipedia takes hours, and packages that nothing else needs.
 """
 
 import logging
@@ -35,7 +36,7 @@ def read_glue(name: str, text_columns: Sequence[str], folder: str) -> dict[str, 
     text_columns: the features that hold the texts. folder: the task's name in the standard TSV
     layout, for the error message. Raises ConfigError if the task is neither prepared nor to be had.
     """
-    with _absl_errors_only():  # TFDS warns of each folder that is not there
+    with absl_errors_only():  # TFDS warns of each folder that is not there
         builder = _builder(name, folder)
         is_prepared = builder.is_prepared()
     if not is_prepared:
@@ -121,8 +122,41 @@ def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:
     return bool(result)
 
 
+def text_builder(name: str) -> Any:
+    """The TFDS builder of the prepared dataset NAME[/CONFIG][:VERSION], in the format array_record.
+
+    Raises ConfigError, with the commands that prepare it, when it is not prepared.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    data_dir = os.environ.get("TFDS_DATA_DIR")
+    place = data_dir or "the folder of TFDS"
+    instead = (
+        "prepare it on a machine with network:\n"
+        f"       TFDS_DATA_DIR=DIR tfds build {name} --file_format=array_record\n"
+        "     (pip install tensorflow-datasets tensorflow apache-beam mwparserfromhell), then copy "
+        "DIR here and set TFDS_DATA_DIR=DIR; or give the text as files (.txt, .jsonl, .parquet)"
+    )
+    try:
+        with absl_errors_only():
+            return read_only_builder.builder_from_files(
+                name, data_dir=data_dir, file_format="array_record"
+            )
+    except tfds.core.DatasetNotFoundError as error:
+        raise ConfigError(
+            f"the dataset {name!r} of TFDS is not prepared in {place}; {instead}"
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{name!r} in {place} is not in the format array_record, the one that is read without "
+            f"TensorFlow ({error}); {instead}"
+        ) from error
+
+
 @contextmanager
-def _absl_errors_only() -> Iterator[None]:
+def absl_errors_only() -> Iterator[None]:
+    """TFDS warns of each folder that is not there; inside, it keeps that to itself."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

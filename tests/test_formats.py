@@ -1,0 +1,389 @@
+"""What examples are made of: each format keeps its paper's promise for every token of a corpus."""
+
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from small_corpus import CLS, FIRST, SEP, SmallCorpus, random_documents, unmasked_ids
+
+from ptft_jax.data import segments as segments_module
+from ptft_jax.data.formats import FORMATS, PAIR_FORMATS, make_format
+from ptft_jax.data.masking import MaskingSettings
+from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+
+LENGTH = 16  # of a row: room for 14 tokens of one segment, 13 of two
+
+
+def corpora():
+    """Corpora of many shapes: random ones, and those at the edges."""
+    rng = np.random.default_rng(5)
+    shapes = [random_documents(rng, int(count), longest=20) for count in rng.integers(2, 60, 12)]
+    shapes += [
+        [[1], [1]],
+        [[1] * 40],
+        [[1]] * 50,  # documents of one token
+        [[14]] * 5,  # a sentence fills a row
+        [[15, 14, 13, 1, 13, 1, 1]],
+        [[60], [1, 60, 1]],  # sentences much longer than a row
+        [[7, 7, 7, 7], [6], [7, 6]],
+    ]
+    return [SmallCorpus(shape) for shape in shapes]
+
+
+def several_sources(seed=7):
+    rng = np.random.default_rng(seed)
+    sources = [3, 0, 1, 30, 2, 0]  # a source may have nothing in a split
+    return SmallCorpus(random_documents(rng, sum(sources)), sources=sources)
+
+
+def cut(name, corpus, **changes):
+    settings = {"seed": 3, "max_seq_length": LENGTH, "short_seq_prob": 0.1} | changes
+    return make_format(name, corpus, **settings)
+
+
+def stretches(corpus, made, epoch=0):
+    """For each chunk, the stretches of its example as (start, end) tokens, and the raw Segments."""
+    count = len(made)
+    found = made.segments(np.full(count, epoch), np.arange(count))
+    examples = [[] for _ in range(count)]
+    for start, length, example in zip(found.starts, found.lengths, found.example, strict=True):
+        examples[example].append((int(start), int(start + length)))
+    assert (np.diff(found.example) >= 0).all()
+    assert (found.lengths > 0).all()
+    return examples, found
+
+
+def sentence_bounds(corpus):
+    return list(pairwise(corpus.sentence_offsets.tolist()))
+
+
+def greedy(corpus, room, across_documents):
+    """Liu et al. 2019, section 4.2, in plain Python: the stretches of each example."""
+    examples, current, used, last = [], [], 0, None
+    for start, end in sentence_bounds(corpus):
+        document = int(corpus.document_of(start))
+        source = int(corpus.source_of(start))
+        crosses = last is not None and document != last[0]
+        between = 1 if crosses else 0  # the extra [SEP]
+        starts_anew = last is None or used + between + end - start > room
+        if crosses and (not across_documents or source != last[1]):
+            starts_anew = True
+        if starts_anew:
+            if current:
+                examples.append(current)
+            current, used = [(start, min(end, start + room))], end - start
+        elif crosses:
+            current.append((start, end))
+            used += 1 + end - start
+        else:
+            current[-1] = (current[-1][0], end)
+            used += end - start
+        last = (document, source)
+    examples.append(current)
+    return examples
+
+
+@pytest.mark.parametrize("block", [1, 3, 17, 1 << 18])
+@pytest.mark.parametrize("name", ["full_sentences", "doc_sentences"])
+def test_whole_sentences_are_packed_greedily(monkeypatch, name, block):
+    """Each example is what a loop over the sentences gives, wherever the blocks of work end.
+
+    That includes: each sentence once, the next one would not have fit, a longer one is cut, no
+    example has two sources, and documents meet in `full_sentences` only.
+    """
+    monkeypatch.setattr(segments_module, "_BLOCK", block)
+    for corpus in [*corpora(), several_sources()]:
+        made = cut(name, corpus)
+        examples, found = stretches(corpus, made)
+        assert examples == greedy(corpus, LENGTH - 2, name == "full_sentences")
+        assert found.example_lengths().max() <= LENGTH
+        assert not found.token_types.any()
+        assert not found.weights.any()
+
+
+@pytest.mark.parametrize("name", ["full_sentences", "doc_sentences"])
+def test_every_sentence_is_once_in_an_epoch(name):
+    """The union of all examples is the text; only what exceeds a row in one sentence is lost."""
+    for corpus in [*corpora(), several_sources()]:
+        seen = np.zeros(corpus.num_tokens, int)
+        for example in stretches(corpus, cut(name, corpus))[0]:
+            for start, end in example:
+                seen[start:end] += 1
+        expected = np.zeros(corpus.num_tokens, int)
+        for start, end in sentence_bounds(corpus):
+            expected[start : min(end, start + LENGTH - 2)] = 1
+        np.testing.assert_array_equal(seen, expected)
+
+
+def test_single_segments_have_every_token_once():
+    """Documents are cut every LENGTH - 2 tokens: all pieces but a document's last are full."""
+    for corpus in [*corpora(), several_sources()]:
+        examples, found = stretches(corpus, cut("single_segment", corpus))
+        expected = []
+        for first, last in pairwise(corpus.document_offsets):
+            start, end = corpus.sentence_offsets[[first, last]].tolist()
+            expected += [[(at, min(at + LENGTH - 2, end))] for at in range(start, end, LENGTH - 2)]
+        assert examples == expected
+        assert not found.weights.any()
+
+
+def test_chunks_of_pairs_follow_the_loop_of_the_original(monkeypatch):
+    """Sentences are added until the target is reached or the document ends, block by block.
+
+    create_instances_from_document of google-research/bert, without its random displacements.
+    """
+    for corpus in corpora():
+        for name in PAIR_FORMATS if corpus.num_documents > 1 else ["sop"]:
+            made = cut(name, corpus, short_seq_prob=0.4)
+            targets = made._targets(np.arange(corpus.num_sentences))
+            assert targets.min() >= 2
+            assert targets.max() <= LENGTH - 3
+            chunks = []
+            offsets = corpus.sentence_offsets
+            for first, last in pairwise(corpus.document_offsets):
+                begin = int(first)
+                for sentence in range(int(first), int(last)):
+                    size = offsets[sentence + 1] - offsets[begin]
+                    if size >= targets[begin] or sentence + 1 == last:
+                        chunks.append(begin)
+                        begin = sentence + 1
+            chunks.append(corpus.num_sentences)
+            assert made._chunks.tolist() == chunks
+            for block in (1, 4):
+                monkeypatch.setattr(segments_module, "_BLOCK", block)
+                again = cut(name, corpus, short_seq_prob=0.4)
+                assert again._chunks.tolist() == chunks
+                monkeypatch.undo()
+
+
+def test_one_chunk_in_ten_is_short():
+    """short_seq_prob of the targets are uniform from 2 to the maximum (BERT, appendix A.2)."""
+    corpus = SmallCorpus([[1] * 40] * 1000)
+    targets = cut("nsp", corpus)._targets(np.arange(corpus.num_sentences))
+    longest, count = LENGTH - 3, len(targets)
+    expected = np.full(longest + 1, 0.1 * count / (longest - 1))
+    expected[:2] = 0
+    expected[longest] += 0.9 * count
+    found = np.bincount(targets, minlength=longest + 1)
+    assert (np.abs(found - expected) <= 5 * np.sqrt(expected)).all()
+    for probability, chosen in ((0.0, {longest}), (1.0, set(range(2, longest + 1)))):
+        targets = cut("nsp", corpus, short_seq_prob=probability)._targets(np.arange(1000))
+        assert set(targets.tolist()) == chosen
+
+
+def chunk_bounds(corpus, made, chunk):
+    return corpus.sentence_offsets[made._chunks[chunk : chunk + 2].astype(int)].tolist()
+
+
+def test_sentence_order_pairs_are_halves_of_a_chunk():
+    """A and B are the chunk in two parts, at a sentence's end where there are two, in any order.
+
+    Label 1 is swapped, as `sentence_order_label` of Hugging Face's AlbertForPreTraining says.
+    """
+    for corpus in corpora():
+        made = cut("sop", corpus)
+        ends = set(corpus.sentence_offsets.tolist())
+        for epoch in range(4):
+            examples, found = stretches(corpus, made, epoch)
+            for chunk, example in enumerate(examples):
+                start, end = chunk_bounds(corpus, made, chunk)
+                if end - start == 1:
+                    assert example == [(start, end)]
+                    assert found.weights[chunk] == found.labels[chunk] == 0
+                    continue
+                assert found.weights[chunk] == 1
+                first, second = sorted(example)
+                assert found.labels[chunk] == (example != [first, second])
+                assert start <= first[0] < first[1] <= second[0] < second[1] <= end
+                if end - start <= LENGTH - 3:
+                    assert (first[0], first[1], second[1]) == (start, second[0], end)
+                    one_sentence = np.diff(made._chunks[chunk : chunk + 2].astype(int)) == 1
+                    assert one_sentence or first[1] in ends
+                else:
+                    assert sum(b - a for a, b in example) == LENGTH - 3
+            types = [
+                found.token_types[found.example == chunk].tolist() for chunk in range(len(made))
+            ]
+            assert all(kinds in ([0], [0, 1]) for kinds in types)
+
+
+def test_half_of_the_sentence_order_pairs_are_swapped():
+    """Lan et al. 2019, section 3.1; and every place to cut a chunk is as likely as any other."""
+    corpus = SmallCorpus([[3, 3, 3, 3]] * 40)
+    made = cut("sop", corpus, short_seq_prob=0.0)
+    assert len(made) == 40
+    swapped = count = 0
+    cuts = np.zeros(12, int)
+    for epoch in range(200):
+        examples, found = stretches(corpus, made, epoch)
+        swapped += found.labels.sum()
+        count += len(examples)
+        for chunk, example in enumerate(examples):
+            cuts[max(example)[0] - 12 * chunk] += 1
+    assert abs(swapped / count - 0.5) < 5 * 0.5 / np.sqrt(count)
+    assert set(np.flatnonzero(cuts)) == {3, 6, 9}
+    assert np.abs(cuts[[3, 6, 9]] - count / 3).max() < 5 * np.sqrt(count * 2 / 9)
+
+
+def test_a_sentence_alone_is_cut_between_any_two_tokens():
+    """Every cut of a chunk of one sentence is as likely as any other, and leaves no half empty."""
+    corpus = SmallCorpus([[6]] * 50)
+    made = cut("sop", corpus, short_seq_prob=0.0)
+    cuts = np.zeros(6, int)
+    for epoch in range(100):
+        for chunk, example in enumerate(stretches(corpus, made, epoch)[0]):
+            cuts[max(example)[0] - 6 * chunk] += 1
+    assert cuts[0] == 0
+    assert np.abs(cuts[1:] - 1000).max() < 5 * np.sqrt(5000 * 0.2 * 0.8)
+
+
+def test_next_sentence_pairs_hold_what_their_label_says():
+    """Label 0: B goes on where A ended; label 1: B begins a sentence of another document.
+
+    Before truncation, which these short sentences do not need: A begins the chunk in both, and a
+    random B ends with the sentence that fills the target, or with its document.
+    """
+    rng = np.random.default_rng(1)
+    corpus = SmallCorpus([rng.integers(1, 4, rng.integers(1, 9)).tolist() for _ in range(40)])
+    made = cut("nsp", corpus, max_seq_length=LENGTH + 8, short_seq_prob=0.0)
+    ends = set(corpus.sentence_offsets.tolist())
+    target = LENGTH + 8 - 3
+    untruncated = 0
+    for epoch in range(20):
+        examples, found = stretches(corpus, made, epoch)
+        assert found.weights.all()
+        for chunk, (a, b) in enumerate(examples):
+            start, end = chunk_bounds(corpus, made, chunk)
+            if a[1] - a[0] + b[1] - b[0] == target:
+                continue  # perhaps truncated
+            untruncated += 1
+            assert a[0] == start
+            assert a[1] in ends
+            if found.labels[chunk]:
+                document = corpus.document_of(b[0])
+                assert document != corpus.document_of(start)
+                assert b[0] in ends
+                last = corpus.document_offsets[document + 1]
+                assert b[1] == corpus.sentence_offsets[last]  # short of the target
+            else:
+                assert (a[1], b[1]) == (b[0], end)
+    assert untruncated > 500
+
+
+def test_random_documents_and_sentences_are_drawn_evenly():
+    """Another document, each as likely; in it any sentence (create_pretraining_data.py)."""
+    corpus = SmallCorpus([[5] * count for count in (1, 2, 3, 4, 10)])
+    made = cut("nsp", corpus, short_seq_prob=0.0)
+    first = np.flatnonzero(corpus.document_of(corpus.sentence_offsets[made._chunks[:-1]]) == 2)
+    draws = 20_000
+    found = made.segments(np.arange(draws), np.full(draws, first[0]))
+    starts = found.starts.reshape(-1, 2)[:, 1][found.labels == 1]
+    # Truncation takes tokens off a B in front too: the sentence is where it ends up.
+    sentence = np.searchsorted(corpus.sentence_offsets, starts, side="right") - 1
+    counts = np.bincount(sentence, minlength=corpus.num_sentences)
+    sizes = np.array([1, 2, 3, 4, 10])
+    expected = np.concatenate([np.full(size, len(starts) / 4 / size) for size in sizes])
+    expected[3:6] = 0
+    assert (np.abs(counts - expected) <= 5 * np.sqrt(expected)).all()
+
+
+def test_a_random_sentence_is_of_the_same_source():
+    """With several languages or genres the source of B would give the label away.
+
+    A source of one document has no other: B is then of any source.
+    """
+    corpus = SmallCorpus([[3, 3]] * 12, sources=[5, 0, 1, 6])
+    made = cut("nsp", corpus, short_seq_prob=0.0)
+    begin = corpus.sentence_offsets[made._chunks[:-1]]
+    pairs = set()
+    for epoch in range(400):
+        found = made.segments(np.full(len(made), epoch), np.arange(len(made)))
+        random_b = found.starts[found.token_types == 1][found.labels == 1]
+        own = corpus.document_of(begin[found.labels == 1])
+        pairs |= set(zip(own.tolist(), corpus.document_of(random_b).tolist(), strict=True))
+    alone = {(5, other) for other in range(12) if other != 5}
+    first = {(a, b) for a in range(5) for b in range(5) if a != b}
+    last = {(a, b) for a in range(6, 12) for b in range(6, 12) if a != b}
+    assert pairs == alone | first | last
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_are_laid_out_as_the_format_says(name):
+    """[CLS] first, a [SEP] after each stretch, types 1 from B on, nothing else: token by token."""
+    for corpus in [*corpora()[:6], several_sources()]:
+        masking = MaskingSettings(max_predictions_per_seq=4)
+        settings = PretrainingSettings(3, LENGTH, input_format=name, masking=masking)
+        examples = PretrainingExamples(corpus, corpus.tokenizer(), settings)
+        batch = examples.batch(np.arange(len(examples)))
+        visit, chunk = examples._draw(np.zeros(len(examples), int), np.arange(len(examples)))
+        found = examples._format.segments(visit, chunk)
+        ids = unmasked_ids(batch)
+        for row in range(len(examples)):
+            wanted_ids, wanted_types = [CLS], [0]
+            for stretch in np.flatnonzero(found.example == row):
+                start, length = found.starts[stretch], found.lengths[stretch]
+                wanted_ids += [*(FIRST + np.arange(start, start + length)).tolist(), SEP]
+                wanted_types += [int(found.token_types[stretch])] * int(length + 1)
+            padding = [0] * (LENGTH - len(wanted_ids))
+            assert ids[row].tolist() == wanted_ids + padding
+            assert batch["token_type_ids"][row].tolist() == wanted_types + padding
+            assert batch["attention_mask"][row].tolist() == [1] * len(wanted_ids) + padding
+        has_pairs = name in PAIR_FORMATS
+        assert ("next_sentence_labels" in batch) == has_pairs
+        assert ("pooled_positions" in batch) == has_pairs
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_chunks_of_a_source_are_counted(name):
+    """`first_chunks` tells the sampler which chunks a source has: none belongs to two."""
+    corpus = several_sources()
+    made = cut(name, corpus)
+    first = made.first_chunks(corpus.source_documents)
+    assert (first[0], first[-1]) == (0, len(made))
+    found = made.segments(np.zeros(len(made), int), np.arange(len(made)))
+    # The first stretch of an example is of its chunk, whatever else is random.
+    begins = found.starts[np.searchsorted(found.example, np.arange(len(made)))]
+    if name == "sop":
+        begins = np.minimum.reduceat(found.starts, np.searchsorted(found.example, range(len(made))))
+    source = np.searchsorted(first, np.arange(len(made)), side="right") - 1
+    np.testing.assert_array_equal(corpus.source_of(begins), source)
+
+
+def test_one_very_long_sentence_costs_little():
+    """Text without an end of sentence happens; the coins of its truncation must not cost a table.
+
+    One coin is thrown for each token that is cut off. With a row of coins for every example, a
+    sentence of 20,000 tokens among 90,000 examples took 2 GB.
+    """
+    corpus = SmallCorpus([[10, 200_000, 10], *[[20, 20]] * 200])
+    for name in PAIR_FORMATS:
+        made = cut(name, corpus)
+        visit, chunk = np.divmod(np.arange(5 * len(made)), len(made))
+        tracemalloc.start()
+        found = made.segments(visit, chunk)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.example_lengths().max() == LENGTH
+        assert peak < 20e6
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_chunks_cost_four_bytes_each(name):
+    """Memory at billions of tokens is that of the chunks: 4 bytes for each, and few while cutting.
+
+    `single_segment` has no list of chunks but two numbers of 8 bytes for each document.
+    """
+    documents = 200_000
+    corpus = SmallCorpus([[LENGTH - 2]] * documents)
+    tracemalloc.start()
+    made = cut(name, corpus, short_seq_prob=0.0)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    made.first_chunks(corpus.source_documents)
+    extra = tracemalloc.get_traced_memory()[1] - held
+    tracemalloc.stop()
+    assert len(made) == documents
+    each = 16 if name == "single_segment" else 4
+    assert held < (each + 0.1) * documents
+    assert extra < 0.1 * documents

@@ -1,0 +1,65 @@
+"""The scripts that measure `ptft prepare` run, on a text too small to mean anything."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "stone", "bird", "##s", "."]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    documents = [
+        "\n".join(f"{' '.join(rng.choice(TOKENS[5:8], 40))}." for _ in range(6)) for _ in range(60)
+    ]
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(documents))
+    path.with_name("vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    return path
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "launch" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def test_the_benchmark_runs_both_in_turn(text):
+    """It prints a speed of each side for each round, and the share."""
+    vocabulary = text.with_name("vocab.txt")
+    done = run("prepare_benchmark.py", f"--text={text}", f"--vocab={vocabulary}", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    first, bare, ours, share = done.stdout.splitlines()
+    assert first.startswith("0.1 MB, 1 worker(s)")
+    assert bare.startswith("tokenizers ")
+    assert ours.startswith("ptft prepare ")
+    assert "of the speed of the bare encode_batch" in share
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the /proc of Linux")
+def test_the_comparison_of_sizes_runs(text, tmp_path):
+    """It makes inputs of the sizes asked for, and its exit code says whether memory is bounded."""
+    done = run(
+        "prepare_scale.py",
+        f"--text={text}",
+        f"--work_dir={tmp_path}",
+        "--gigabytes",
+        0.0005,
+        0.001,
+        "--workers=2",
+        "--set=vocab_size=100",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "memory is bounded" in done.stdout
+    sizes = [
+        sum(path.stat().st_size for path in (tmp_path / name).glob("*.txt"))
+        for name in ("0.0005GB", "0.001GB")
+    ]
+    assert 500_000 <= sizes[0] < 520_000
+    assert 1_000_000 <= sizes[1] < 1_020_000
+    parts = (tmp_path / "0.001GB" / "text-0000.txt").read_text().split("\n\n")
+    assert len(set(parts)) == len(parts)

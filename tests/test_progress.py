@@ -1,0 +1,59 @@
+"""What a long task shows: bars on a terminal, a few lines in a log."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ptft_jax.commands import screen
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """A clock that stands until a test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_a_line_a_minute(clock):
+    """A job of hours must not look dead in its log, nor fill it."""
+    out = io.StringIO()
+    with screen.progress_bars(Console(file=out, force_terminal=False)) as progress:
+        for step in range(101):
+            progress("Encoding the text", step * 1000, 100_000)
+            clock[0] += 10.0
+        progress("Encoding the text", 100_000, 100_000)
+        progress("Checksums", 0, 0)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "Encoding the text: 6%, 0:15:40 left"
+    assert lines[-2:] == ["Encoding the text: done", "Checksums: done"]
+    assert len(lines) == 16 + 2
+
+
+def test_a_resumed_task_is_not_thought_faster(clock):
+    """What was done before the start must not count as speed."""
+    out = io.StringIO()
+    with screen.progress_bars(Console(file=out, force_terminal=False)) as progress:
+        progress("Encoding the text", 80, 100)
+        clock[0] += 100.0
+        progress("Encoding the text", 90, 100)
+    assert out.getvalue() == "Encoding the text: 90%, 0:01:40 left\n"
+
+
+def test_a_terminal_gets_share_rate_and_time(monkeypatch):
+    """One bar per description, with a rate where bytes are counted and none for a few files."""
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    with screen.progress_bars(console) as progress:
+        for done in range(0, 50_000_001, 10_000_000):
+            progress("Encoding the text", done, 100_000_000)
+        for done in range(0, 5):
+            progress("Reading documentation", done, 4)
+    last = out.getvalue().rstrip("\n").rsplit("\n", 2)
+    bytes_line, files_line = (line for line in last if "Encoding" in line or "Reading" in line)
+    assert " 50%" in bytes_line
+    assert "MB/s" in bytes_line
+    assert "100%" in files_line
+    assert "MB/s" not in files_line
