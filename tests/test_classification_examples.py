@@ -9,7 +9,7 @@ from ptft_jax.data.tasks import Split, load_task
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
-TOKENIZER = TextTokenizer(
+TOKENIZER = TextTokenizer.wordpiece(
     ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"], lowercase=True
 )
 PAD, CLS, SEP = TOKENIZER.pad_token_id, TOKENIZER.cls_token_id, TOKENIZER.sep_token_id

@@ -37,7 +37,7 @@ def tokenizer():
     """A vocabulary of 99 tokens, as many as the small model has."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     tokens += [f"word{i}" for i in range(99 - len(tokens))]
-    return TextTokenizer(tokens, lowercase=True)
+    return TextTokenizer.wordpiece(tokens, lowercase=True)
 
 
 def export(folder, heads, tokenizer, id2label=None, **changes):

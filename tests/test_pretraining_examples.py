@@ -14,7 +14,8 @@ from ptft_jax.data.pipeline import Batches, evaluation_batches
 from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
 from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
 from ptft_jax.data.sentence_pairs import truncated_lengths
-from ptft_jax.data.tokenizer import SPECIAL_TOKENS, TextTokenizer
+from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.tokenizer_models import SPECIAL_TOKENS
 from ptft_jax.errors import ConfigError, DataError
 
 DOCUMENTS = 60
