@@ -3,6 +3,7 @@
 A corpus folder holds
 
     manifest.json               counts, sizes and SHA-256 of every other file, sources, settings
+    checksums.bin               CRC-32 of every 64 KiB of the others (`block_checksums`)
     tokenizer/                  the tokenizer, in Hugging Face's form
     train/, dev/                one folder for each split:
         tokens-00000.bin …      token ids, uint16 or uint32, sentence after sentence
