@@ -346,12 +346,14 @@ def test_card_sums_a_corpus_up():
         "tokenizer_sha256": "ab",
         "splits": {"train": {"documents": 3, "sentences": 50, "tokens": 1234, "shard_tokens": [9]}},
         "files": {"train/tokens-00000.bin": {"bytes": 1, "sha256": "cd"}},
-        "sources": {f"{i}.txt": {"bytes": 5, "sha256": "ef"} for i in range(4)},
+        "sources": [{"name": f"{i}.txt", "weight": [1.0, 2.5][i % 2]} for i in range(4)],
+        "licence": "CC0",
     }
     data = corpus_summary(manifest, most=2)
     body = front_matter(card(EncoderConfig(), name="x", data=data))[1]
     assert "| train.tokens | 1,234 |" in body
-    assert "| sources | 0.txt, 1.txt, and 2 more |" in body
+    assert "| sources | 0.txt, 1.txt (weight 2.5), and 2 more |" in body
+    assert "| licence | CC0 |" in body
     assert "tokens-00000" not in body
 
 

@@ -187,9 +187,10 @@ def _describe(phase: PhaseConfig, examples: PretrainingExamples) -> str:
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """Returns a SHA-256 of a corpus's content: of the sums of its tokenizer and token files."""
+    """Returns a SHA-256 of a corpus: of its files' sums, and of how often to draw from a source."""
     sums = sorted((name, record.sha256) for name, record in manifest.files.items())
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
+    draws = [(source.weight, source.counts["train"].documents) for source in manifest.sources]
+    return hashlib.sha256(json.dumps([sums, draws]).encode()).hexdigest()
 
 
 def _model_config(config: Config, tokenizer: TextTokenizer) -> EncoderConfig:

@@ -82,10 +82,13 @@ def corpus_summary(manifest: Mapping[str, Any], most: int = 30) -> dict[str, Any
 
     Args:
         manifest: content of the corpus folder's `manifest.json`.
-        most: how many source files to name; the others are counted.
+        most: how many sources to name; the others are counted.
     """
     counted = ("documents", "sentences", "tokens")
-    sources = sorted(manifest["sources"])
+    sources = [
+        name if weight == 1 else f"{name} (weight {weight:g})"
+        for name, weight in ((source["name"], source["weight"]) for source in manifest["sources"])
+    ]
     more = [f"and {len(sources) - most:,} more"] if len(sources) > most else []
     return {
         **{
@@ -93,6 +96,7 @@ def corpus_summary(manifest: Mapping[str, Any], most: int = 30) -> dict[str, Any
             for split, counts in manifest["splits"].items()
         },
         "sources": [*sources[:most], *more],
+        **({"licence": manifest["licence"]} if manifest["licence"] else {}),
         "vocab_size": manifest["vocab_size"],
         "lowercase": manifest["lowercase"],
         "tokenizer_sha256": manifest["tokenizer_sha256"],

@@ -4,12 +4,9 @@
 from 1.
 """
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, cast
 
-from ptft_jax.data import source_files
 from ptft_jax.data.documents import (
     DAMAGE,
     MAX_LINE_BYTES,
@@ -89,7 +86,7 @@ class _PartCheck:
     def __init__(
         self, part: Part, text_column: str, done: int, total: int, progress: Progress
     ) -> None:
-        self.name = part._place.path if isinstance(part, FilePart) else part.name
+        self.name = part.location if isinstance(part, FilePart) else part.name
         self.sha256 = ""
         self._part = part
         self._text_column = text_column
@@ -110,7 +107,7 @@ class _PartCheck:
         try:
             if not isinstance(part, FilePart):
                 self._read_dataset()
-            elif part._format == ".parquet":
+            elif part.kind == "parquet":
                 self._read_parquet(part)
             else:
                 self._read_lines(part)
@@ -139,12 +136,12 @@ class _PartCheck:
 
     def _read_lines(self, part: FilePart) -> None:
         """Text and JSON lines: after a line that cannot be used, go on with the next."""
-        with _opened(part) as (stream, reader):
+        with part.opened(_READ_AHEAD) as (stream, reader):
             lines = _Lines(stream, self._add_zeros)
             while not lines.ended:
                 documents = (
                     json_documents(self.name, cast(BinaryIO, lines), self._text_column)
-                    if part._format in (".jsonl", ".ndjson")
+                    if part.kind == "jsonl"
                     else text_documents(self.name, cast(BinaryIO, lines))
                 )
                 try:
@@ -164,7 +161,7 @@ class _PartCheck:
                     self._add(found._replace(position=position, mend=WRITE_AGAIN))
                     self.sha256 = part.checksum().sha256
                     return
-            self.sha256 = reader.digest()
+        self.sha256 = reader.digest()
 
     def _add_zeros(self, line: int) -> None:
         problem = "zero bytes, as in UTF-16 or in a file that was not written to its end"
@@ -173,7 +170,7 @@ class _PartCheck:
     def _read_parquet(self, part: FilePart) -> None:
         """Parquet: after a row group that cannot be read, go on with the next."""
         self.sha256 = part.checksum().sha256
-        with _parquet_file(part) as file:
+        with part.parquet_file() as file:
             names = file.schema_arrow.names
             if self._text_column not in names:
                 raise DataError(missing_column(self.name, self._text_column, names))
@@ -242,23 +239,3 @@ class _Lines:
         """Go to the next line from within one that was longer than the limit."""
         while len(self._last) >= MAX_LINE_BYTES and self._last[-1:] != b"\n":
             self._last = self._stream.readline(MAX_LINE_BYTES)
-
-
-@contextmanager
-def _opened(part: FilePart) -> Iterator[tuple[BinaryIO, Any]]:
-    """The unpacked bytes of a file, and the reader that counts and hashes the bytes it has."""
-    with part._place.open() as raw:
-        reader = source_files._Reader(part._place.path, raw)
-        buffered = io.BufferedReader(reader, _READ_AHEAD)
-        yield source_files._decompressed(part._compression, buffered), reader
-
-
-@contextmanager
-def _parquet_file(part: FilePart) -> Iterator[Any]:
-    import pyarrow.parquet
-
-    with part._place.open() as raw, source_files._parquet_errors(part._place.path):
-        # Pages have check sums if whoever wrote the file wanted them.
-        yield pyarrow.parquet.ParquetFile(
-            raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
-        )

@@ -172,10 +172,51 @@ class FilePart:
     def checksum(self) -> FileRecord:
         """Size and SHA-256 of the file, by reading it."""
         with self._place.open() as raw:
-            reader = _Reader(self._place.path, raw)
+            reader = Reader(self._place.path, raw)
             while reader.read(1 << 20):
                 pass
         return FileRecord(reader.count, reader.digest())
+
+    @property
+    def location(self) -> str:
+        """The path or URL of the file, for people."""
+        return self._place.path
+
+    @property
+    def kind(self) -> str:
+        """What the file holds: "text", "jsonl" or "parquet"."""
+        return {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(
+            self._format, "text"
+        )
+
+    @contextmanager
+    def opened(self, read_ahead: int = _READ_AHEAD) -> Iterator[tuple[BinaryIO, "Reader"]]:
+        """The unpacked bytes of the file, and the reader that counts and hashes the bytes it has.
+
+        The count is ahead of the unpacked bytes by `read_ahead` at most. Raises ConfigError when
+        the file cannot be opened.
+        """
+        with self._place.open() as raw:
+            reader = Reader(self.location, raw)
+            buffered = io.BufferedReader(reader, read_ahead)
+            yield _decompressed(self._compression, buffered), reader
+            # What a decompressor leaves behind its end belongs to the file, too.
+            while buffered.read(read_ahead):
+                pass
+
+    @contextmanager
+    def parquet_file(self) -> Iterator[Any]:
+        """The file as pyarrow's ParquetFile; its errors become DataErrors.
+
+        Pages are compared with their check sums, if whoever wrote the file wanted them.
+        """
+        # Imported here: it takes a third of a second.
+        import pyarrow.parquet
+
+        with self._place.open() as raw, _parquet_errors(self.location):
+            yield pyarrow.parquet.ParquetFile(
+                raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+            )
 
     def read(self) -> Iterator[Document]:
         """Yield the documents of the file in order.
@@ -183,33 +224,23 @@ class FilePart:
         Raises ConfigError when it cannot be opened; DataError, with file and line or record, for
         text that is not UTF-8, a damaged file, an endless line, or records without the text column.
         """
-        if self._format == ".parquet":
+        if self.kind == "parquet":
             record = self.checksum()
             yield from self._read_parquet()
             self.record = record
             return
-        with self._place.open() as raw:
-            reader = _Reader(self._place.path, raw)
-            buffered = io.BufferedReader(reader, _READ_AHEAD)
-            stream = _decompressed(self._compression, buffered)
-            if self._format in (".jsonl", ".ndjson"):
-                documents = json_documents(self._place.path, stream, self._text_column)
+        with self.opened() as (stream, reader):
+            if self.kind == "jsonl":
+                documents = json_documents(self.location, stream, self._text_column)
             else:
-                documents = text_documents(self._place.path, stream)
+                documents = text_documents(self.location, stream)
             for number, lines in documents:
                 yield Document(lines, number, min(reader.count, self.size))
-            while buffered.read(_READ_AHEAD):
-                pass
-            self.record = FileRecord(reader.count, reader.digest())
+        self.record = FileRecord(reader.count, reader.digest())
 
     def _read_parquet(self) -> Iterator[Document]:
-        # Imported here: it takes a third of a second.
-        import pyarrow
-        import pyarrow.parquet
-
-        name, column = self._place.path, self._text_column
-        with self._place.open() as raw, _parquet_errors(name):
-            file = pyarrow.parquet.ParquetFile(raw, buffer_size=1 << 20, pre_buffer=False)
+        name, column = self.location, self._text_column
+        with self.parquet_file() as file:
             if column not in file.schema_arrow.names:
                 raise DataError(missing_column(name, column, file.schema_arrow.names))
             rows = max(file.metadata.num_rows, 1)
@@ -243,7 +274,7 @@ def _decompressed(compression: str, raw: BinaryIO) -> BinaryIO:
     return raw
 
 
-class _Reader(io.RawIOBase):
+class Reader(io.RawIOBase):
     """Reads a file once from its beginning, counting and hashing what passes.
 
     An error of the disk or the network becomes a DataError here, so that what a decompressor raises
