@@ -59,6 +59,15 @@ def write_corpus(path: Path, documents: int = 40, seed: int = 0) -> Path:
     return path
 
 
+def prepare_corpus(place: Path) -> Path:
+    """Writes documents to a folder, prepares a tiny corpus of them and returns its folder."""
+    write_corpus(place / "text.txt", 20)
+    flags = ["--config.vocab_size=200", "--config.dev_fraction=0.2", f"--out_dir={place}/data"]
+    config = "--config=configs/data/text.py"
+    assert run("prepare", config, f"--config.inputs={place}/text.txt", *flags) == 0
+    return place / "data"
+
+
 def sentences(count: int, seed: int) -> list[tuple[str, int]]:
     """Returns texts with label 1 for a good word and 0 for a bad one."""
     rng = np.random.default_rng(seed)

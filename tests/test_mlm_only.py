@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 import transformers
-from command_line import finetune_flags, metrics, pretrain_flags, results, run, sentences
-from command_line import write_corpus as write
+from command_line import (
+    finetune_flags,
+    metrics,
+    prepare_corpus,
+    pretrain_flags,
+    results,
+    run,
+    sentences,
+)
 
 from ptft_jax.commands.run_folder import open_run
 
@@ -14,10 +21,7 @@ from ptft_jax.commands.run_folder import open_run
 def place(tmp_path_factory) -> Path:
     """A folder with a corpus and a packed run on full sentences with spans masked."""
     place = tmp_path_factory.mktemp("mlm")
-    write(place / "text.txt", 20)
-    prepare = ["prepare", "--config=configs/data/text.py", f"--config.inputs={place}/text.txt"]
-    flags = ["--config.vocab_size=200", "--config.dev_fraction=0.2", f"--out_dir={place}/data"]
-    assert run(*prepare, *flags) == 0
+    prepare_corpus(place)
     settings = {
         "input_format": "full_sentences",
         "masking": "span",

@@ -10,10 +10,10 @@ from command_line import (
     compilation_cache,
     losses,
     metrics,
+    prepare_corpus,
     pretrain_flags,
     results,
     run,
-    write_corpus,
 )
 
 from ptft_jax.commands import defaults, training_run
@@ -29,10 +29,7 @@ STEPS, BORDER = 9, 5
 def place(tmp_path_factory) -> Path:
     """A folder with a corpus and an uninterrupted run of two phases, all checkpoints kept."""
     place = tmp_path_factory.mktemp("phases")
-    write_corpus(place / "text.txt", 20)
-    prepare = ["prepare", "--config=configs/data/text.py", f"--config.inputs={place}/text.txt"]
-    flags = ["--config.vocab_size=200", "--config.dev_fraction=0.2", f"--out_dir={place}/data"]
-    assert run(*prepare, *flags) == 0
+    prepare_corpus(place)
     with compilation_cache(place / "cache"):
         assert run(*_flags(place, "whole")) == 0
     return place

@@ -15,11 +15,10 @@ from command_line import (
     finetune_flags,
     losses,
     metrics,
+    prepare_corpus,
     pretrain_flags,
     results,
-    run,
     sentences,
-    write_corpus,
 )
 
 ONE_DEVICE = {"mesh.data": 1, "mesh.fsdp": 1}
@@ -33,10 +32,7 @@ KILL_AT = random.Random(20).randrange(EVERY + 1, 2 * EVERY)
 def place(tmp_path_factory) -> Path:
     """A folder with a corpus, a table, and a whole pretraining run on one device."""
     place = tmp_path_factory.mktemp("resume")
-    write_corpus(place / "text.txt", 20)
-    prepare = ["prepare", "--config=configs/data/text.py", f"--config.inputs={place}/text.txt"]
-    flags = ["--config.vocab_size=200", "--config.dev_fraction=0.2", f"--out_dir={place}/data"]
-    assert run(*prepare, *flags) == 0
+    prepare_corpus(place)
     (place / "table").mkdir()
     for split, count, seed in (("train", 40, 1), ("dev", 8, 2)):
         rows = [f"{text}\t{label}" for text, label in sentences(count, seed)]
