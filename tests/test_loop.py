@@ -238,7 +238,15 @@ def test_a_loss_that_is_not_finite():
     assert record.of("save") == []
 
 
-def test_interrupt_saves_and_exits():
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in the foreground: a job in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_saves_and_exits(ctrl_c):
     """Ctrl-C ends the run after its step with a checkpoint; afterwards Ctrl-C works as before."""
     record = Record()
 
@@ -255,7 +263,7 @@ def test_interrupt_saves_and_exits():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_interrupt_while_a_step_is_reported_still_saves():
+def test_an_interrupt_while_a_step_is_reported_still_saves(ctrl_c):
     """Ctrl-C at the wrong moment once said that it had saved a checkpoint when it had not."""
 
     class Interrupting(Record):
@@ -270,7 +278,15 @@ def test_an_interrupt_while_a_step_is_reported_still_saves():
     assert [event[1] for event in record.of("save")] == [3]
 
 
-def test_a_second_interrupt_does_not_wait():
+def test_a_job_in_the_background_goes_on(ctrl_c):
+    """Where Ctrl-C is ignored it is meant for another program of the terminal."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    record = Record()
+    run(record, batches=Batches(on_next=lambda _: signal.raise_signal(signal.SIGINT)), until=3)
+    assert [event[1] for event in record.of("save")] == [3]
+
+
+def test_a_second_interrupt_does_not_wait(ctrl_c):
     """A step that hangs can still be ended by hand."""
 
     def interrupt(index):

@@ -25,6 +25,13 @@ ONE_DEVICE = {"mesh.data": 1, "mesh.fsdp": 1}
 # Far enough apart that a signal sent at a logged step comes before the next checkpoint or the end.
 STEPS = 90
 EVERY = 30
+# A job in the background hands on that Ctrl-C is ignored.
+_IN_FOREGROUND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ptft_jax.cli import main
+sys.exit(main())
+"""
 KILL_AT = random.Random(20).randrange(EVERY + 1, 2 * EVERY)
 
 
@@ -99,7 +106,7 @@ def _start(place: Path, flags: list[str]) -> subprocess.Popen:
     environment["JAX_COMPILATION_CACHE_DIR"] = str(place / "cache")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen(
-        [sys.executable, "-m", "ptft_jax", *flags],
+        [sys.executable, "-c", _IN_FOREGROUND, *flags],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

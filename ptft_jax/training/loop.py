@@ -208,7 +208,8 @@ def _interrupt_flag() -> Iterator[threading.Event]:
     """
     flag = threading.Event()
     alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-    if not alone:
+    # A shell gives background jobs an ignored Ctrl-C, which is meant for somebody else.
+    if not alone or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield flag
         return
 
