@@ -53,8 +53,10 @@ def test_the_comparison_of_sizes_runs(text, tmp_path):
         "--workers=2",
         "--set=vocab_size=100",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "memory is bounded" in done.stdout
+    # Of runs as short as these a peak may be missed: what they say is not what is tested.
+    verdict = {0: "memory is bounded", 1: "NOT bounded"}[done.returncode]
+    assert done.stdout.splitlines()[-1] == verdict, done.stdout + done.stderr
+    assert done.stdout.count("command    peak") == 2
     sizes = [
         sum(path.stat().st_size for path in (tmp_path / name).glob("*.txt"))
         for name in ("0.0005GB", "0.001GB")
