@@ -190,22 +190,40 @@ def test_tokens_per_second(monkeypatch):
     assert record.lines[1]["data_wait"] is None
 
 
-def test_data_wait(monkeypatch):
-    """The share of the time that goes by in waiting for a batch; who trains too slowly sees why."""
+@pytest.mark.parametrize(("busy", "wait"), [(False, 0.25), (True, 0.0)])
+def test_data_wait(monkeypatch, busy, wait):
+    """The share of the time that goes by for want of a batch; who trains too slowly sees why.
+
+    While the step before still runs, waiting costs nothing and does not count.
+    """
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
 
-    def wait(index):
+    class Tokens:
+        """A count on a device that has or has not done its work."""
+
+        def is_ready(self):
+            return not busy
+
+        def block_until_ready(self):
+            return self
+
+        def __array__(self, *_, **__):
+            return np.array(BATCH_SIZE, np.float32)
+
+    def advance(index):
         now[0] += 1.0
 
     def step(state, batch):
         now[0] += 3.0
-        return train_step(state, batch)
+        state, metrics = train_step(state, batch)
+        return state, {**metrics, "tokens": Tokens()}
 
+    monkeypatch.setattr(loop.jax, "device_get", lambda tree: jax.tree.map(np.asarray, tree))
     record = Record()
-    run(record, batches=Batches(on_next=wait), step=step, until=5, log_every=2)
+    run(record, batches=Batches(on_next=advance), step=step, until=5, log_every=2)
     waits = {number: line["data_wait"] for number, line in record.lines.items()}
-    assert waits == {2: 0.25, 4: 0.25, 5: 0.25}
+    assert waits == {2: wait, 4: wait, 5: wait}
 
 
 def test_a_phase_that_another_follows_ends_without_ceremony():

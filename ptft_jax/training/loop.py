@@ -76,9 +76,9 @@ def fit(
       report: receives the metrics of every step divisible by `log_every` and of the last one. They
         are that step's own values, no means over the steps before, so that a resumed run reports
         what an uninterrupted one does; only 'tokens_per_second' and 'data_wait', the share of the
-        time in which the loop waited for a batch, are taken over the steps since the last report,
-        without the first step (it compiles), evaluations and blocking saves, and are None where no
-        step was timed.
+        time in which the devices may have stood idle for want of a batch, are taken over the steps
+        since the last report, without the first step (it compiles), evaluations and blocking
+        saves, and are None where no step was timed.
       save: called at steps divisible by `checkpoint_every` (0: none) and at the end, after the
         evaluation of the same step and with the position in the data that follows this step.
       evaluate: called at steps divisible by `eval_every` (0: none) and at the end; None: never.
@@ -97,11 +97,13 @@ def fit(
         save(done, state, batches.next_index, _evaluate(state, done, report, evaluate))
         return state
     rate = _Rate()
+    metrics: Mapping[str, Any] = {"tokens": jax.numpy.zeros(())}
     with _interrupt_flag() as interrupted:
         while done < until:
             started = time.monotonic()
             batch = next(batches)
-            waited = time.monotonic() - started
+            # Waiting costs nothing while the devices still run the step before.
+            waited = time.monotonic() - started if metrics["tokens"].is_ready() else 0.0
             state, metrics = step(state, put(batch))
             done += 1
             if rate.timing:
