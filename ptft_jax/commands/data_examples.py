@@ -6,7 +6,7 @@ from absl import flags
 
 from ptft_jax.commands.pretraining_config import PhaseConfig, phases_of, pretraining_settings
 from ptft_jax.commands.screen import count
-from ptft_jax.commands.settings import Config
+from ptft_jax.commands.settings import Config, require_data_dir
 from ptft_jax.data.corpus import Corpus
 from ptft_jax.data.pretraining import PretrainingExamples
 from ptft_jax.data.tokenizer import TextTokenizer
@@ -47,10 +47,9 @@ def open_examples(config: Config, split: str, phase: int) -> OpenedExamples:
         ConfigError: no `data_dir`, no such split or phase, or settings that cannot be.
         DataError: the corpus is damaged.
     """
-    if not config.data_dir:
-        raise ConfigError("--config.data_dir is missing: name a folder made by `ptft prepare`.")
+    data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
     chosen = _phase(config, phase)
-    corpus = Corpus.open(config.data_dir, split)
+    corpus = Corpus.open(data_dir, split)
     tokenizer = TextTokenizer.load(corpus.tokenizer_dir)
     examples = PretrainingExamples(corpus, tokenizer, pretraining_settings(chosen.config))
     return OpenedExamples(corpus, tokenizer, examples)

@@ -21,13 +21,12 @@ from ptft_jax.commands.pretraining_config import PhaseConfig, phases_of, pretrai
 from ptft_jax.commands.run_folder import RunFolder, RunRecord
 from ptft_jax.commands.scoring import pretraining_evaluator
 from ptft_jax.commands.screen import count, facts, made, make_console
-from ptft_jax.commands.settings import Config
+from ptft_jax.commands.settings import Config, require_data_dir
 from ptft_jax.commands.training_flags import (
     check_length,
     check_numbers,
     check_run_flags,
     define_run_flags,
-    require_data_dir,
 )
 from ptft_jax.commands.training_run import Phase, TrainingRun, checked_mesh, train
 from ptft_jax.data.corpus import Corpus, Manifest
@@ -98,13 +97,13 @@ def pretrain(
     model = build_model(_model_config(config, tokenizer))
     if init_from is None and folder.exists():
         init_from = folder.record().init_from
-    phases = [
-        (phase, *_examples(phase.config, train_corpus, dev_corpus, tokenizer))
-        for phase in phases_of(config)
-    ]
-    for phase, _, _ in phases:
+    configs = phases_of(config)
+    for phase in configs:
         check_length(phase.config, model.config)
-    mesh = checked_mesh(config, model, *(phase.config for phase, _, _ in phases[1:]))
+    mesh = checked_mesh(config, model, *(phase.config for phase in configs[1:]))
+    phases = [
+        (phase, *_examples(phase.config, train_corpus, dev_corpus, tokenizer)) for phase in configs
+    ]
     objective = PretrainingObjective(next_sentence="nsp" in model.config.heads)
     record = RunRecord(
         command="pretrain",

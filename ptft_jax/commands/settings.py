@@ -224,3 +224,10 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + str(name)] = value
     return flat
+
+
+def require_data_dir(config: Config, what: str) -> str:
+    """Returns `data_dir`, or raises ConfigError saying what it has to be."""
+    if not config.data_dir:
+        raise ConfigError(f"--config.data_dir is missing: name {what}.")
+    return config.data_dir

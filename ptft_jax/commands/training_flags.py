@@ -80,10 +80,3 @@ def check_numbers(config: Config) -> None:
                 f"--config.length_buckets: {bucket!r} is no length; expected numbers of tokens, "
                 "like (32,64,128)."
             )
-
-
-def require_data_dir(config: Config, what: str) -> str:
-    """Returns `data_dir`, or raises ConfigError saying what it has to be."""
-    if not config.data_dir:
-        raise ConfigError(f"--config.data_dir is missing: name {what}.")
-    return config.data_dir

@@ -11,6 +11,7 @@ from itertools import batched
 import numpy as np
 
 from ptft_jax.data.pipeline import Batch
+from ptft_jax.data.ragged import spread
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks import Split
 from ptft_jax.data.tokenizer import TextTokenizer
@@ -66,10 +67,10 @@ class ClassificationExamples:
         self._starts = _first(self._lengths)
         tokens = np.full(int(self._lengths.sum()), tokenizer.sep_token_id, np.int32)
         tokens[self._starts] = tokenizer.cls_token_id
-        tokens[_ranges(self._starts + 1, kept_a)] = tokens_a[_ranges(_first(lengths_a), kept_a)]
+        tokens[spread(self._starts + 1, kept_a)] = tokens_a[spread(_first(lengths_a), kept_a)]
         if tokens_b is not None:
             begin_b = self._starts + self._first_lengths
-            tokens[_ranges(begin_b, kept_b)] = tokens_b[_ranges(_first(lengths_b), kept_b)]
+            tokens[spread(begin_b, kept_b)] = tokens_b[spread(_first(lengths_b), kept_b)]
         self._tokens = tokens
 
     def __len__(self) -> int:
@@ -151,8 +152,3 @@ def _longest_first(
 def _first(lengths: np.ndarray) -> np.ndarray:
     """Where each of several sequences begins when they lie one behind the other."""
     return np.cumsum(lengths) - lengths
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The concatenation of range(start, start + length) for every start and length."""
-    return np.repeat(starts - _first(lengths), lengths) + np.arange(int(lengths.sum()))

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ptft_jax.data.ragged import spread
 from ptft_jax.errors import ConfigError, DataError
 
 FORMAT = "ptft_jax.corpus"
@@ -298,9 +299,7 @@ class Corpus:
         `starts` and `lengths`, int64 [N], count tokens of the split; a stretch lies in one
         document.
         """
-        # Position j of the result is token j - (its stretch's first j) + (the stretch's start).
-        firsts = np.cumsum(lengths) - lengths
-        tokens = np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
+        tokens = spread(starts, lengths)
         if len(self._shards) == 1:
             return self._shards[0][tokens].astype(np.int32)
         shard_of = np.searchsorted(self._shard_starts, starts, side="right") - 1

@@ -7,7 +7,8 @@ import numpy as np
 
 from ptft_jax.data.corpus import Corpus
 from ptft_jax.data.masking import FlatText
-from ptft_jax.data.segments import Segments, spread
+from ptft_jax.data.ragged import spread
+from ptft_jax.data.segments import Segments
 
 
 class Layout:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ptft_jax.data.ragged import spread
 from ptft_jax.data.randomness import as_below, as_uniform, extended, random_uint64
-from ptft_jax.data.segments import spread
 from ptft_jax.errors import ConfigError
 
 STRATEGIES = ("token", "whole_word", "ngram", "span")

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ptft_jax.data.ragged import spread
+
 
 class Plan(NamedTuple):
     """The rows of a window.
@@ -29,8 +31,7 @@ class Plan(NamedTuple):
         """The examples of some rows, row after row, and which of `rows` each lies in."""
         count = self.first[rows + 1] - self.first[rows]
         of_row = np.repeat(np.arange(len(rows)), count)
-        place = np.arange(len(of_row)) - np.repeat(np.cumsum(count) - count, count)
-        return self.examples[self.first[rows][of_row] + place], of_row
+        return self.examples[spread(self.first[rows], count)], of_row
 
     def without_emptiest(self, surplus: int, lengths: np.ndarray) -> "Plan":
         """The plan without the `surplus` rows that hold the least; `lengths` as `examples`."""

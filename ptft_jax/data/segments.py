@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.ragged import spread
 
 # Documents or sentences looked at together while chunks are cut: it bounds the memory of that.
 _BLOCK = 1 << 18
@@ -176,8 +177,7 @@ class FullSentences(DocSentences):
         last_document = np.searchsorted(documents, end - 1, side="right") - 1
         count = last_document - first_document + 1
         example = np.repeat(np.arange(len(chunk)), count)
-        document = np.arange(len(example)) - np.repeat(np.cumsum(count) - count, count)
-        document += first_document[example]
+        document = spread(first_document, count)
         starts = offsets[np.maximum(documents[document], first[example])]
         ends = offsets[np.minimum(documents[document + 1], end[example])]
         # Only a chunk of one sentence can be too long.
@@ -223,9 +223,3 @@ def _without_labels(
         np.zeros(examples, np.int64),
         np.zeros(examples, np.float32),
     )
-
-
-def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The concatenation of range(start, start + length) for every start and length."""
-    firsts = np.cumsum(lengths) - lengths
-    return np.repeat(starts - firsts, lengths) + np.arange(int(lengths.sum()))

@@ -3,8 +3,9 @@
 import numpy as np
 
 from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.ragged import spread
 from ptft_jax.data.randomness import extended, random_below, random_uint64, uniform
-from ptft_jax.data.segments import Segments, SentenceChunks, spread
+from ptft_jax.data.segments import Segments, SentenceChunks
 from ptft_jax.errors import DataError
 
 _RANDOM_NEXT_PROBABILITY = 0.5
