@@ -4,14 +4,17 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
-from ptft_jax.errors import ConfigError, PtftError
+from ptft_jax.errors import ConfigError, PtftError, StopError, StorageError
 from ptft_jax.training.host_memory import keep_freed_memory
+from ptft_jax.training.storage import refusal
 
 COMMANDS = {
     "demo": "the whole path on the embedded corpus, in a few minutes",
@@ -21,10 +24,21 @@ COMMANDS = {
     "data stats": "a page about a corpus and the rows made of it",
     "pretrain": "MLM + NSP pretraining",
     "finetune": "fine-tuning on GLUE or on your own table",
+    "plan": "memory, traffic, time and cost of a run on machines that are not at hand",
+    "status": "how a run stands, and where its time went",
     "evaluate": "a run's metrics again, from its checkpoint",
     "predict": "fill in masks, or classify texts",
     "export": "a run → a Hugging Face folder",
     "import": "a Hugging Face folder → a run",
+    "ckpt ls": "the checkpoints of a run",
+    "ckpt verify": "compares checkpoints with their SHA-256 manifests",
+    "ckpt diff": "in what two checkpoints differ",
+    "ckpt rewind": "takes a run back to an earlier checkpoint",
+    "launch local": "a training command in several processes on this machine",
+    "launch slurm": "a training command as a SLURM job",
+    "launch gke": "a training command as a JobSet on Kubernetes",
+    "launch tpu": "a training command on all workers of a TPU VM",
+    "launch mpi": "a training command under Open MPI",
 }
 
 # `import` is no name for a Python module.
@@ -32,6 +46,8 @@ _MODULES = {"import": "import_hf"}
 # Commands that read another one's config, and those that can do without any.
 _CONFIG_OF = {"check": "prepare", "data inspect": "pretrain", "data stats": "pretrain"}
 _CONFIG_OPTIONAL = ("check",)
+# Commands that go on where they were when they are started again.
+_RESTARTABLE = ("pretrain", "finetune", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; Python would complain again while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        print(
+            f"ptft: error: {error.filename or 'a file'} could not be written: {reason}. Expected "
+            "room on its disk: make some, and start the same command again.",
+            file=sys.stderr,
+        )
+        return StorageError.exit_code
 
 
 def _run(arguments: list[str]) -> int:
@@ -71,12 +97,16 @@ def _run(arguments: list[str]) -> int:
         print(_overview(parts))
         return 0
     name, rest = command_of(arguments)
+    if name in _RESTARTABLE and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop_early)
     keep_freed_memory()
     module = module_of(name)
     from ptft_jax.commands import settings
     from ptft_jax.commands.defaults import BY_COMMAND
 
-    defaults = BY_COMMAND.get(_CONFIG_OF.get(name, name))
+    # A command for configs of several kinds looks at the one that it is given.
+    choose = getattr(module, "defaults_for", None)
+    defaults = choose(rest) if choose else BY_COMMAND.get(_CONFIG_OF.get(name, name))
     if wants_help:
         print(_help(module, rest, defaults))
         return 0
@@ -85,6 +115,12 @@ def _run(arguments: list[str]) -> int:
     values, positional = settings.parse(module.define_flags, rest, defaults)
     module.run(values, positional)
     return 0
+
+
+def _stop_early(number: int, frame: Any) -> None:
+    """Ends a command that loads its modules; later its job takes SIGTERM (`training.job`)."""
+    print("ptft: stopped by SIGTERM before the first update: nothing to save", file=sys.stderr)
+    os._exit(StopError.exit_code)
 
 
 def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:

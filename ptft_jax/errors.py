@@ -1,4 +1,4 @@
-"""The errors a person can cause, each with the exit code of its command.
+"""The errors that end a command, each with the exit code of its command.
 
 Every message names the value that was given, what was expected, and how to mend it.
 `docs/errors.md` lists the codes. Anything else that escapes a command is a bug and leaves through
@@ -22,3 +22,30 @@ class DataError(PtftError):
     """The content of a file, shard or checkpoint cannot be used (exit code 65, EX_DATAERR)."""
 
     exit_code = 65
+
+
+class HangError(PtftError):
+    """The process made no progress for longer than it may (exit code 70, EX_SOFTWARE)."""
+
+    exit_code = 70
+
+
+class StorageError(PtftError):
+    """A file could not be written: disk full, quota, an I/O error (exit code 74, EX_IOERR)."""
+
+    exit_code = 74
+
+
+class StopError(PtftError):
+    """The run was asked to stop and has saved; it goes on when started again.
+
+    Exit code 75 (EX_TEMPFAIL) after SIGTERM, 130 after Ctrl-C.
+    """
+
+    exit_code = 75
+
+
+class PeerError(PtftError):
+    """Another process of the job is gone or silent (exit code 76, EX_PROTOCOL)."""
+
+    exit_code = 76

@@ -1,6 +1,8 @@
 """Eight fake CPU devices and shape-checked seams, set up before JAX is first imported."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -8,6 +10,9 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # a third of the time. What XLA partitions and which collectives it inserts stay the same.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Commands keep compiled programs in the user's cache folder; tests have one of their own, so that
+# none depends on what was compiled before.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ptft-test-cache-")
 
 from pathlib import Path
 
@@ -31,3 +36,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data folder, absent here: {folder}")
     return folder
+
+
+def pytest_unconfigure() -> None:
+    """Removes the cache of compiled programs."""
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)

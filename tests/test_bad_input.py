@@ -136,7 +136,11 @@ CASES = {
         lambda p: _pretrain(p, "--config.optimizer.learning_rat=1"),
         ["'optimizer.learning_rat'", "nearest key is 'optimizer.learning_rate'"],
     ),
-    "section": (2, lambda p: _pretrain(p, "--config.mesh=8"), ["'mesh' is a section", "mesh.data"]),
+    "section": (
+        2,
+        lambda p: _pretrain(p, "--config.mesh=8"),
+        ["'mesh' is a section", "mesh.across_hosts"],
+    ),
     "wrong type": (
         2,
         lambda p: _pretrain(p, batch_size="many"),
@@ -326,7 +330,7 @@ CASES = {
     "damaged run": (
         65,
         lambda p: ["export", f"--run_dir={p}/damaged", f"--out_dir={p}/new"],
-        ["config.json is damaged"],
+        ["config.json is not JSON"],
     ),
     "export over something": (
         2,

@@ -11,7 +11,8 @@ from hf_reference import our_side, reference
 from ml_collections import ConfigDict
 
 from ptft_jax.commands.predict import TextError, predict, predictions_table
-from ptft_jax.commands.run_folder import RunFolder, RunRecord, TrainedRun
+from ptft_jax.commands.run_folder import RunFolder, TrainedRun
+from ptft_jax.commands.run_record import RunRecord
 from ptft_jax.convert.folder import read_hf_folder, write_hf_folder
 from ptft_jax.convert.verify import verify_against_torch
 from ptft_jax.data.tokenizer import TextTokenizer

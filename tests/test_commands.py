@@ -116,6 +116,8 @@ def test_a_run_folder_holds_what_others_rely_on(pretrained):
         "checkpoints",
         "tokenizer",
         "results.json",
+        "goodput.json",
+        "status",
     }
     assert {path.name for path in (pretrained / "checkpoints").iterdir()} == {"3", "6"}
     assert (pretrained / "tokenizer" / "tokenizer.json").is_file()
@@ -148,12 +150,13 @@ def test_evaluate_runs_where_the_mesh_of_the_run_does_not_fit(mnli, monkeypatch,
     """A run of eight devices is scored on a laptop; its mesh is a matter of training only."""
     from ptft_jax.commands import evaluate as command
     from ptft_jax.errors import ConfigError
+    from ptft_jax.training.job import Job
 
     def refuse(*_):
         raise ConfigError("mesh.data=8 needs 8 devices")
 
     monkeypatch.setattr(command, "checked_mesh", refuse)
-    found = command.evaluate(str(mnli))
+    found = command.evaluate(str(mnli), Job())
     for split in ("dev_matched", "dev_mismatched"):
         assert found[split] == pytest.approx(results(mnli)[split], rel=1e-5)
 
@@ -186,17 +189,28 @@ def test_a_changed_config_is_refused_with_the_difference(corpus, pretrained, cap
     assert "batch_size" not in message
 
 
-def test_an_allowed_change_goes_on_from_the_checkpoint(corpus, pretrained, place, capsys):
-    """A run goes on with another mesh where it stopped; fewer steps than made are refused."""
+def test_a_run_goes_on_with_another_mesh(corpus, pretrained, place, capsys):
+    """A run goes on with another mesh where it stopped, and says so.
+
+    What decides only how it is computed may change; the rest only when that is allowed, and fewer
+    steps than were made never.
+    """
     folder = place / "other_mesh"
     shutil.copytree(pretrained, folder)
     shutil.rmtree(folder / "checkpoints" / "6")
-    flags = pretrain_flags(corpus, folder, **{"mesh.data": 8, "mesh.fsdp": 1})
-    assert run(*flags) == 2
-    capsys.readouterr()
-    assert run(*flags, "--config_change=allow") == 0
-    assert "resuming at step 3 of 6" in capsys.readouterr().out
-    assert losses(folder) == pytest.approx(losses(pretrained), rel=1e-4)
+    changes = {"mesh.data": 8, "mesh.fsdp": 1, "workers": 2, "log_every": 2}
+    rate = {"optimizer.learning_rate": 1e-3}
+    assert run(*pretrain_flags(corpus, folder, **changes, **rate, steps=7)) == 2
+    said = capsys.readouterr().err
+    assert "config.steps: 6 in the run, 7 now" in said
+    assert "config.mesh" not in said
+    assert run(*pretrain_flags(corpus, folder, **changes)) == 0
+    said = capsys.readouterr().out
+    assert "resuming at step 3 of 6" in said
+    for change in ("mesh.data: 1 in the run, 8 now", "mesh.fsdp: 8 in the run, 1 now"):
+        assert f"changed since the run was started: config.{change}" in said
+    made = {step: loss for step, loss in losses(pretrained).items() if step in (1, 2, 3, 4, 6)}
+    assert losses(folder) == pytest.approx(made, rel=1e-4)
     before = tree(folder)
     assert run(*pretrain_flags(corpus, folder, steps=3), "--config_change=allow") == 2
     assert "has made 6 updates already" in capsys.readouterr().err

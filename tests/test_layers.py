@@ -124,31 +124,19 @@ def not_a_function(node: ast.stmt) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_banned_is_used(path):
-    """No code from data (pickle, eval, exec, remote code), and none of JAX's retired ways."""
-    banned = {"pmap", "pjit", "trust_remote_code", "pickle", "cPickle", "dill", "cloudpickle"}
+def test_nothing_retired_is_used(path):
+    """None of JAX's retired ways; what could run code is looked for in test_safety.py."""
+    banned = {"pmap", "pjit"}
     for node in ast.walk(parse(path)):
         names = []
         if isinstance(node, ast.Name):
             names = [node.id]
         elif isinstance(node, ast.Attribute):
             names = [node.attr]
-        elif isinstance(node, ast.keyword):
-            names = [node.arg]
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names = [part for alias in node.names for part in alias.name.split(".")]
-            names += (getattr(node, "module", None) or "").split(".")
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in {"eval", "exec"}, f"{name_of(path)}:{node.lineno}"
         found = banned.intersection(names)
         assert not found, f"{name_of(path)}:{getattr(node, 'lineno', '?')}: {found}"
-
-
-def test_pickled_arrays_are_never_read():
-    """numpy.load runs code from a file if allow_pickle is set, as torch.load can."""
-    for path in FILES:
-        text = path.read_text("utf-8")
-        assert not re.search(r"allow_pickle\s*=\s*True|weights_only\s*=\s*False", text), path
 
 
 def test_files_are_small_and_named_for_their_content():

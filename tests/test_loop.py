@@ -1,13 +1,13 @@
 """The loop and the evaluation, on a model of one number whose loss is known at every step."""
 
-import signal
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptft_jax.errors import DataError
+from ptft_jax.errors import DataError, StorageError
 from ptft_jax.objectives.totals import Totals
 from ptft_jax.training import loop
 from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
@@ -38,6 +38,7 @@ class Record:
     def __init__(self):
         self.events = []
         self.lines = {}
+        self.failed = None
 
     def training(self, step, metrics):
         self.events.append(("log", step))
@@ -52,16 +53,29 @@ class Record:
     def close(self):
         pass
 
-    def save(self, step, state, next_index, metrics):
+    def save(self, step, state, next_index, metrics, evaluation_due):
         assert int(state.step) == step
         self.events.append(("save", step, next_index, dict(metrics)))
+        if evaluation_due:
+            self.events.append(("due", step))
+
+    def add_metrics(self, step, metrics):
+        self.events.append(("add", step, dict(metrics)))
+
+    def check(self):
+        if self.failed is not None:
+            raise self.failed
+
+    def wait(self):
+        self.events.append(("wait",))
 
     def of(self, *kinds):
         return [event for event in self.events if event[0] in kinds]
 
 
 def initial(step=0, weight=0.0):
-    return TrainState(jnp.int32(step), {"weight": jnp.float32(weight)}, None)
+    state = TrainState.new({"weight": jnp.float32(weight)}, None)
+    return dataclasses.replace(state, step=jnp.int32(step))
 
 
 @jax.jit
@@ -69,7 +83,7 @@ def train_step(state, batch):
     loss = jnp.sum(batch["values"]) + state.params["weight"]
     params = {"weight": state.params["weight"] + 0.1 * loss}
     metrics = {"loss": loss, "tokens": jnp.float32(BATCH_SIZE)}
-    return TrainState(state.step + 1, params, state.opt_state), metrics
+    return dataclasses.replace(state, step=state.step + 1, params=params), metrics
 
 
 def run(record, state=None, batches=None, step=train_step, **settings):
@@ -79,7 +93,7 @@ def run(record, state=None, batches=None, step=train_step, **settings):
         batches or Batches(),
         put=lambda batch: batch,
         report=Report(record),
-        save=record.save,
+        saver=record,
         **settings,
     )
 
@@ -158,29 +172,21 @@ def test_tokens_per_second(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
 
-    def slow(seconds):
-        def call(*_):
-            now[0] += seconds
-            return {"dev": {"loss": 1.0}}
+    def slow_evaluation(params):
+        now[0] += 50.0
+        return {"dev": {"loss": 1.0}}
 
-        return call
+    class SlowlySaving(Record):
+        def save(self, *_):
+            now[0] += 30.0
 
     def step(state, batch):
         now[0] += 100.0 if int(state.step) == 0 else 2.0
         return train_step(state, batch)
 
-    record = Record()
+    record = SlowlySaving()
     settings = {"until": 5, "log_every": 2, "eval_every": 1, "checkpoint_every": 1}
-    fit(
-        initial(),
-        step,
-        Batches(),
-        put=lambda batch: batch,
-        report=Report(record),
-        save=slow(30.0),
-        evaluate=slow(50.0),
-        **settings,
-    )
+    run(record, step=step, evaluate=slow_evaluation, **settings)
     rates = {step: line["tokens_per_second"] for step, line in record.lines.items()}
     assert rates == {2: 2.0, 4: 2.0, 5: 2.0}
     assert record.of("say") == [("say", "first step, with its compilation: 100.0 s")]
@@ -248,73 +254,90 @@ def test_metrics_are_fetched_at_logged_steps_only(monkeypatch):
     assert len(fetches) == 4
 
 
-def test_a_loss_that_is_not_finite():
-    """The run ends with the step's number and without saving what has diverged."""
+def skipping(*bad):
+    """A step that counts as the real one does: the batches after the steps `bad` change nothing."""
+
+    def step(state, batch):
+        out = jnp.int32(int(state.step) in bad)
+        after, metrics = train_step(state, batch)
+        after = dataclasses.replace(
+            after,
+            skipped=state.skipped + out,
+            skipped_in_row=(state.skipped_in_row + 1) * out,
+        )
+        counts = {name: getattr(after, name) for name in ("skipped", "skipped_in_row")}
+        return after, {**metrics, **counts}
+
+    return step
+
+
+def test_skipped_updates_are_counted_and_said():
+    """The run goes on, a line says how many there were, and what is logged counts them."""
     record = Record()
-    with pytest.raises(DataError, match=r"the loss is nan at step 1:.*learning_rate"):
-        run(record, state=initial(weight=float("nan")), until=4, log_every=9, checkpoint_every=1)
-    assert record.of("save") == []
+    run(record, step=skipping(1, 2, 4), until=6, log_every=1, max_skipped_in_row=3)
+    counts = [(line["skipped"], line["skipped_in_row"]) for line in record.lines.values()]
+    assert counts == [(0, 0), (1, 1), (2, 2), (2, 0), (3, 1), (3, 0)]
+    said = [event[1] for event in record.of("say")][1:]
+    assert [text.split(";")[0] for text in said] == [
+        "step 2: loss or gradients not finite, 1 in a row",
+        "step 3: loss or gradients not finite, 2 in a row",
+        "step 5: loss or gradients not finite, 1 in a row",
+    ]
 
 
-@pytest.fixture
-def ctrl_c():
-    """Ctrl-C as in the foreground: a job in the background inherits that it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def test_too_many_skipped_updates_in_a_row():
+    """The run ends with the step's number, what to do, and without saving what has diverged."""
+    record = Record()
+    with pytest.raises(DataError, match=r"in 3 updates in a row.*step 4 .*--rewind=STEP"):
+        run(
+            record,
+            step=skipping(1, 2, 3),
+            until=9,
+            log_every=4,
+            checkpoint_every=2,
+            max_skipped_in_row=3,
+        )
+    assert [event[1] for event in record.of("save")] == [2]
 
 
-def test_interrupt_saves_and_exits(ctrl_c):
-    """Ctrl-C ends the run after its step with a checkpoint; afterwards Ctrl-C works as before."""
+def test_a_failed_save_ends_the_run():
+    """Training on without ever saving again would lose all of it."""
     record = Record()
 
-    def interrupt(index):
-        if index == 2 * BATCH_SIZE:
-            signal.raise_signal(signal.SIGINT)
+    def step(state, batch):
+        record.failed = StorageError("disk full") if int(state.step) == 2 else None
+        return train_step(state, batch)
 
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as caught:
-        run(record, batches=Batches(on_next=interrupt), until=100, log_every=50)
-    assert caught.value.code == 130
-    assert record.of("save") == [("save", 3, 3 * BATCH_SIZE, {})]
-    assert "interrupted: saved step 3 of 100; the same command resumes" in record.events[-1][1]
-    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(StorageError, match="disk full"):
+        run(record, step=step, until=100, log_every=50)
 
 
-def test_an_interrupt_while_a_step_is_reported_still_saves(ctrl_c):
-    """Ctrl-C at the wrong moment once said that it had saved a checkpoint when it had not."""
-
-    class Interrupting(Record):
-        def training(self, step, metrics):
-            super().training(step, metrics)
-            if step == 2:
-                signal.raise_signal(signal.SIGINT)
-
-    record = Interrupting()
-    with pytest.raises(SystemExit):
-        run(record, until=100, log_every=2)
-    assert [event[1] for event in record.of("save")] == [3]
-
-
-def test_a_job_in_the_background_goes_on(ctrl_c):
-    """Where Ctrl-C is ignored it is meant for another program of the terminal."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def test_an_evaluation_that_is_due_is_made_first():
+    """What an uninterrupted run would have written is written, and added to the checkpoint."""
     record = Record()
-    run(record, batches=Batches(on_next=lambda _: signal.raise_signal(signal.SIGINT)), until=3)
-    assert [event[1] for event in record.of("save")] == [3]
-
-
-def test_a_second_interrupt_does_not_wait(ctrl_c):
-    """A step that hangs can still be ended by hand."""
-
-    def interrupt(index):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
+    run(
+        record,
+        state=initial(step=4, weight=2.0),
+        batches=Batches(4 * BATCH_SIZE),
+        until=6,
+        log_every=1,
+        evaluate=lambda params: {"dev": {"loss": float(params["weight"])}},
+        evaluation_due=True,
+    )
+    assert record.events[:2] == [
+        ("evaluate", 4, "dev", {"loss": 2.0}),
+        ("add", 4, {"dev_loss": 2.0}),
+    ]
+    assert [event[1] for event in record.of("log")] == [5, 6]
     record = Record()
-    with pytest.raises(KeyboardInterrupt):
-        run(record, batches=Batches(on_next=interrupt), until=3)
-    assert record.of("save") == []
+    run(
+        record,
+        state=initial(step=6),
+        until=6,
+        evaluate=lambda params: {"dev": {"loss": 1.0}},
+        evaluation_due=True,
+    )
+    assert record.events == [("evaluate", 6, "dev", {"loss": 1.0}), ("add", 6, {"dev_loss": 1.0})]
 
 
 def eval_step(params, batch):

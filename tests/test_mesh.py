@@ -87,19 +87,59 @@ def test_processes_follow_one_another_along_data(monkeypatch):
     for process in range(3):
         monkeypatch.setattr(mesh_module.jax, "process_index", lambda process=process: process)
         rows.append(process_rows(mesh, 24))
-    assert rows == [slice(0, 8), slice(8, 16), slice(16, 24)]
+    np.testing.assert_array_equal(rows, np.arange(24).reshape(3, 8))
+
+
+@pytest.mark.usefixtures("plain_mesh")
+@pytest.mark.parametrize(
+    ("sizes", "across", "rows"),
+    [
+        # fsdp of 4 over two processes of 2 devices: pairs of processes share a place along data.
+        ({"fsdp": 4}, "fsdp", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
+        # tensor of 4 over two processes: both hold the same rows.
+        ({"tensor": 4}, "tensor", [[*range(8)], [*range(8)], [*range(8, 16)], [*range(8, 16)]]),
+        # What fits into a process stays there, though it may run across.
+        ({"fsdp": 2}, "tensor", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
+    ],
+)
+def test_an_inner_axis_runs_across_processes_where_it_may(monkeypatch, sizes, across, rows):
+    """fsdp and tensor leave a process only as far as they are larger than it, when asked to."""
+    mesh = make_mesh(MeshConfig(**sizes, across_hosts=across), fake_devices(4, local=2))
+    for process in range(4):
+        monkeypatch.setattr(mesh_module.jax, "process_index", lambda process=process: process)
+        assert process_rows(mesh, 16).tolist() == rows[process]
+    owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    for fixed in owners.reshape(owners.shape[0], -1):
+        assert len(set(fixed)) == max(1, np.prod([*sizes.values()]) // 2)
+
+
+@pytest.mark.usefixtures("plain_mesh")
+def test_hosts_of_one_tpu_slice_are_one_block():
+    """All hosts of a slice share its interconnect, so fsdp may span them without being let out."""
+    devices = fake_devices(processes=4, local=2)
+    for device in devices:
+        device.platform, device.slice_index = "tpu", device.process_index // 2
+    mesh = make_mesh(MeshConfig(fsdp=4), devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert (slices == np.array([0, 1])[:, None, None]).all()
+
+
+def test_a_wrong_name_for_what_runs_across():
+    """The error lists the axes."""
+    with pytest.raises(ConfigError, match="across_hosts='host': expected one of data, fsdp"):
+        MeshConfig(across_hosts="host")
 
 
 @pytest.mark.usefixtures("plain_mesh")
 def test_tensor_axis_wider_than_a_process():
     """A model split across processes is refused with sizes that stay inside one."""
-    with pytest.raises(ConfigError, match=r"the 2 devices of process 0.*fsdp=1 mesh.tensor=2"):
+    with pytest.raises(ConfigError, match=r"the 2 devices of each process.*fsdp=1 mesh.tensor=2"):
         make_mesh(MeshConfig(tensor=4), fake_devices(processes=4, local=2))
 
 
 def test_rows_of_a_single_process():
     """One process loads the whole batch."""
-    assert process_rows(make_mesh(MeshConfig(fsdp=2)), 32) == slice(0, 32)
+    assert process_rows(make_mesh(MeshConfig(fsdp=2)), 32).tolist() == [*range(32)]
 
 
 def test_check_batch():

@@ -31,7 +31,8 @@ def _training() -> Config:
     config.log_every = 10
     config.keep_last = 2  # checkpoints kept beside the best one
     config.workers = 1  # threads that make batches ahead of the device
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.max_skipped_in_row = 10  # updates without finite gradients that end the run
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "across_hosts": "data"})
     config.optimizer = ConfigDict(
         {
             "name": "adamw",

@@ -30,6 +30,7 @@ from ptft_jax.commands.settings import Config
 from ptft_jax.data.embedded import Documentation, gather_documentation
 from ptft_jax.data.tables import read_table
 from ptft_jax.errors import ConfigError
+from ptft_jax.training.job import Job
 
 MASKED = (
     "Returns the [MASK] of the array along the given axis.",
@@ -46,10 +47,11 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     if positional:
         raise ConfigError(f"{positional[0]!r}: expected flags only.")
-    demo(Path(values.run_dir))
+    with Job() as job:
+        demo(Path(values.run_dir), job)
 
 
-def demo(folder: Path) -> None:
+def demo(folder: Path, job: Job) -> None:
     """Runs the whole path in `folder`, every part in a folder of its own."""
     console = make_console()
     began = time.monotonic()
@@ -65,14 +67,14 @@ def demo(folder: Path) -> None:
 
     _heading(console, 3, "ptft pretrain: MLM + NSP from scratch")
     pretrained = RunFolder(folder / "pretrained")
-    pretraining = pretrain(_pretrain_config(corpus), pretrained)
+    pretraining = pretrain(_pretrain_config(corpus), pretrained, None, job)
 
     _heading(console, 4, "ptft finetune: which package does a paragraph document?")
     finetuned = RunFolder(folder / "finetuned")
-    finetuning = finetune(_finetune_config(documentation), finetuned, str(pretrained.path))
+    finetuning = finetune(_finetune_config(documentation), finetuned, str(pretrained.path), job)
 
     _heading(console, 5, "ptft evaluate, ptft predict")
-    evaluate(str(finetuned.path))
+    evaluate(str(finetuned.path), job)
     console.print(predictions_table(predict(open_run(pretrained.path), MASKED)))
     texts = read_table(documentation.task_dir / "dev.tsv").columns["text"][::233]
     console.print(predictions_table(predict(open_run(finetuned.path), texts, top=3)))

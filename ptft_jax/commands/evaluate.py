@@ -18,6 +18,8 @@ from ptft_jax.commands.finetune import (
     load_task_of,
     make_evaluate,
 )
+from ptft_jax.commands.job_flags import define_job_flags, job_of
+from ptft_jax.commands.preflight import agree, software
 from ptft_jax.commands.pretrain import fingerprint
 from ptft_jax.commands.pretraining_config import phases_of, pretraining_settings
 from ptft_jax.commands.run_folder import TrainedRun, open_run
@@ -30,6 +32,7 @@ from ptft_jax.data.pretraining import PretrainingExamples
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.training.job import Job
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.sharding import put_params
 from ptft_jax.training.writers import write_results
@@ -38,6 +41,7 @@ from ptft_jax.training.writers import write_results
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
+    define_job_flags(values)
 
 
 def define_reading_flags(values: flags.FlagValues) -> None:
@@ -54,7 +58,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         raise ConfigError(f"{positional[0]!r}: expected flags only.")
     if not values.run_dir:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
-    evaluate(values.run_dir, values.checkpoint)
+    with job_of(values) as job:
+        arguments = {"run_dir": values.run_dir, "checkpoint": values.checkpoint}
+        agree(job, "command line and software", {**arguments, **software()})
+        evaluate(values.run_dir, job, values.checkpoint)
     made(
         make_console(),
         "evaluated",
@@ -63,7 +70,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     )
 
 
-def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
+def evaluate(run_dir: str, job: Job, which: str = "last") -> dict[str, dict[str, Any]]:
     """Evaluates a run; returns the metrics by split."""
     console = make_console()
     opened = open_run(run_dir, which)
@@ -75,7 +82,7 @@ def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
         )
     mesh = _mesh(opened.config, model)
     with jax.set_mesh(mesh):
-        run_evaluation = _evaluator(opened, model, mesh)
+        run_evaluation = _evaluator(opened, model, mesh, job)
         results = run_evaluation(put_params(opened.params, model.axes(), mesh))
     stored = opened.folder.results()
     same_step = stored.get("step") == opened.step
@@ -87,7 +94,7 @@ def evaluate(run_dir: str, which: str = "last") -> dict[str, dict[str, Any]]:
             before = [short(stored.get(split, {}).get(name))] if same_step else []
             table.add_row(split, name, short(value), *before)
     console.print(table)
-    if not stored and which == "last":
+    if not stored and which == "last" and job.is_first:
         write_results(opened.folder.path, {**results, "step": opened.step})
         console.print(f"wrote {opened.folder.results_file}")
     return {split: dict(metrics) for split, metrics in results.items()}
@@ -101,7 +108,7 @@ def _mesh(config: Config, model: Model) -> Mesh:
         return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
 
-def _evaluator(opened: TrainedRun, model: Model, mesh: Any) -> Evaluate:
+def _evaluator(opened: TrainedRun, model: Model, mesh: Any, job: Job) -> Evaluate:
     config, tokenizer = opened.config, opened.tokenizer
     if opened.record.command == "finetune":
         task = load_task_of(config)
@@ -112,7 +119,7 @@ def _evaluator(opened: TrainedRun, model: Model, mesh: Any) -> Evaluate:
             )
         _check_data(opened, fingerprints(task))
         examples = evaluation_examples(config, task, tokenizer)
-        return make_evaluate(config, model, examples, task, mesh)
+        return make_evaluate(config, model, examples, task, mesh, job)
     corpus = Corpus.open(config.data_dir, "dev")
     _check_data(opened, {"corpus": fingerprint(corpus.manifest)})
     # As in the phase that the checkpoint belongs to.
@@ -120,7 +127,7 @@ def _evaluator(opened: TrainedRun, model: Model, mesh: Any) -> Evaluate:
     dev = PretrainingExamples(corpus, tokenizer, pretraining_settings(phase.config))
     objective = PretrainingObjective(next_sentence="nsp" in opened.model_config.heads)
     batch_size = phase.config.batch_size
-    return pretraining_evaluator(model, objective, dev, batch_size, config.eval_examples, mesh)
+    return pretraining_evaluator(model, objective, dev, batch_size, config.eval_examples, mesh, job)
 
 
 def _check_data(opened: TrainedRun, now: dict[str, str]) -> None:

@@ -8,7 +8,6 @@ and its outputs are compared with ours.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ptft_jax.commands.settings import check_place
 from ptft_jax.convert.folder import ARCHITECTURES, architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
+from ptft_jax.data.corpus import MANIFEST, Manifest
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
@@ -179,7 +179,7 @@ def _data(opened: TrainedRun) -> dict[str, Any] | None:
     config = opened.record.config
     if opened.record.command == "finetune":
         return {"task": config["task"]}
-    manifest = Path(config.get("data_dir") or "") / "manifest.json"
-    if opened.record.command != "pretrain" or not manifest.is_file():
+    data_dir = Path(config.get("data_dir") or "")
+    if opened.record.command != "pretrain" or not (data_dir / MANIFEST).is_file():
         return None
-    return corpus_summary(json.loads(manifest.read_text(encoding="utf-8")))
+    return corpus_summary(dataclasses.asdict(Manifest.read(data_dir)))

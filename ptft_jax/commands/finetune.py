@@ -12,18 +12,25 @@ import hashlib
 import math
 
 from absl import flags
+from jax.sharding import Mesh
 
 from ptft_jax.commands.describe import describe_mesh, describe_model
 from ptft_jax.commands.initial import Initial, load_initial
-from ptft_jax.commands.run_folder import RunFolder, RunRecord
+from ptft_jax.commands.job_flags import define_job_flags, job_of
+from ptft_jax.commands.preflight import agree
+from ptft_jax.commands.run_folder import RunFolder
+from ptft_jax.commands.run_record import RunRecord
 from ptft_jax.commands.scoring import Evaluate, classification_evaluator
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.commands.settings import Config
 from ptft_jax.commands.training_flags import (
+    agree_on_start,
     check_length,
     check_numbers,
     check_run_flags,
     define_run_flags,
+    rewind_if_asked,
+    say_changes,
 )
 from ptft_jax.commands.training_run import Phase, TrainingRun, checked_mesh, train
 from ptft_jax.data.classification import ClassificationExamples
@@ -33,6 +40,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.training.job import Job
 
 HEADS = ("pooler", "classification")
 
@@ -40,12 +48,17 @@ HEADS = ("pooler", "classification")
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_run_flags(values)
+    define_job_flags(values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = check_run_flags(values, positional)
-    finetune(values.config, folder, values.init_from, allow=values.config_change == "allow")
+    with job_of(values) as job:
+        agree_on_start(job, values)
+        rewind_if_asked(job, values, folder)
+        allow = values.config_change == "allow"
+        finetune(values.config, folder, values.init_from, job, allow=allow)
     made(
         make_console(),
         "fine-tuned",
@@ -59,7 +72,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def finetune(
-    config: Config, folder: RunFolder, init_from: str | None, *, allow: bool = False
+    config: Config, folder: RunFolder, init_from: str | None, job: Job, *, allow: bool = False
 ) -> dict[str, dict[str, float]]:
     """Fine-tunes a run to its end; returns the metrics by split."""
     console = make_console()
@@ -96,7 +109,8 @@ def finetune(
         pairs=train_split.texts_b is not None,
         data=fingerprints(task),
     )
-    folder.check_unchanged(record, allow=allow)
+    agree(job, "data", record.data)
+    changes = folder.check_unchanged(record, initial.tokenizer, allow=allow)
     if not resumes:
         console.print(initial.say(init_from))
     facts(
@@ -115,7 +129,8 @@ def finetune(
             f"{count(examples.num_truncated)} training examples are longer than "
             f"max_seq_length={config.max_seq_length} tokens and were cut"
         )
-    results = train(
+    say_changes(console, changes)
+    return train(
         TrainingRun(
             folder=folder,
             record=record,
@@ -128,7 +143,9 @@ def finetune(
                     examples=examples,
                     batch_size=config.batch_size,
                     accumulate=config.accumulate,
-                    make_evaluate=lambda mesh: make_evaluate(config, model, dev, task, mesh),
+                    make_evaluate=lambda mesh, job: make_evaluate(
+                        config, model, dev, task, mesh, job
+                    ),
                 ),
             ),
             tokenizer=initial.tokenizer,
@@ -141,8 +158,8 @@ def finetune(
         config,
         mesh,
         console,
+        job,
     )
-    return results
 
 
 def _of_source(init_from: str, task: TaskData) -> Initial:
@@ -208,12 +225,13 @@ def make_evaluate(
     model: Model,
     dev: dict[str, ClassificationExamples],
     task: TaskData,
-    mesh,
+    mesh: Mesh,
+    job: Job,
 ) -> Evaluate:
     """Returns the evaluation function of a fine-tuning run."""
     objective = ClassificationObjective(regression=task.label_names is None)
     return classification_evaluator(
-        model, objective, dev, task.metrics, config.eval_batch_size, mesh
+        model, objective, dev, task.metrics, config.eval_batch_size, mesh, job
     )
 
 

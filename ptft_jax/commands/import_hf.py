@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from absl import flags
 
 from ptft_jax.commands.describe import describe_model
-from ptft_jax.commands.run_folder import RunFolder, RunRecord
+from ptft_jax.commands.run_folder import RunFolder
+from ptft_jax.commands.run_record import RunRecord
 from ptft_jax.commands.screen import facts, made, make_console
 from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.errors import ConfigError
@@ -63,7 +64,7 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
         made_run = RunFolder(partial)
         made_run.start(record, tokenizer)
         with made_run.checkpoints() as checkpoints:
-            state = TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, params), None)
+            state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
             checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
         partial.chmod(0o755)
         os.replace(partial, folder.path)

@@ -1,13 +1,14 @@
 """What a run starts from: another run's parameters or a Hugging Face folder."""
 
 import dataclasses
-import json
 from pathlib import Path
 
-from ptft_jax.commands.run_folder import FORMAT, host_params, open_run
+from ptft_jax.commands.run_folder import host_params, open_run
+from ptft_jax.commands.run_record import FORMAT
 from ptft_jax.convert.folder import read_hf_folder
+from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 
@@ -68,8 +69,8 @@ def load_initial(
             f"--init_from={source}: {found}; expected a run folder or a Hugging Face folder."
         )
     try:
-        is_run = json.loads(config_file.read_text(encoding="utf-8")).get("format") == FORMAT
-    except (ValueError, AttributeError):
+        is_run = read_json_object(config_file).get("format") == FORMAT
+    except DataError:  # said where the folder is read
         is_run = False
     if is_run:
         run = open_run(source)

@@ -17,16 +17,22 @@ from rich.console import Console
 
 from ptft_jax.commands.describe import describe_mesh, describe_model
 from ptft_jax.commands.initial import load_initial
+from ptft_jax.commands.job_flags import define_job_flags, job_of
+from ptft_jax.commands.preflight import agree
 from ptft_jax.commands.pretraining_config import PhaseConfig, phases_of, pretraining_settings
-from ptft_jax.commands.run_folder import RunFolder, RunRecord
+from ptft_jax.commands.run_folder import SHAPE_KEYS, RunFolder
+from ptft_jax.commands.run_record import RunRecord
 from ptft_jax.commands.scoring import pretraining_evaluator
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.commands.settings import Config, require_data_dir
 from ptft_jax.commands.training_flags import (
+    agree_on_start,
     check_length,
     check_numbers,
     check_run_flags,
     define_run_flags,
+    rewind_if_asked,
+    say_changes,
 )
 from ptft_jax.commands.training_run import Phase, TrainingRun, checked_mesh, train
 from ptft_jax.data.corpus import Corpus, Manifest
@@ -37,35 +43,26 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.training.job import Job
 
 # What a run on sentence pairs trains, and what one without them does.
 PAIR_HEADS, HEADS = ("pooler", "mlm", "nsp"), ("mlm",)
-
-# Keys of the model that another run has to share for its parameters to fit and mean the same.
-_SHAPE = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "vocab_size_multiple",
-    "pad_token_id",
-    "hidden_act",
-    "layer_norm_eps",
-)
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_run_flags(values)
+    define_job_flags(values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = check_run_flags(values, positional)
-    pretrain(values.config, folder, values.init_from, allow=values.config_change == "allow")
+    with job_of(values) as job:
+        agree_on_start(job, values)
+        rewind_if_asked(job, values, folder)
+        allow = values.config_change == "allow"
+        pretrain(values.config, folder, values.init_from, job, allow=allow)
     made(
         make_console(),
         "pretrained",
@@ -84,7 +81,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def pretrain(
-    config: Config, folder: RunFolder, init_from: str | None = None, *, allow: bool = False
+    config: Config, folder: RunFolder, init_from: str | None, job: Job, *, allow: bool = False
 ) -> dict[str, dict[str, float]]:
     """Pretrains a run to its end; returns the metrics by split."""
     console = make_console()
@@ -114,7 +111,8 @@ def pretrain(
         pairs=objective.next_sentence,
         data={"corpus": fingerprint(train_corpus.manifest)},
     )
-    folder.check_unchanged(record, allow=allow)
+    agree(job, "data", record.data)
+    changes = folder.check_unchanged(record, tokenizer, allow=allow)
     initial = None
     if init_from is not None and not folder.has_checkpoint():
         initial = _initial(init_from, model, tokenizer, console)
@@ -130,7 +128,8 @@ def pretrain(
             "mesh": describe_mesh(mesh),
         },
     )
-    results = train(
+    say_changes(console, changes)
+    return train(
         TrainingRun(
             folder=folder,
             record=record,
@@ -162,8 +161,8 @@ def pretrain(
         config,
         mesh,
         console,
+        job,
     )
-    return results
 
 
 def _examples(
@@ -220,7 +219,7 @@ def _initial(source: str, model: Model, tokenizer: TextTokenizer, console: Conso
     theirs = dataclasses.asdict(initial.config)
     differ = [
         f"--config.model.{name}={theirs[name]} (now {ours[name]})"
-        for name in _SHAPE
+        for name in SHAPE_KEYS
         if ours[name] != theirs[name]
     ]
     if differ:

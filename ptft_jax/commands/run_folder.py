@@ -10,61 +10,49 @@ results.json    the metrics of the finished run, by split
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from ptft_jax.commands.run_record import RunRecord, read_record
 from ptft_jax.commands.settings import Config, check_place, flatten
+from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.training.checkpoints import Checkpoints
-from ptft_jax.training.writers import json_ready, write_atomically
+from ptft_jax.training.writers import write_atomically
 
-FORMAT = "ptft_jax run"
-FORMAT_VERSION = 1
+Gather = Callable[[str, Any], list[Any]]  # `Job.gather`
+
+# Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
+_FREE = ("config.mesh.", "config.accumulate", "config.workers", "config.log_every")
+_FREE += ("config.keep_last",)
+# Keys of the model that decide what its parameters are: another run has to share them for its
+# parameters to fit and to mean the same.
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "vocab_size_multiple",
+    "pad_token_id",
+    "hidden_act",
+    "layer_norm_eps",
+)
+# What can never change within a run: the checkpoints would mean something else.
+_FIXED = ("command", "pairs", "config.optimizer.name", "labels", "model.heads", "model.num_labels")
+_FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 # What marks a folder as something else, or as a run that has lost its config.json.
 _FOREIGN = ("checkpoints", "metrics.jsonl", "results.json", "manifest.json", "model.safetensors")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunRecord:
-    """The content of a run's config.json.
-
-    Attributes:
-        command: "pretrain", "finetune" or "import".
-        config: the command's whole config, overrides applied, as JSON values.
-        model: the resolved `EncoderConfig`, as JSON values.
-        init_from: what the run started from, None for fresh parameters.
-        labels: names of the classes in the order of their ids; None without classes.
-        best: the metric that decides which checkpoint is best, by split ("dev_loss"), and whether
-            "min" or "max" is good; None for a run that is not evaluated.
-        pairs: whether the texts of the task are pairs; None where that is not known.
-        data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
-    """
-
-    command: str
-    config: dict[str, Any]
-    model: dict[str, Any]
-    init_from: str | None = None
-    labels: tuple[str, ...] | None = None
-    best: tuple[str, str] | None = None
-    pairs: bool | None = None
-    data: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the record as JSON values."""
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        return json_ready(content | dataclasses.asdict(self))
-
-    @property
-    def encoder_config(self) -> EncoderConfig:
-        """The model's config."""
-        return EncoderConfig(**{**self.model, "heads": tuple(self.model["heads"])})
 
 
 class RunFolder:
@@ -102,64 +90,69 @@ class RunFolder:
                 "a new folder or a run's folder; choose another, or remove this one."
             )
 
-    def checkpoints(self, keep_last: int = 1, best: tuple[str, str] | None = None) -> Checkpoints:
-        """Returns the run's checkpoints; the arguments matter for saving only."""
-        return Checkpoints(self.path / "checkpoints", keep_last, best)
+    def checkpoints(
+        self,
+        keep_last: int = 1,
+        best: tuple[str, str] | None = None,
+        gather: Gather | None = None,
+    ) -> Checkpoints:
+        """Returns the run's checkpoints; the arguments matter for saving, and to a job."""
+        more = {} if gather is None else {"gather": gather}
+        return Checkpoints(self.path / "checkpoints", keep_last, best, **more)
 
     def record(self) -> RunRecord:
-        """Reads config.json.
+        """Reads config.json; see `read_record`."""
+        return read_record(self.path)
 
-        Raises:
-            ConfigError: there is no run, or it is of another format version.
-            DataError: the file is damaged.
-        """
-        if not self.exists():
-            raise ConfigError(
-                f"--run_dir={self.path}: there is no run here (no config.json). Make one with "
-                "`ptft pretrain`, `ptft finetune` or `ptft import`."
-            )
-        try:
-            content = json.loads(self.config_file.read_text(encoding="utf-8"))
-            if content.pop("format", None) != FORMAT:
-                raise ConfigError(
-                    f"{self.config_file} is not the config of a ptft_jax run; a Hugging Face "
-                    "folder becomes one through `ptft import --hf_dir=… --run_dir=…`."
-                )
-            version = content.pop("format_version", None)
-            if version != FORMAT_VERSION:
-                raise ConfigError(
-                    f"{self.config_file}: run format {version!r}, expected {FORMAT_VERSION}."
-                )
-            for name in ("labels", "best"):
-                content[name] = None if content[name] is None else tuple(content[name])
-            record = RunRecord(**content)
-            _ = record.encoder_config
-            return record
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{self.config_file} is damaged: {error!r}") from error
-
-    def check_unchanged(self, record: RunRecord, *, allow: bool) -> None:
+    def check_unchanged(
+        self, record: RunRecord, tokenizer: TextTokenizer, *, allow: bool
+    ) -> list[str]:
         """Refuses to go on with a run under another config.
 
+        Args:
+            record: what the run is to be from now on.
+            tokenizer: of the data.
+            allow: whether anything that a run can take over may differ.
+
+        Returns:
+            The changes that are taken over, each in words.
+
         Raises:
-            ConfigError: the record differs from the one that the run was started with, and
-                `allow` is false.
+            ConfigError: the record differs from the one that the run was started with in more than
+                it may.
+            DataError: the run's tokenizer is missing or damaged.
         """
-        if not self.exists() or allow:
-            return
+        if not self.exists():
+            return []
         there, now = (flatten(r.to_json()) for r in (self.record(), record))
-        changes = [
-            f"  {name}: {there.get(name)!r} in the run, {now.get(name)!r} now"
-            for name in sorted(there.keys() | now.keys())
-            if there.get(name) != now.get(name)
-        ]
-        if changes:
-            raise ConfigError(
-                f"--run_dir={self.path} holds a run that was started otherwise:\n"
-                + "\n".join(changes)
-                + "\nStart in another --run_dir, undo the changes, or go on with them by "
+        differ = sorted(n for n in there.keys() | now.keys() if there.get(n) != now.get(n))
+        if not self.tokenizer_dir.is_dir():
+            raise DataError(
+                f"{self.tokenizer_dir} is missing: expected the tokenizer that the run was started "
+                "with; copy it back from another copy of the run."
+            )
+        changes = {n: f"{n}: {there.get(n)!r} in the run, {now.get(n)!r} now" for n in differ}
+        fixed = [changes[name] for name in differ if name.startswith(_FIXED)]
+        own = self.tokenizer().sha256
+        if own != tokenizer.sha256:
+            fixed.append(
+                f"tokenizer: SHA-256 {own[:12]} in the run, {tokenizer.sha256[:12]} in the data "
+                "now, so token ids would mean other words"
+            )
+        asked = [changes[name] for name in differ if not name.startswith((*_FREE, *_FIXED))]
+        if fixed or (asked and not allow):
+            listed = "\n".join(f"  {change}" for change in (*fixed, *asked))
+            mend = (
+                "These can never change within a run: start in another --run_dir (its --init_from "
+                "may name this run), or undo the changes."
+                if fixed
+                else "Start in another --run_dir, undo the changes, or go on with them by "
                 "--config_change=allow."
             )
+            raise ConfigError(
+                f"--run_dir={self.path} holds a run that was started otherwise:\n{listed}\n{mend}"
+            )
+        return list(changes.values())
 
     def start(self, record: RunRecord, tokenizer: TextTokenizer) -> None:
         """Writes config.json and the tokenizer; the last thing to be called before training."""
@@ -179,13 +172,8 @@ class RunFolder:
         """
         if not self.results_file.is_file():
             return {}
-        try:
-            return dict(json.loads(self.results_file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{self.results_file} is damaged ({error}): remove it, and `ptft evaluate` writes "
-                "it again."
-            ) from error
+        mend = "remove it, and `ptft evaluate` writes it again"
+        return read_json_object(self.results_file, mend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +204,7 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
     record = folder.record()
     config = record.encoder_config
     with folder.checkpoints(best=record.best) as checkpoints:
-        step = _choose(checkpoints, which)
+        step = checkpoints.choose(which)
         params = checkpoints.restore_params(step, build_model(config).abstract())
     return TrainedRun(
         folder=folder,
@@ -226,24 +214,6 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
         tokenizer=folder.tokenizer(),
         step=step,
         params=params,
-    )
-
-
-def _choose(checkpoints: Checkpoints, which: str) -> int:
-    steps = checkpoints.all_steps()
-    if not steps:
-        raise ConfigError(f"{checkpoints.folder} holds no checkpoint yet: let the run save one.")
-    if which == "last":
-        return steps[-1]
-    if which == "best":
-        best = checkpoints.best_step()
-        if best is None:
-            raise ConfigError("--checkpoint=best: no checkpoint was evaluated; use 'last'.")
-        return best
-    if which.isdecimal() and int(which) in steps:
-        return int(which)
-    raise ConfigError(
-        f"--checkpoint={which}: expected 'last', 'best' or one of {', '.join(map(str, steps))}."
     )
 
 

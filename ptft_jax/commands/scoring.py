@@ -14,6 +14,8 @@ from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
+from ptft_jax.training.job import Job
+from ptft_jax.training.loop import until_stopped
 from ptft_jax.training.mesh import process_rows
 from ptft_jax.training.sharding import put_batch
 from ptft_jax.training.step import make_eval_step, make_scoring_step
@@ -28,6 +30,7 @@ def pretraining_evaluator(
     batch_size: int,
     max_examples: int,
     mesh: Mesh,
+    job: Job,
 ) -> Evaluate:
     """Returns the function from parameters to {"dev": {loss, mlm_accuracy, …}}.
 
@@ -40,7 +43,8 @@ def pretraining_evaluator(
 
     def run(params: Params) -> dict[str, dict[str, float]]:
         batches = evaluation_batches(examples, batch_size, rows, max_batches)
-        return {"dev": evaluate(step, params, batches, partial(put_batch, mesh=mesh))}
+        put = partial(put_batch, mesh=mesh)
+        return {"dev": evaluate(step, params, until_stopped(batches, job), put)}
 
     return run
 
@@ -52,6 +56,7 @@ def classification_evaluator(
     metrics: tuple[str, ...],
     batch_size: int,
     mesh: Mesh,
+    job: Job,
 ) -> Evaluate:
     """Returns the function from parameters to {split: {loss, the task's metrics}}."""
     step = make_scoring_step(model, objective)
@@ -60,7 +65,7 @@ def classification_evaluator(
 
     def score(params: Params, examples: ClassificationExamples) -> dict[str, float]:
         batches = evaluation_batches(examples, batch_size, rows)
-        means, outputs = evaluate_with_outputs(step, params, batches, put)
+        means, outputs = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
         scores = compute_metrics(metrics, outputs["logits"], outputs["labels"])
         return {"loss": means["loss"], **scores}
 

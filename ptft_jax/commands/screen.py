@@ -28,11 +28,20 @@ _PIPE_WIDTH = 120
 _LINE_SECONDS = 60.0
 
 
+_silent = False
+
+
+def silence() -> None:
+    """Makes the consoles from now on print nothing: another process of the job speaks."""
+    global _silent
+    _silent = True
+
+
 def make_console() -> Console:
     """Returns the console that a command prints to."""
     # Into a file or a pipe, lines are as long as they are: nobody's window sets a limit.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(highlight=False, width=width)
+    return Console(highlight=False, width=width, quiet=_silent)
 
 
 def say(console: Console, text: str) -> None:

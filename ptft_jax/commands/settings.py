@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from ptft_jax.commands.secrets import refuse_secrets
 from ptft_jax.errors import ConfigError
 
 # An `ml_collections.ConfigDict`; its keys are attributes that no type checker can know.
@@ -35,14 +36,16 @@ def parse(
 
     Raises:
         ConfigError: an unknown flag or config key (with the nearest one), a value of a wrong type,
-            or a config file that is not there or lacks keys.
+            a credential in a URL, or a config file that is not there or lacks keys.
     """
+    refuse_secrets(arguments)
     if defaults is None:
         return _read(define, arguments)
     file, arguments = _split_config(arguments)
     if file is None:
         raise ConfigError(f"--config is missing: name a config file, {_some_configs()}.")
     config = load_config(file)
+    refuse_secrets((), flatten(config.to_dict()).items())
     _check_complete(file, config, defaults())
     known = flatten(config.to_dict())
     for argument in arguments:

@@ -3,11 +3,16 @@
 import math
 
 from absl import flags
+from rich.console import Console
 
+from ptft_jax.commands.preflight import agree, software
 from ptft_jax.commands.run_folder import RunFolder
+from ptft_jax.commands.screen import make_console, say
 from ptft_jax.commands.settings import Config
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.training.job import Job
+from ptft_jax.training.rewind import rewind_once
 
 
 def define_run_flags(values: flags.FlagValues) -> None:
@@ -26,6 +31,12 @@ def define_run_flags(values: flags.FlagValues) -> None:
         "Whether a run may go on with a config that differs from the one it was started with.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "rewind", None, "Go back to the checkpoint of this step, once.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "skip_batches", 0, "Batches after --rewind that are left out.", flag_values=values
+    )
 
 
 def check_run_flags(values: flags.FlagValues, positional: list[str]) -> RunFolder:
@@ -38,9 +49,42 @@ def check_run_flags(values: flags.FlagValues, positional: list[str]) -> RunFolde
         raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
     if not values.run_dir:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
+    if values.rewind is None and values.skip_batches:
+        raise ConfigError(
+            f"--skip_batches={values.skip_batches}: expected --rewind=STEP beside it."
+        )
     folder = RunFolder(values.run_dir)
     folder.check_usable()
     return folder
+
+
+def agree_on_start(job: Job, values: flags.FlagValues) -> None:
+    """Raises ConfigError unless all processes run the same command line and software."""
+    names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches")
+    arguments = {name: values[name].value for name in names}
+    config = values.config.to_dict()
+    agree(job, "command line and software", {**arguments, "config": config, **software()})
+
+
+def rewind_if_asked(job: Job, values: flags.FlagValues, folder: RunFolder) -> None:
+    """Rewinds the run as --rewind says, unless these very flags have done so before."""
+    if values.rewind is None:
+        return
+    if job.is_first:
+        rewound = rewind_once(folder.path, values.rewind, values.skip_batches)
+        done = "went back to" if rewound else "has gone back before to"
+        say(
+            make_console(),
+            f"{folder.path} {done} step {values.rewind}, leaving out {values.skip_batches} batches "
+            "from there; its later checkpoints are set aside",
+        )
+    job.gather("rewound", None)
+
+
+def say_changes(console: Console, changes: list[str]) -> None:
+    """Says in which settings a run goes on otherwise than it was started."""
+    for change in changes:
+        say(console, f"changed since the run was started: {change}")
 
 
 def check_length(config: Config, model: EncoderConfig) -> None:
@@ -62,6 +106,7 @@ def check_numbers(config: Config) -> None:
         ("accumulate", 1),
         ("log_every", 1),
         ("keep_last", 1),
+        ("max_skipped_in_row", 1),
         ("workers", 1),
         ("eval_every", 0),
         ("checkpoint_every", 0),

@@ -2,18 +2,22 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from ptft_jax.commands.run_folder import RunFolder, RunRecord
+from ptft_jax.commands.preflight import check_place, time_all_reduce
+from ptft_jax.commands.run_folder import RunFolder
+from ptft_jax.commands.run_record import RunRecord
 from ptft_jax.commands.scoring import Evaluate
-from ptft_jax.commands.screen import count, results_table
+from ptft_jax.commands.screen import count, results_table, say
 from ptft_jax.commands.settings import Config
 from ptft_jax.data.pipeline import Batches, Examples
 from ptft_jax.data.tokenizer import TextTokenizer
@@ -21,13 +25,22 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.training.checkpoints import Checkpoints
+from ptft_jax.training.goodput import Goodput
+from ptft_jax.training.job import Job
 from ptft_jax.training.loop import fit
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.rewind import skip_at
 from ptft_jax.training.sharding import put_batch, put_params
 from ptft_jax.training.state import TrainState, abstract_state, init_state
 from ptft_jax.training.step import make_train_step
-from ptft_jax.training.writers import ConsoleProgress, MetricsWriter, Report, write_results
+from ptft_jax.training.writers import (
+    ConsoleProgress,
+    MetricsWriter,
+    Report,
+    Sink,
+    write_results,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Phase:
         start, until: its updates are those after `start` up to `until`.
         examples: the training examples, read from the first one on when the phase begins.
         batch_size, accumulate: examples per update, and the micro-batches they are cut into.
-        make_evaluate: makes the evaluation function for a mesh.
+        make_evaluate: makes the evaluation function for a mesh and a job.
     """
 
     start: int
@@ -46,7 +59,7 @@ class Phase:
     examples: Examples
     batch_size: int
     accumulate: int
-    make_evaluate: Callable[[Mesh], Evaluate]
+    make_evaluate: Callable[[Mesh, Job], Evaluate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +114,7 @@ def checked_mesh(config: Config, model: Model, *phases: Config) -> Mesh:
 
 
 def train(
-    run: TrainingRun, config: Config, mesh: Mesh, console: Console
+    run: TrainingRun, config: Config, mesh: Mesh, console: Console, job: Job
 ) -> dict[str, dict[str, Any]]:
     """Trains until `run.steps`, from the run's last checkpoint if it has one.
 
@@ -109,7 +122,11 @@ def train(
         The metrics of the last evaluation by split, as written to results.json.
 
     Raises:
-        ConfigError: the settings of the optimizer cannot be, or the run has gone further already.
+        ConfigError: the settings of the optimizer cannot be, the run has gone further already, or
+            the processes of the job do not fit together.
+        DataError: too many updates in a row had no finite gradients, or no checkpoint is whole.
+        StorageError: the disk has no room.
+        StopError: the job was asked to stop, and has saved.
     """
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
@@ -117,25 +134,48 @@ def train(
         run.steps,
         run.model.axes(),
     )
-    checkpoints = run.folder.checkpoints(config.keep_last, run.record.best)
-    finished = _finished(run, checkpoints)
+    checkpoints = run.folder.checkpoints(config.keep_last, run.record.best, job.gather)
+    finished = job.gather("finished", _finished(run, checkpoints))[0]
     if finished is not None:
         console.print(f"all {count(run.steps)} updates are made already: nothing to do")
         console.print(results_table(finished))
         return finished
-    first = jax.process_index() == 0
-    if first:
+    with jax.set_mesh(mesh):
+        abstract = abstract_state(run.model, optimizer)
+    check_place(job, run.folder.path, _bytes(abstract))
+    if job.process_count > 1:
+        console.print(time_all_reduce(mesh))
+    if job.is_first:
         run.folder.start(run.record, run.tokenizer)
+    job.begin()
+    goodput = Goodput(
+        run.folder.path,
+        job.process_index,
+        job.process_count,
+        hosts=job.gather("hosts", job.host),
+    )
+    if goodput.notice:
+        console.print(goodput.notice)
+    job.track(goodput, partial(_stacks_file, run.folder.path, job.process_index))
     with jax.set_mesh(mesh), checkpoints:
-        state, next_index = _restore_or_init(run, config, mesh, optimizer, checkpoints, console)
+        with job.activity("restoring"):
+            state, meta = _restore_or_init(
+                run, config, mesh, optimizer, abstract, checkpoints, console
+            )
         start = int(state.step)
-        sinks = [MetricsWriter(run.folder.path, start), ConsoleProgress(run.steps, console)]
-        save = partial(_save, checkpoints, run)
+        job.tracker.resumed(start, run.steps)
+        sinks: list[Sink] = []
+        if job.is_first:
+            sinks += [MetricsWriter(run.folder.path, start), ConsoleProgress(run.steps, console)]
+        saver = _Saver(checkpoints, run, job)
         began = time.monotonic()
-        with Report(*(sinks if first else [])) as report:
+        with Report(*sinks) as report:
             for phase in run.phases:
                 ends_run = phase is run.phases[-1]
-                if phase.until <= int(state.step) and not ends_run:
+                done = int(state.step)
+                resumes_here = done == start and phase.start < start
+                due = meta["evaluation_due"] and resumes_here and done <= phase.until
+                if phase.until <= done and not ends_run and not due:
                     continue
                 step = make_train_step(
                     run.model,
@@ -144,10 +184,13 @@ def train(
                     schedule,
                     seed=config.seed,
                     accumulate=phase.accumulate,
+                    max_skipped_in_row=config.max_skipped_in_row,
                 )
                 rows = process_rows(mesh, phase.batch_size)
                 # A phase reads its own examples, from the first one on.
-                index = next_index if int(state.step) == start > phase.start else 0
+                index = meta["next_index"] if resumes_here else 0
+                if done == start:
+                    index += phase.batch_size * skip_at(run.folder.path, start)
                 with Batches(
                     phase.examples, phase.batch_size, index, rows, workers=config.workers
                 ) as batches:
@@ -158,26 +201,42 @@ def train(
                         put=partial(put_batch, mesh=mesh),
                         until=phase.until,
                         report=report,
-                        save=save,
-                        evaluate=phase.make_evaluate(mesh),
+                        saver=saver,
+                        evaluate=phase.make_evaluate(mesh, job),
                         ends_run=ends_run,
                         log_every=config.log_every,
                         eval_every=run.eval_every,
                         checkpoint_every=run.checkpoint_every,
+                        max_skipped_in_row=config.max_skipped_in_row,
+                        evaluation_due=due,
+                        job=job,
                     )
-        checkpoints.wait()
+        with job.activity("saving"):
+            checkpoints.wait()
         results = {split: dict(metrics) for split, metrics in report.results.items()}
         best = checkpoints.best_step()
-    if first:
+    job.tracker.end(0)
+    if job.is_first:
         write_results(run.folder.path, {**results, "step": run.steps})
         console.print(results_table(results))
-        done = run.steps - start
+        made = run.steps - start
         console.print(
-            f"{count(done)} updates in {time.monotonic() - began:.0f} s; checkpoints of steps "
+            f"{count(made)} updates in {time.monotonic() - began:.0f} s; checkpoints of steps "
             f"{', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )
     return results
+
+
+def _bytes(tree: Any) -> int:
+    """Returns the size of a tree of arrays."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _stacks_file(folder: Path, process: int) -> TextIO:
+    """Opens the file for the stacks of a process that hangs."""
+    (folder / "status").mkdir(exist_ok=True)
+    return (folder / "status" / f"stacks-{process:05d}.txt").open("w", encoding="utf-8")
 
 
 def _finished(run: TrainingRun, checkpoints: Checkpoints) -> dict[str, dict[str, Any]] | None:
@@ -206,29 +265,49 @@ def _restore_or_init(
     config: Config,
     mesh: Mesh,
     optimizer: Any,
+    abstract: TrainState,
     checkpoints: Checkpoints,
     console: Console,
-) -> tuple[TrainState, int]:
+) -> tuple[TrainState, dict[str, Any]]:
     """Obeys the order: the run's own last checkpoint, then `--init_from`, then fresh."""
-    latest = checkpoints.latest_step()
-    if latest is not None:
-        state, meta = checkpoints.restore(latest, abstract_state(run.model, optimizer))
-        console.print(f"resuming at step {latest} of {run.steps}")
-        return state, meta["next_index"]
+    restored = checkpoints.restore_latest(abstract, partial(say, console))
+    if restored is not None:
+        console.print(f"resuming at step {int(restored[0].step)} of {run.steps}")
+        return restored
     initial = None
     if run.initial is not None:
         initial = put_params(run.initial, run.model.axes(), mesh)
-    return init_state(run.model, optimizer, config.seed, initial), 0
+    state = init_state(run.model, optimizer, config.seed, initial)
+    return state, {"next_index": 0, "evaluation_due": False}
 
 
-def _save(
-    checkpoints: Checkpoints,
-    run: TrainingRun,
-    step: int,
-    state: TrainState,
-    next_index: int,
-    metrics: Any,
-) -> None:
-    checkpoints.save(
-        step, state, next_index, run.record.to_json(), json.loads(run.tokenizer.json), metrics
-    )
+@dataclasses.dataclass(frozen=True)
+class _Saver:
+    """What the loop saves with; see `ptft_jax.training.loop.Saver`."""
+
+    checkpoints: Checkpoints
+    run: TrainingRun
+    job: Job
+
+    def save(
+        self, step: int, state: TrainState, next_index: int, metrics: Any, evaluation_due: bool
+    ) -> None:
+        self.checkpoints.save(
+            step,
+            state,
+            next_index,
+            self.run.record.to_json(),
+            json.loads(self.run.tokenizer.json),
+            metrics,
+            evaluation_due=evaluation_due,
+        )
+        self.job.tracker.saved(step)
+
+    def add_metrics(self, step: int, metrics: Any) -> None:
+        self.checkpoints.record_metrics(step, metrics)
+
+    def check(self) -> None:
+        self.checkpoints.check()
+
+    def wait(self) -> None:
+        self.checkpoints.wait()

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ptft_jax.convert import bert
+from ptft_jax.data.compression import kind_of
+from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig
@@ -202,6 +204,12 @@ def read_hf_folder(
             "'single_label_classification' or 'regression'."
         )
     config = EncoderConfig.from_hf(content, heads=tuple(heads))
+    # Before names are made for each of them: a number in a file must not decide about our memory.
+    if config.num_hidden_layers > len(tensors):
+        raise DataError(
+            f"{path}: config.json says num_hidden_layers={config.num_hidden_layers}, but there are "
+            f"only {len(tensors)} tensors. The config and the weights belong to different models."
+        )
     params = bert.from_hf(
         {name: tensors[name] for name, owner in owners.items() if owner in ("encoder", *found)},
         config.replace(heads=found),
@@ -218,11 +226,14 @@ def read_hf_folder(
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise ConfigError(f"{path}: expected a Hugging Face folder with a config.json.")
+        packed = ": unpack it first, and name the folder" if path.is_file() else ""
+        raise ConfigError(f"{path}: expected a Hugging Face folder with a config.json{packed}.")
     file = path / "config.json"
     if not file.is_file():
         raise ConfigError(f"{path} has no config.json: expected a Hugging Face folder.")
-    content = _read_json(file)
+    refuse_ways_out(path)
+    content = read_json_object(file, "fetch or export it again")
+    _check_values(file, content)
     if content.get("model_type") != "bert":
         raise ConfigError(
             f"{file}: model_type={content.get('model_type')!r}: only 'bert' is supported."
@@ -232,14 +243,43 @@ def _read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file} is not JSON ({error}): fetch or export it again.") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file} holds a {type(content).__name__}: expected a JSON object.")
-    return content
+# What a config.json may hold under the keys that are read here.
+_INTEGERS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("intermediate_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"),
+    "num_labels",
+)
+_NUMBERS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    *("initializer_range", "layer_norm_eps"),
+)
+_MAY_BE_NULL = ("pad_token_id", "classifier_dropout", "architectures", "id2label")
+
+
+def _check_values(file: Path, content: Mapping[str, Any]) -> None:
+    """Raises DataError for a value of a type, or beyond a size, that no model has."""
+
+    def is_name_list(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+    kinds: list[tuple[Sequence[str], str, Callable[[Any], bool]]] = [
+        (_INTEGERS, "a whole number from 0 to 2147483647", lambda v: type(v) is int and _fits(v)),
+        (_NUMBERS, "a number from 0 on", lambda v: type(v) in (int, float) and _fits(v)),
+        (("architectures",), "a list of names", is_name_list),
+        (("id2label",), "an object from ids to names", lambda v: isinstance(v, dict)),
+    ]
+    for names, expected, fits in kinds:
+        for name in names:
+            value = content.get(name)
+            may_lack = name not in content or (value is None and name in _MAY_BE_NULL)
+            if not may_lack and not fits(value):
+                raise DataError(
+                    f"{file}: {name}={value!r}: expected {expected}. Fetch or export it again."
+                )
+
+
+def _fits(number: float) -> bool:
+    return 0 <= number < 1 << 31
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -261,14 +301,18 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(file, framework="np") as reader:
             return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
-    except (SafetensorError, TypeError, AttributeError) as error:
+    except (SafetensorError, TypeError, ValueError, AttributeError, MemoryError) as error:
+        with file.open("rb") as start:
+            kind = kind_of(start.read(512))
+        disguise = f"it is {kind}; " if kind else ""
         raise DataError(
-            f"{file} cannot be read as safetensors ({error}): fetch or export it again."
+            f"{file} cannot be read as safetensors ({disguise}{error}): fetch or export it again."
         ) from error
 
 
 def _read_shards(path: Path) -> dict[str, np.ndarray]:
-    places = _read_json(path / INDEX).get("weight_map")
+    index = read_json_object(path / INDEX, "fetch or export it again")
+    places = index.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
         raise DataError(f"{path / INDEX}: expected a weight_map from tensor names to file names.")
     tensors: dict[str, np.ndarray] = {}
@@ -285,20 +329,14 @@ def _read_shards(path: Path) -> dict[str, np.ndarray]:
 
 
 def _shard_path(path: Path, shard: str) -> Path:
-    """Returns the file of a shard, which must be one of this folder's own.
-
-    A hub cache keeps its files in `blobs` and links to them from `snapshots/REVISION`.
-    """
-    file, root = path / shard, path.resolve()
-    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    inside = any(file.resolve().is_relative_to(allowed) for allowed in roots)
-    if Path(shard).name != shard or not inside:
+    """Returns the file of a shard, which must be one of this folder's own."""
+    if Path(shard).name != shard:
         raise DataError(
             f"{path / INDEX}: shard {shard!r} leaves the folder: expected a file in it."
         )
-    if not file.is_file():
+    if not (path / shard).is_file():
         raise DataError(f"{path / INDEX}: shard {shard!r} is missing. Fetch the folder again.")
-    return file
+    return path / shard
 
 
 def _owner(name: str, content: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,6 @@ from ptft_jax.data.progress import Progress, no_progress
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import DataError, PtftError
 
-_TOKEN_DTYPES = ("<u2", "<u4")
 # Numbers that are looked through together.
 _AT_ONCE = 1 << 24
 
@@ -47,7 +46,7 @@ def check_corpus(
         return [*found, _unreadable_manifest(data_dir / MANIFEST, error)]
     impossible = [
         Finding(str(data_dir / MANIFEST), position, problem, PREPARE_AGAIN)
-        for position, problem in _impossible_values(manifest)
+        for position, problem in manifest.impossible_values()
     ]
     if impossible:  # nothing can be told by them
         return [*found, *impossible]
@@ -77,29 +76,6 @@ def _unreadable_manifest(path: Path, error: PtftError) -> Finding:
         number = before.count("\n") + 1 if there else None
     found = finding_of(error, str(path), PREPARE_AGAIN)
     return found._replace(position=f"line {number}" if number else "")
-
-
-def _impossible_values(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Values of a manifest that cannot be, each with its key."""
-    counts: list[tuple[str, object]] = [("vocab_size", manifest.vocab_size)]
-    for name, record in manifest.files.items():
-        counts.append((f"files, {name}, bytes", record.bytes))
-    for name, split in manifest.splits.items():
-        for key, value in vars(split).items():
-            values = value if isinstance(value, tuple) else (value,)
-            counts += [(f"splits, {name}, {key}", one) for one in values]
-    for source in manifest.sources:
-        for name, split in source.counts.items():
-            counts += [(f"source {source.name}, {name}, {k}", v) for k, v in vars(split).items()]
-        counts.append((f"source {source.name}, documents_read", source.documents_read))
-        if not isinstance(source.weight, int | float) or not 0 < source.weight < np.inf:
-            yield f"source {source.name}, weight", f"{source.weight!r}, expected a number above 0"
-    for position, value in counts:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            yield position, f"{value!r}, expected a whole number"
-    if manifest.token_dtype not in _TOKEN_DTYPES:
-        expected = " or ".join(_TOKEN_DTYPES)
-        yield "token_dtype", f"{manifest.token_dtype!r}, expected {expected}"
 
 
 def _check_listing(data_dir: Path, manifest: Manifest, files: StoredFiles) -> Iterator[Finding]:

@@ -7,8 +7,8 @@ from 1.
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, cast
 
+from ptft_jax.data.compression import DAMAGE
 from ptft_jax.data.documents import (
-    DAMAGE,
     MAX_LINE_BYTES,
     json_documents,
     missing_column,

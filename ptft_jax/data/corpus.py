@@ -16,12 +16,14 @@ split, the documents of a source follow each other, in the order of the sources.
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from ptft_jax.data.foreign_files import inner_paths, read_json_object, refuse_ways_out
 from ptft_jax.data.ragged import spread
 from ptft_jax.errors import ConfigError, DataError
 
@@ -29,6 +31,7 @@ FORMAT = "ptft_jax.corpus"
 FORMAT_VERSION = 2
 SPLITS = ("train", "dev")
 MANIFEST = "manifest.json"
+TOKEN_DTYPES = ("<u2", "<u4")
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,9 @@ class Manifest:
                 f"{data_dir} is not a prepared corpus (it has no {MANIFEST}); make one with "
                 "`ptft prepare --config=configs/data/text.py --config.inputs=FILES --out_dir=DATA`"
             )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not JSON ({error}); prepare the corpus again") from error
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        refuse_ways_out(Path(data_dir))
+        content = read_json_object(path, "prepare the corpus again")
+        if content.pop("format", None) != FORMAT:
             raise ConfigError(f"{path}: not the manifest of a corpus made by `ptft prepare`")
         version = content.pop("format_version", None)
         if version != FORMAT_VERSION:
@@ -160,7 +161,7 @@ class Manifest:
             sources = tuple(map(_source_record, content.pop("sources")))
             if any(source.counts.keys() != content["splits"].keys() for source in sources):
                 raise KeyError("counts of a source")
-            return cls(
+            manifest = cls(
                 splits={
                     name: split_counts_from_json(counts)
                     for name, counts in content.pop("splits").items()
@@ -171,6 +172,41 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: damaged ({error!r}); prepare the corpus again") from error
+        inner_paths(manifest.files, path)
+        return manifest
+
+    def impossible_values(self) -> Iterator[tuple[str, str]]:
+        """Yield the values that cannot be: the key of each, and what is wrong with it."""
+        counts: list[tuple[str, object]] = [("vocab_size", self.vocab_size)]
+        for name, record in self.files.items():
+            counts.append((f"files, {name}, bytes", record.bytes))
+        for name, split in self.splits.items():
+            for key, value in vars(split).items():
+                is_list = isinstance(value, tuple)
+                if is_list != isinstance(getattr(SplitCounts, key), tuple):
+                    expected = "a whole number" if is_list else "a list"
+                    yield f"splits, {name}, {key}", f"{value!r}, expected {expected}"
+                values = value if is_list else (value,)
+                counts += [(f"splits, {name}, {key}", one) for one in values]
+        for source in self.sources:
+            for name, split in source.counts.items():
+                counts += [
+                    (f"source {source.name}, {name}, {k}", v) for k, v in vars(split).items()
+                ]
+            counts.append((f"source {source.name}, documents_read", source.documents_read))
+            if not isinstance(source.weight, int | float) or not 0 < source.weight < np.inf:
+                yield (
+                    f"source {source.name}, weight",
+                    f"{source.weight!r}, expected a number above 0",
+                )
+        for position, value in counts:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+                yield position, f"{value!r}, expected a whole number"
+        if self.token_dtype not in TOKEN_DTYPES:
+            expected = " or ".join(TOKEN_DTYPES)
+            yield "token_dtype", f"{self.token_dtype!r}, expected {expected}"
+        if not isinstance(self.settings, dict):
+            yield "settings", f"{self.settings!r}, expected an object"
 
 
 def split_counts_from_json(content: dict[str, Any]) -> SplitCounts:
@@ -243,10 +279,21 @@ class Corpus:
         """
         data_dir = Path(data_dir)
         manifest = Manifest.read(data_dir)
+        for position, problem in manifest.impossible_values():
+            raise DataError(
+                f"{data_dir / MANIFEST}: {position} is {problem}; prepare the corpus again"
+            )
         if split not in manifest.splits:
             raise ConfigError(
                 f"{data_dir} has no split {split!r}; it has {', '.join(sorted(manifest.splits))}"
             )
+        shards = range(len(manifest.splits[split].shard_tokens))
+        needed = (f"{split}/sentences.bin", f"{split}/documents.bin", "tokenizer/tokenizer.json")
+        for name in (*needed, *(token_file(split, shard) for shard in shards)):
+            if name not in manifest.files:
+                raise DataError(
+                    f"{data_dir / MANIFEST} does not list {name}; prepare the corpus again"
+                )
         for name, record in manifest.files.items():
             if name.startswith((f"{split}/", "tokenizer/")):
                 check_file(data_dir / name, record, verify)

@@ -1,27 +1,17 @@
 """Documents from lines of text, from lines of JSON and from single texts, in bounded memory."""
 
 import json
-import lzma
-import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
+from ptft_jax.data.compression import DAMAGE
 from ptft_jax.errors import DataError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 # A line is a sentence, a paragraph or a JSON record; a longer one would have to be held in memory.
 MAX_LINE_BYTES = 1 << 25
 # A file without blank lines would be one document of any size: it is cut into parts of this size.
 # "War and Peace" has three million characters.
 MAX_DOCUMENT_CHARACTERS = 1 << 22
-
-# What reading a damaged compressed file raises.
-DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

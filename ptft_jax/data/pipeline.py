@@ -34,7 +34,7 @@ class Batches:
     """An endless iterator over batches that other threads prepare.
 
     Batch k holds the global examples start_index + [k * batch_size, (k + 1) * batch_size). Which
-    examples those are, and what is in them, depends on the examples alone: `rows` cuts this
+    examples those are, and what is in them, depends on the examples alone: `rows` (int64) cuts this
     process's rows out of the global batch, `workers` threads make up to `prefetch` batches ahead,
     and neither changes a value. NumPy lets go of the interpreter lock in its inner loops, so
     threads are enough.
@@ -48,7 +48,7 @@ class Batches:
         examples: Examples,
         batch_size: int,
         start_index: int = 0,
-        rows: slice | None = None,
+        rows: np.ndarray | None = None,
         prefetch: int = 2,
         workers: int = 1,
     ) -> None:
@@ -120,7 +120,7 @@ class Batches:
         self.close()
 
 
-def make_rows(examples: Examples, indices: np.ndarray, rows: slice | None) -> Batch:
+def make_rows(examples: Examples, indices: np.ndarray, rows: np.ndarray | None) -> Batch:
     """The `rows` (None: all) of the global batch made of the examples at `indices`."""
     if rows is None:
         return examples.batch(indices)
@@ -132,7 +132,7 @@ def make_rows(examples: Examples, indices: np.ndarray, rows: slice | None) -> Ba
 def evaluation_batches(
     examples: Examples,
     batch_size: int,
-    rows: slice | None = None,
+    rows: np.ndarray | None = None,
     max_batches: int | None = None,
 ) -> Iterator[Batch]:
     """Yield every example of epoch 0 once, in ceil(len / batch_size) batches of equal size.

@@ -1,18 +1,17 @@
 """Files of text, JSON lines and Parquet, plain or compressed, here or on remote storage."""
 
 import glob
-import gzip
 import hashlib
 import io
-import lzma
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from ptft_jax.data.compression import SUFFIXES, decompressed, kind_of, unpacked_head
 from ptft_jax.data.corpus import DatasetRecord, FileRecord
 from ptft_jax.data.documents import (
     Document,
@@ -20,12 +19,10 @@ from ptft_jax.data.documents import (
     missing_column,
     record_documents,
     text_documents,
-    zstd,
 )
 from ptft_jax.errors import ConfigError, DataError
 
 _READ_AHEAD = 1 << 18
-_COMPRESSIONS = (".gz", ".xz", ".zst")
 # Parquet is read in small batches: a record may be a whole book.
 _PARQUET_ROWS = 16
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
@@ -151,7 +148,7 @@ class FilePart:
         self._place = place
         self._text_column = text_column
         stem = Path(self.name.lower())
-        self._compression = stem.suffix if stem.suffix in _COMPRESSIONS else ""
+        self._compression = stem.suffix if stem.suffix in SUFFIXES else ""
         self._format = (stem.with_suffix("") if self._compression else stem).suffix
         if self._format == ".json":
             raise ConfigError(
@@ -194,12 +191,19 @@ class FilePart:
         """The unpacked bytes of the file, and the reader that counts and hashes the bytes it has.
 
         The count is ahead of the unpacked bytes by `read_ahead` at most. Raises ConfigError when
-        the file cannot be opened.
+        the file cannot be opened, DataError for an archive or another file that is no text.
         """
         with self._place.open() as raw:
             reader = Reader(self.location, raw)
             buffered = io.BufferedReader(reader, read_ahead)
-            yield _decompressed(self._compression, buffered), reader
+            kind = kind_of(unpacked_head(self._compression, buffered.peek(1 << 12)))
+            if kind:
+                inside = f" inside its {self._compression}" if self._compression else ""
+                raise DataError(
+                    f"{self.location} is {kind}{inside}: expected text or JSON lines, with .gz, "
+                    ".xz or .zst at the end of the name if it is compressed; unpack it first"
+                )
+            yield decompressed(self._compression, buffered), reader
             # What a decompressor leaves behind its end belongs to the file, too.
             while buffered.read(read_ahead):
                 pass
@@ -262,16 +266,6 @@ def _parquet_errors(name: str) -> Iterator[None]:
         raise DataError(f"{name}: a record is not UTF-8 ({error}); write the file again") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{name}: the Parquet file is damaged ({error})") from error
-
-
-def _decompressed(compression: str, raw: BinaryIO) -> BinaryIO:
-    if compression == ".gz":
-        return cast(BinaryIO, gzip.open(raw, "rb"))
-    if compression == ".xz":
-        return cast(BinaryIO, lzma.open(raw, "rb"))
-    if compression == ".zst":
-        return cast(BinaryIO, zstd.open(raw, "rb"))
-    return raw
 
 
 class Reader(io.RawIOBase):

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
 from ptft_jax.data.tokenizer_models import (
     BERT_TOKENS,
     BertOptions,
@@ -48,6 +49,7 @@ def read_tokenizer(path: str | Path, lowercase: bool | None) -> tuple[Tokenizer,
     if not path.exists():
         raise ConfigError(f"{path} does not exist: expected a folder with {_EXPECTED}, or a file")
     if path.is_dir():
+        refuse_ways_out(path)
         names = [name for name, _ in _BPE_FILES]
         for name in ("tokenizer.json", "vocab.txt", *names):
             if (path / name).is_file():
@@ -88,7 +90,7 @@ def _from_vocab_txt(path: Path, lowercase: bool | None) -> Tokenizer:
 
 
 def _from_json(path: Path) -> tuple[Tokenizer, SpecialTokens]:
-    content = _read_json(path)
+    content = read_json_object(path)
     if not isinstance(content.get("model"), dict):
         raise DataError(f"{path}: it has no model: expected a tokenizer.json of Hugging Face's")
     # Examples are cut and padded elsewhere; and ids must not depend on a throw of dice.
@@ -124,7 +126,7 @@ def _from_json(path: Path) -> tuple[Tokenizer, SpecialTokens]:
 
 def _from_bpe_files(path: Path, merges_path: Path) -> tuple[Tokenizer, SpecialTokens]:
     """A byte-level BPE with the pre-tokenizer of GPT-2 and RoBERTa."""
-    vocabulary = _read_json(path)
+    vocabulary = read_json_object(path)
     if not all(isinstance(index, int) for index in vocabulary.values()):
         raise DataError(f"{path}: expected an object from tokens to ids")
     config = _config_beside(path)
@@ -166,7 +168,7 @@ def _config_beside(path: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (path.parent / name).is_file():
-            found = _read_json(path.parent / name)
+            found = read_json_object(path.parent / name)
             config |= {key: value for key, value in found.items() if value is not None}
     return config
 
@@ -286,13 +288,3 @@ def write_tokenizer(
         files["vocab.txt"] = "".join(f"{token}\n" for token in tokens)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content

@@ -50,6 +50,7 @@ class SelfAttention(nnx.Module):
             packed: whether rows hold several examples.
             keys_B: one key per row for dropout on the probabilities; None turns it off.
         """
+        hidden_BTD = partition.sum_gradients_first(hidden_BTD, ("tensor",))
         q_BTNH = self.query(hidden_BTD)
         k_BSNH = self.key(hidden_BTD)
         v_BSNH = self.value(hidden_BTD)

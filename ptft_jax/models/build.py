@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ptft_jax.models import partition
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.encoder import BertEncoder
 from ptft_jax.models.heads import ClassificationHead, MlmHead, NspHead
@@ -73,7 +74,8 @@ class Encoder(nnx.Module):
         vocabulary rows hold the lowest float32.
         """
         head = _required(self.heads.mlm, "mlm")
-        return head(take_positions(hidden_BTD, positions_BM), self.encoder.embeddings.word_table())
+        table_VD = self.encoder.embeddings.word_embeddings[...]
+        return head(take_positions(hidden_BTD, positions_BM), table_VD)
 
     def nsp_logits(self, pooled_BPD: Float[Array, "B P D"]) -> Float[Array, "B P 2"]:
         """Returns float32 logits; class 0 says that B follows A, class 1 that it is random."""
@@ -124,7 +126,16 @@ class Model:
         return _plain(self._state, lambda variable: variable.get_metadata("logical_axes"))
 
     def bind(self, params: Params) -> Encoder:
-        """Returns the encoder that computes with these parameters."""
+        """Returns the encoder that computes with these parameters.
+
+        The word table is the one parameter with two uses, at both ends of the model. It is cast and
+        gathered here, so that both share the copy and its gradients are exchanged once.
+        """
+        embeddings = dict(params["encoder"]["embeddings"])
+        table_VD = embeddings["word_embeddings"].astype(self.config.dtype)
+        table_VD = partition.gather(table_VD, ("vocab", "embed"))
+        embeddings["word_embeddings"] = partition.sum_gradients_first(table_VD, partition.BATCH)
+        params = {**params, "encoder": {**params["encoder"], "embeddings": embeddings}}
         state = jax.tree.map(
             lambda variable, value: variable.replace(value),
             self._state,

@@ -49,11 +49,6 @@ class Embeddings(nnx.Module):
         self.token_type_embeddings = table(config.type_vocab_size, "types")
         self.layer_norm = _layer_norm(config, rngs)
         self.dropout_rate = config.hidden_dropout_prob
-        self.dtype = jnp.dtype(config.dtype)
-
-    def word_table(self) -> jax.Array:
-        """Returns the word embeddings [V, D] in compute dtype, whole over `fsdp`."""
-        return partition.gather(self.word_embeddings[...].astype(self.dtype), ("vocab", "embed"))
 
     def __call__(
         self,
@@ -67,7 +62,7 @@ class Embeddings(nnx.Module):
         types = partition.gather(self.token_type_embeddings[...], ("types", "embed"))
         split = partition.batch_sharding(3)
         # The sum is taken in float32: its three terms are of very different size in trained models.
-        words_BTD = self.word_table().at[input_ids_BT].get(out_sharding=split)
+        words_BTD = self.word_embeddings[...].at[input_ids_BT].get(out_sharding=split)
         types_BTD = types.at[token_type_ids_BT].get(out_sharding=split)
         if position_ids_BT is None:
             positions_BTD = positions[None, : input_ids_BT.shape[1]]
@@ -183,9 +178,10 @@ class BertEncoder(nnx.Module):
             )
             return hidden_BTD, hidden_BTD if collect else None
 
-        if self.remat:
-            # Inside a scan the loop itself keeps XLA from merging the recomputation away.
-            body = jax.checkpoint(body, prevent_cse=False)
+        # Inside a scan the loop itself keeps XLA from merging the recomputation away.
+        body = jax.checkpoint(
+            body, prevent_cse=False, policy=None if self.remat else partition.all_but_gathered
+        )
         last_BTD, all_LBTD = jax.lax.scan(
             body, first_BTD, (stacked, jnp.arange(self.num_hidden_layers)), unroll=self.unroll
         )

@@ -10,6 +10,8 @@ which all-gathers it over `fsdp`; the transpose of that, in the backward pass, r
 back to the stored layout.
 """
 
+from typing import Any
+
 import jax
 from jax.sharding import PartitionSpec as P
 
@@ -51,6 +53,27 @@ def has_mesh() -> bool:
 def gather(parameter: jax.Array, axes: Axes) -> jax.Array:
     """All-gathers a parameter over `fsdp`; its gradient is reduced back by the transpose."""
     return jax.reshard(parameter, gathered_spec(axes)) if has_mesh() else parameter
+
+
+def sum_gradients_first(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Returns `x`, whose gradients from several uses are added up before they are reduced.
+
+    Args:
+        x: an array that is the same on all devices along `axes`.
+        axes: mesh axes over which the gradients of its uses are partial sums.
+    """
+    if not has_mesh():
+        return x
+    return jax.reshard(x, P(*jax.typeof(x).sharding.spec, reduced=frozenset(axes)))
+
+
+def all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Says for `jax.checkpoint` what to keep for the backward pass: all but what `gather` returns.
+
+    Otherwise the gathered parameters of every layer would wait for the backward pass in whole, and
+    `fsdp` would save no memory while a step runs.
+    """
+    return primitive.name != "reshard"
 
 
 def batch_spec(ndim: int) -> P:

@@ -3,22 +3,17 @@
 It knows no config, model or mesh; what it needs comes as arrays and callables.
 """
 
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from ptft_jax.errors import DataError
+from ptft_jax.training.job import Job
 from ptft_jax.training.state import TrainState
 from ptft_jax.training.writers import Report
-
-INTERRUPTED_EXIT_CODE = 130
 
 Batch = Mapping[str, np.ndarray]
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
@@ -37,15 +32,46 @@ class Batches(Protocol):
     def __next__(self) -> Batch: ...
 
 
-class SaveCheckpoint(Protocol):
-    """Saves a checkpoint; the state may be donated once it returns.
+class Saver(Protocol):
+    """Saves the checkpoints of a run.
 
     `metrics` are those of an evaluation at the very same step, named 'dev_loss', or {}.
     """
 
-    def __call__(
-        self, step: int, state: TrainState, next_index: int, metrics: Mapping[str, float]
-    ) -> None: ...
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        next_index: int,
+        metrics: Mapping[str, float],
+        evaluation_due: bool,
+    ) -> None:
+        """Begins to save; the state may be donated once it returns.
+
+        `evaluation_due`: the evaluation of this step was broken off and is to be made by whoever
+        goes on from here.
+        """
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of an evaluation that was due to the checkpoint of its step."""
+
+    def check(self) -> None:
+        """Raises the error of a save that has failed in the background."""
+
+    def wait(self) -> None:
+        """Waits until everything is on disk; raises the error if that failed."""
+
+
+class EvaluationStopError(Exception):
+    """An evaluation was broken off because the job stops."""
+
+
+def until_stopped(batches: Iterable[Batch], job: Job) -> Iterator[Batch]:
+    """Yields the batches of an evaluation; raises EvaluationStopError where the job stops."""
+    for batch in batches:
+        if job.stops_here():
+            raise EvaluationStopError
+        yield batch
 
 
 def fit(
@@ -56,12 +82,15 @@ def fit(
     put: Callable[[Batch], Any],
     until: int,
     report: Report,
-    save: SaveCheckpoint,
+    saver: Saver,
     evaluate: Evaluate | None = None,
     ends_run: bool = True,
     log_every: int = 10,
     eval_every: int = 0,
     checkpoint_every: int = 0,
+    max_skipped_in_row: int = 10,
+    evaluation_due: bool = False,
+    job: Job | None = None,
 ) -> TrainState:
     """Make updates until `until` of them are made in all, and return the state.
 
@@ -79,46 +108,67 @@ def fit(
         time in which the devices may have stood idle for want of a batch, are taken over the steps
         since the last report, without the first step (it compiles), evaluations and blocking
         saves, and are None where no step was timed.
-      save: called at steps divisible by `checkpoint_every` (0: none) and at the end, after the
+      saver: saves at steps divisible by `checkpoint_every` (0: none) and at the end, after the
         evaluation of the same step and with the position in the data that follows this step.
-      evaluate: called at steps divisible by `eval_every` (0: none) and at the end; None: never.
+      evaluate: called at steps divisible by `eval_every` (0: none) and at the end; None: never. It
+        takes its batches through `until_stopped`.
       ends_run: whether `until` is the end of the run, which is logged, evaluated and saved whatever
         the intervals say; False where another phase follows.
+      max_skipped_in_row: the step's own number of batches without finite gradients that ends the
+        run.
+      evaluation_due: whether the evaluation of `state.step` has still to be made.
+      job: the job of this process; None: one of its own, without signals.
 
-    Ctrl-C ends the run after the current step: it saves a checkpoint and leaves with exit code 130;
-    a second one ends it at once. In a job of several processes Ctrl-C is left to the launcher,
-    since all of them would have to stop at the same step.
+    When the job is stopped (SIGTERM, Ctrl-C), all its processes end after the same update: they
+    save a checkpoint, breaking off an evaluation, and raise StopError.
 
-    Raises DataError when the loss is not finite, seen at the steps that log, evaluate or save; such
-    a state is never saved.
+    Raises DataError after `max_skipped_in_row` updates in a row without finite gradients, seen at
+    the steps that log, evaluate or save; such a state is not saved.
     """
+    job = job or Job()
     done = int(state.step)
-    if done >= until:
-        save(done, state, batches.next_index, _evaluate(state, done, report, evaluate))
-        return state
+    if done >= until or evaluation_due:
+        try:
+            scores = _evaluate(state, done, report, evaluate, job)
+        except EvaluationStopError:
+            raise job.stopped("in an evaluation, which is made at the next start") from None
+        if evaluation_due:
+            saver.add_metrics(done, scores)
+        if done >= until:
+            if ends_run:
+                job.finishing()
+                if not evaluation_due:
+                    saver.save(done, state, batches.next_index, scores, False)
+            return state
     rate = _Rate()
     metrics: Mapping[str, Any] = {"tokens": jax.numpy.zeros(())}
-    with _interrupt_flag() as interrupted:
+    with job.activity("training"):
         while done < until:
             started = time.monotonic()
             batch = next(batches)
             # Waiting costs nothing while the devices still run the step before.
             waited = time.monotonic() - started if metrics["tokens"].is_ready() else 0.0
-            state, metrics = step(state, put(batch))
-            done += 1
+            job.tracker.add_data_wait(waited)
             if rate.timing:
+                state, metrics = step(state, put(batch))
                 rate.add(metrics["tokens"], waited)
             else:
-                jax.block_until_ready(metrics)
+                with job.activity("compiling"):
+                    state, metrics = step(state, put(batch))
+                    jax.block_until_ready(metrics)
                 seconds = time.monotonic() - started
                 report.say(f"first step, with its compilation: {seconds:.1f} s")
+                job.has_begun()
                 rate.start()
+            done += 1
+            job.tracker.step(done)
+            saver.check()
 
             last = ends_run and done == until
+            # A stop from here on counts after the next step.
+            stops = not last and job.stops_here()
             logs = last or done % log_every == 0
             evaluates = evaluate is not None and (last or _due(done, eval_every))
-            # Read once: a Ctrl-C from here on counts after the next step, which then saves.
-            stops = interrupted.is_set() and not last
             saves = last or _due(done, checkpoint_every) or stops
             if not (logs or evaluates or saves):
                 continue
@@ -126,17 +176,24 @@ def fit(
             rate.pause()
             # jit returns its dicts sorted by key; a line reads better with the loss in front.
             values = {"loss": values.pop("loss"), **values}
-            _check_finite(done, values["loss"])
             if logs:
                 report.training(done, {**values, **rate.take()})
-            scores = _evaluate(state, done, report, evaluate) if evaluates else {}
+            _check_skipped(done, values, max_skipped_in_row, report)
+            scores, is_due = {}, evaluates and stops
+            if evaluates and not stops:
+                try:
+                    scores = _evaluate(state, done, report, evaluate, job)
+                except EvaluationStopError:
+                    stops = saves = is_due = True
+            if last and not stops:
+                job.finishing()
             if saves:
-                save(done, state, batches.next_index, scores)
+                with job.activity("saving"):
+                    saver.save(done, state, batches.next_index, scores, is_due)
             if stops:
-                report.say(
-                    f"interrupted: saved step {done} of {until}; the same command resumes there"
-                )
-                raise SystemExit(INTERRUPTED_EXIT_CODE)
+                with job.activity("saving"):
+                    saver.wait()
+                raise job.stopped(f"saved step {done} of {until}; the same command resumes there")
             rate.start()
     return state
 
@@ -182,45 +239,33 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _check_finite(step: int, loss: float) -> None:
-    if not math.isfinite(loss):
+def _check_skipped(step: int, values: Mapping[str, float], most: int, report: Report) -> None:
+    in_row = int(values.get("skipped_in_row", 0))
+    if in_row >= most:
         raise DataError(
-            f"the loss is {loss} at step {step}: the run has diverged; resume from the last "
-            "checkpoint with a lower optimizer.learning_rate or a longer warm-up, and check the "
-            "data around this step"
+            f"loss or gradients were not finite in {in_row} updates in a row, the last of them at "
+            f"step {step} (max_skipped_in_row={most}): the run has diverged. Those updates were "
+            "left out and nothing of them is saved. Resume from an earlier checkpoint past these "
+            "batches with --rewind=STEP --skip_batches=N, or with a lower "
+            "optimizer.learning_rate or a longer warm-up, and check the data around this step"
+        )
+    if in_row:
+        report.say(
+            f"step {step}: loss or gradients not finite, {in_row} in a row; the update was left "
+            f"out ({int(values['skipped'])} in all)"
         )
 
 
 def _evaluate(
-    state: TrainState, step: int, report: Report, evaluate: Evaluate | None
+    state: TrainState, step: int, report: Report, evaluate: Evaluate | None, job: Job
 ) -> dict[str, float]:
     """Report the metrics of every split and return them in one dict, 'dev_loss'."""
+    if evaluate is None:
+        return {}
     scores = {}
-    for split, metrics in ({} if evaluate is None else evaluate(state.params)).items():
+    with job.activity("evaluating"):
+        results = evaluate(state.params)
+    for split, metrics in results.items():
         report.evaluation(step, split, metrics)
         scores |= {f"{split}_{name}": value for name, value in metrics.items()}
     return scores
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; the second one interrupts as usual.
-
-    A step donates its state, so an exception in the middle of it would leave nothing to save.
-    """
-    flag = threading.Event()
-    alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-    # A shell gives background jobs an ignored Ctrl-C, which is meant for somebody else.
-    if not alone or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield flag
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -1,8 +1,9 @@
 """The device mesh: axes `data`, `fsdp` and `tensor`, and what has to divide by them.
 
 `data` splits the batch, `fsdp` splits the batch and the stored parameters, `tensor` splits heads,
-the feed-forward width and the vocabulary. Across processes only `data` runs: `fsdp` and `tensor`,
-whose collectives are the frequent ones, stay among the devices of one process.
+the feed-forward width and the vocabulary. Devices with fast links among them form a block: those of
+one process, or on TPUs those of one slice. `data` runs across blocks; `fsdp` and `tensor`, whose
+collectives are the frequent ones, stay inside one unless `MeshConfig.across_hosts` lets them out.
 """
 
 import math
@@ -22,11 +23,16 @@ AXES = ("data", "fsdp", "tensor")
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """The sizes of the mesh axes; -1, allowed once, stands for all remaining devices."""
+    """The sizes of the mesh axes; -1, allowed once, stands for all remaining devices.
+
+    `across_hosts` names the innermost axis that may run across blocks of devices: 'data' keeps
+    fsdp and tensor inside, 'fsdp' lets fsdp out as far as it is larger than a block, 'tensor' both.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    across_hosts: str = "data"
 
     def __post_init__(self):
         for axis in AXES:
@@ -35,6 +41,10 @@ class MeshConfig:
                 raise ConfigError(
                     f"mesh.{axis}={size!r} must be a positive integer, or -1 for the rest"
                 )
+        if self.across_hosts not in AXES:
+            raise ConfigError(
+                f"mesh.across_hosts={self.across_hosts!r}: expected one of {', '.join(AXES)}"
+            )
         if self.sizes.count(-1) > 1:
             raise ConfigError(
                 f"{_written(self.sizes)}: only one axis can be -1 (the rest of the devices); "
@@ -63,44 +73,69 @@ class ModelSizes(Protocol):
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Return the mesh of `config` with Explicit axis types over jax `devices` (None: all).
 
-    Processes follow one another along `data` in the order of their index, so the rows of a batch
-    that a process holds are contiguous and in process order (see `process_rows`).
+    Blocks follow one another in the order of their index, along `data` first. Within one, devices
+    are laid out by their topology where there is one.
 
     Raises ConfigError when the sizes do not multiply to the number of devices, or when fsdp x
-    tensor does not divide the devices of one process.
+    tensor does not fit the blocks.
     """
     devices = list(jax.devices() if devices is None else devices)
-    _, fsdp, tensor = _resolve(config.sizes, len(devices))
-    processes = sorted({device.process_index for device in devices})
-    groups = [[d for d in devices if d.process_index == process] for process in processes]
-    for process, group in zip(processes, groups, strict=True):
-        if len(group) % (fsdp * tensor):
-            fit = _fitting((-1, fsdp, tensor), len(group))[1:]
-            raise ConfigError(
-                f"mesh.fsdp={fsdp} x mesh.tensor={tensor} = {fsdp * tensor} does not divide the "
-                f"{len(group)} devices of process {process}: both axes stay inside one process; "
-                f"for example mesh.data=-1 mesh.fsdp={fit[0]} mesh.tensor={fit[1]}"
-            )
-    # Device ids say nothing about processes (process r's start at 2048 r on CPU), so each process
-    # lays out its own devices, by their topology where there is one, and the blocks are stacked.
-    blocks = [
-        mesh_utils.create_device_mesh(
-            (len(group) // (fsdp * tensor), fsdp, tensor), group, allow_split_physical_axes=True
-        )
-        for group in groups
+    sizes = _resolve(config.sizes, len(devices))
+    numbers = sorted({_block(device) for device in devices})
+    blocks = [[d for d in devices if _block(d) == number] for number in numbers]
+    inside = _inside(sizes, [len(block) for block in blocks], config.across_hosts)
+    across = tuple(size // part for size, part in zip(sizes, inside, strict=True))
+    # Device ids say nothing about processes (process r's start at 2048 r on CPU).
+    grids = [
+        mesh_utils.create_device_mesh(inside, block, allow_split_physical_axes=True)
+        for block in blocks
     ]
-    return Mesh(np.concatenate(blocks, axis=0), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    # [blocks along each axis, devices along each axis] → [devices along each axis].
+    grid = np.array(grids).reshape(*across, *inside).transpose(0, 3, 1, 4, 2, 5).reshape(sizes)
+    return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
 
 
-def process_rows(mesh: Mesh, batch_size: int) -> slice:
-    """Return the rows of a global batch of `batch_size` that the devices of this process hold.
+def _block(device: Any) -> int:
+    """Return the number of the group of devices, joined by fast links, that a device is in."""
+    # All hosts of a TPU slice share its interconnect.
+    return device.slice_index if device.platform == "tpu" else device.process_index
 
-    The batch is split over `data` and, within it, `fsdp`; `check_batch` has passed.
+
+def _inside(sizes: tuple[int, int, int], counts: list[int], across: str) -> tuple[int, int, int]:
+    """Return the sizes of the part of the mesh that one block of devices makes up."""
+    data, fsdp, tensor = sizes
+    allowed = AXES[: AXES.index(across) + 1]
+    room = counts[0]
+    # The innermost axis takes what it can of a block, then the next.
+    inside_tensor = math.gcd(tensor, room) if "tensor" in allowed else tensor
+    inside_fsdp = math.gcd(fsdp, room // inside_tensor) if "fsdp" in allowed else fsdp
+    part = inside_fsdp * inside_tensor
+    whole = all(count == room for count in counts) and room % part == 0
+    # An axis that runs across blocks fills each of them, so that a process's rows are contiguous.
+    filled = inside_tensor in (tensor, room) and (inside_fsdp == fsdp or part == room)
+    if whole and filled and data % (room // part) == 0:
+        return room // part, inside_fsdp, inside_tensor
+    fit = _fitting((-1, fsdp, tensor), math.gcd(*counts))[1:]
+    out = {"data": "fsdp or tensor", "fsdp": "tensor"}.get(across)
+    more = f", or let an axis run across them with mesh.across_hosts={out}" if out else ""
+    raise ConfigError(
+        f"mesh.fsdp={fsdp} x mesh.tensor={tensor} = {fsdp * tensor} does not divide the "
+        f"{' or '.join(map(str, sorted(set(counts))))} devices of each process, and "
+        f"mesh.across_hosts={across}; for example mesh.data=-1 mesh.fsdp={fit[0]} "
+        f"mesh.tensor={fit[1]}{more}"
+    )
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Return which rows of a global batch of `batch_size` the devices of this process hold.
+
+    The batch is split over `data` and, within it, `fsdp`; `check_batch` has passed. int64,
+    ascending; processes that share rows (tensor across processes) hold the same ones.
     """
-    owners = np.vectorize(lambda device: device.process_index)(mesh.devices[:, 0, 0])
-    own = np.flatnonzero(owners == jax.process_index())
-    rows = batch_size // mesh.shape["data"]
-    return slice(int(own[0]) * rows, (int(own[-1]) + 1) * rows)
+    owned = np.vectorize(lambda device: device.process_index == jax.process_index())(mesh.devices)
+    shards = np.flatnonzero(owned.any(axis=2).reshape(-1))
+    rows = batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    return (shards[:, None] * rows + np.arange(rows)).reshape(-1)
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_size") -> None:

@@ -18,14 +18,25 @@ class TrainState:
     """What a step reads and writes.
 
     Attributes:
-        step: int32 scalar, optimizer steps taken.
+        step: int32 scalar, batches that the run has gone through.
         params: nested dict of float32 arrays.
         opt_state: optax state of the same layout as `params`.
+        skipped: int32 scalar, how many of those batches gave gradients that were not finite and
+            changed nothing.
+        skipped_in_row: int32 scalar, how many of the last ones did, without one that was finite.
     """
 
     step: jax.Array
     params: Params
     opt_state: Any
+    skipped: jax.Array
+    skipped_in_row: jax.Array
+
+    @classmethod
+    def new(cls, params: Params, opt_state: Any) -> "TrainState":
+        """Makes a state at step 0, inside or outside `jax.jit`."""
+        zero = jnp.zeros((), jnp.int32)
+        return cls(zero, params, opt_state, zero, zero)
 
 
 def init_state(
@@ -49,7 +60,7 @@ def init_state(
     def create(given: Params) -> TrainState:
         fresh = model.init(jax.random.key(seed))
         values = place_params(_override(fresh, given), model.axes())
-        return TrainState(jnp.zeros((), jnp.int32), values, optimizer.init(values))
+        return TrainState.new(values, optimizer.init(values))
 
     return create(given)
 
@@ -59,7 +70,7 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation) -> Tra
 
     def create() -> TrainState:
         values = place_params(model.init(jax.random.key(0)), model.axes())
-        return TrainState(jnp.zeros((), jnp.int32), values, optimizer.init(values))
+        return TrainState.new(values, optimizer.init(values))
 
     mesh = jax.sharding.get_mesh()
 

@@ -1,6 +1,7 @@
 """The train step and the evaluation step: pure functions, compiled once per batch shape."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -26,8 +27,14 @@ def make_train_step(
     *,
     seed: int,
     accumulate: int = 1,
+    max_skipped_in_row: int = 10,
 ) -> TrainStep:
     """Makes the jitted step; the state passed in is donated.
+
+    A batch whose loss or gradients are not finite changes neither parameters nor the optimizer's
+    state: it is counted and gone past. After `max_skipped_in_row` of them in a row all further
+    batches are left out as well, so that the loop, which looks at some steps only, finds the run
+    where it stopped being sound.
 
     Dropout is a function of (seed, step, row of the global batch) alone, so that neither the mesh
     nor `accumulate` changes the loss beyond float rounding.
@@ -36,15 +43,17 @@ def make_train_step(
         model: the model.
         objective: gives the sums that the loss is made of.
         optimizer: transforms gradients of the loss into updates.
-        schedule: learning rate at a step; only reported here, `optimizer` applies it.
+        schedule: learning rate after a number of updates; only reported here, since `optimizer`
+            applies it.
         seed: of the dropout masks.
         accumulate: number of micro-batches the batch is cut into, one after another; the batch
             must be divisible by it (times the number of devices that split rows).
+        max_skipped_in_row: number of batches left out in a row that ends learning.
 
     Returns:
         A function (state, batch) -> (state, metrics). The metrics are float32 scalars of this very
-        step: `loss`, the objective's metrics, `grad_norm` (before clipping), `learning_rate` and
-        `tokens` (attended tokens in the batch).
+        step: `loss`, the objective's metrics, `grad_norm` (before clipping), `learning_rate`,
+        `tokens` (attended tokens in the batch), and the state's `skipped` and `skipped_in_row`.
     """
 
     def totals_of(params: Params, batch: Batch, keys: jax.Array | None = None) -> Totals:
@@ -75,14 +84,30 @@ def make_train_step(
             (grads, totals), _ = jax.lax.scan(body, nothing, parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
+        loss, grad_norm = loss_of(totals, weight), optax.tree.norm(grads)
+        learns = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        learns &= state.skipped_in_row < max_skipped_in_row
+        params, opt_state = jax.tree.map(
+            partial(jnp.where, learns), (params, opt_state), (state.params, state.opt_state)
+        )
+        left_out = (~learns).astype(jnp.int32)
+        after = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            skipped=state.skipped + left_out,
+            skipped_in_row=(state.skipped_in_row + 1) * left_out,
+        )
         metrics = {
-            "loss": loss_of(totals, weight),
+            "loss": loss,
             **{name: total / jnp.maximum(n, 1.0) for name, (total, n) in totals.metrics.items()},
-            "grad_norm": optax.tree.norm(grads),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "grad_norm": grad_norm,
+            "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
             "tokens": jnp.sum(batch["attention_mask"]).astype(jnp.float32),
+            "skipped": after.skipped.astype(jnp.float32),
+            "skipped_in_row": after.skipped_in_row.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return after, metrics
 
     return jax.jit(step, donate_argnums=0)
 

@@ -8,7 +8,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,9 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from ptft_jax.errors import StorageError
+from ptft_jax.training.storage import refusal, write_durably
 
 # A plain console gets at most one line per so many seconds.
 PLAIN_INTERVAL_SECONDS = 5.0
@@ -90,17 +94,29 @@ class MetricsWriter:
     def __init__(self, run_dir: str | Path, start_step: int = 0):
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        # Here, because it imports torch where that is installed, and only training needs it.
-        from tensorboardX import SummaryWriter
+        # Here, because it imports torch where that is installed, and only training needs it. Its
+        # SummaryWriter writes in a thread that a full disk ends, and then waits for it for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
 
         path = run_dir / "metrics.jsonl"
         kept = _lines_until(path, start_step)
         write_atomically(path, "".join(line + "\n" for line, _ in kept))
         self._evaluated = {(entry["step"], entry["split"]) for _, entry in kept if "split" in entry}
-        self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None
-        )
+        self._path = path
+        self._messages: Any = event_pb2  # made at import: no type checker knows what is in it
+        self._scalar = scalar
+        with storing(run_dir):
+            self._file = path.open("a", encoding="utf-8")
+            folder = run_dir / "tensorboard"
+            folder.mkdir(exist_ok=True)
+            self._tensorboard = EventsWriter(str(folder / "events"))
+            if start_step:
+                # Whatever is there from this step on is of updates that are made again.
+                log = self._messages.SessionLog
+                session = log(status=log.SessionStatus.Value("START"))
+                self._write_event(start_step + 1, session_log=session)
 
     def training(self, step: int, metrics: Metrics) -> None:
         self._write({"step": step, **metrics})
@@ -112,23 +128,30 @@ class MetricsWriter:
         self._evaluated.add((step, split))
         self._write({"step": step, "split": split, **metrics})
         self._scalars(split, step, metrics)
-        self._tensorboard.flush()
 
     def say(self, text: str) -> None:
         """Does nothing: files hold numbers only."""
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        with storing(self._path.parent):
+            self._file.close()
+            self._tensorboard.close()
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(json_ready(entry), allow_nan=False) + "\n")
-        self._file.flush()
+        with storing(self._path):
+            self._file.write(json.dumps(json_ready(entry), allow_nan=False) + "\n")
+            self._file.flush()
 
     def _scalars(self, prefix: str, step: int, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            if value is not None:
-                self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
+        with storing(self._path.parent / "tensorboard"):
+            for name, value in metrics.items():
+                if value is not None:
+                    self._write_event(step, summary=self._scalar(f"{prefix}/{name}", value))
+            self._tensorboard.flush()
+
+    def _write_event(self, step: int, **content: Any) -> None:
+        event = self._messages.Event(wall_time=time.time(), step=step, **content)
+        self._tensorboard.write_event(event)
 
 
 class ConsoleProgress:
@@ -207,16 +230,27 @@ def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in one move, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Replace the file at `path` by `text` in one move, so that no reader sees half of it.
+
+    Raises StorageError when the disk does not take it; the file is then as before.
+    """
+    with storing(path):
+        write_durably(path, text.encode(), path.with_name(f".{path.name}.{os.getpid()}.tmp"))
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what a full or broken disk answers to writing at `path` into StorageError."""
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise StorageError(
+            f"{path} could not be written: {reason}. Expected room on its disk: make some, and "
+            "start the same command again; what was saved before is whole."
+        ) from error
 
 
 def json_ready(value: Any) -> Any:

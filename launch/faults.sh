@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets everything up and runs the full fault suite in real processes, about an hour on two cores:
+#
+#   bash launch/faults.sh [--only=kills_1,stops] [--out=runs/faults]
+#
+# As root it also fills a disk and makes two network namespaces.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash launch/setup.sh test
+export JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0"
+PYTHONPATH=tests exec .venv/bin/python launch/fault_suite.py "$@"

@@ -1,0 +1,94 @@
+"""Measures how long `ptft pretrain` takes to its first update, cold and when it is started again.
+
+    .venv/bin/python launch/restart_benchmark.py --data_dir=DATA [--rounds 3] [-- FLAG …]
+
+A round starts a run (of BERT-base unless --config names another) with an empty folder of compiled programs (cold), stops it with
+SIGTERM after its first update, which saves a checkpoint, and starts the same command again (warm):
+restored parameters, compiled programs from the folder. Then the same once more with a second run
+and the folder that is full by now (filled): what a new run gains. Each time is from the start of
+the process to the first line of metrics.jsonl.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+SETTINGS = ("steps=1000", "phases=()", "batch_size=2", "log_every=1", "checkpoint_every=0")
+# The claim: a warm start takes at most this share of a cold one.
+MOST = 0.4
+
+
+def main() -> None:
+    """Measures and prints the table; exits with 1 when the claim does not hold."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_dir", required=True, help="a folder made by `ptft prepare`")
+    parser.add_argument("--config", default="configs/pretrain/bert_base.py")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("more", nargs="*", help="further flags of ptft pretrain, after --")
+    args = parser.parse_args()
+    found: dict[str, list[float]] = {"cold": [], "warm": [], "filled": []}
+    for _ in range(args.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = Path(folder, "first"), Path(folder, "second")
+            for name, run_dir in (("cold", first), ("warm", first), ("filled", second)):
+                found[name].append(seconds(args, run_dir, Path(folder, "xla")))
+    table = Table("start", "seconds to the first update", "median", "share of cold")
+    cold = statistics.median(found["cold"])
+    for name, times in found.items():
+        median = statistics.median(times)
+        written = ", ".join(f"{one:.1f}" for one in times)
+        table.add_row(name, written, f"{median:.1f}", f"{median / cold:.0%}")
+    Console(width=100).print(table)
+    if statistics.median(found["warm"]) > MOST * cold:
+        sys.exit(f"a warm start takes more than {MOST:.0%} of a cold one")
+
+
+def seconds(args: argparse.Namespace, run_dir: Path, cache: Path) -> float:
+    """Starts training, waits for the first update it makes, and lets it save and end."""
+    before = last_step(run_dir)
+    command = [
+        *(sys.executable, "-m", "ptft_jax", "pretrain", f"--config={args.config}"),
+        *(f"--config.{setting}" for setting in SETTINGS),
+        *(f"--config.data_dir={args.data_dir}", f"--run_dir={run_dir}", f"--compile_cache={cache}"),
+        *args.more,
+    ]
+    log = run_dir.parent / "log.txt"
+    with log.open("w", encoding="utf-8") as output:
+        began = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            cwd=Path(__file__).resolve().parent.parent,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        while last_step(run_dir) == before and process.poll() is None:
+            time.sleep(0.02)
+        took = time.monotonic() - began
+        process.send_signal(signal.SIGTERM)
+        if process.wait() != 75:
+            sys.exit(f"ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}")
+    return took
+
+
+def last_step(run_dir: Path) -> int:
+    """The step of the last line of metrics.jsonl, 0 where there is none."""
+    file = run_dir / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Compressed streams, unpacked in bounded memory, and kinds of files told by their beginning.
+
+A file says itself how much memory its unpacking takes (the window of zstd, the dictionary of xz):
+more than the strongest usual settings need is refused.
+"""
+
+import gzip
+import io
+import lzma
+import sys
+import zlib
+from typing import Any, BinaryIO, cast
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SUFFIXES = (".gz", ".xz", ".zst")
+
+# What reading a damaged compressed file raises.
+DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
+
+# `xz -9` needs 65 MiB and `zstd --ultra -22` 128 MiB.
+_MEMORY = 1 << 28
+_HEAD = 512
+_SIGNATURES = (
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"PK\x05\x06", "a zip archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\x07", "a rar archive"),
+    (0, b"\x1f\x8b", "compressed with gzip"),
+    (0, b"\xfd7zXZ\x00", "compressed with xz"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (0, b"BZh91AY&SY", "compressed with bzip2"),
+    (0, b"PAR1", "a Parquet file"),
+    (0, b"%PDF-", "a PDF file"),
+    *((0, bytes([0x80, protocol]), "a pickle") for protocol in range(2, 6)),
+)
+
+
+def kind_of(head: bytes) -> str:
+    """Says what a file is that begins with `head`, of 512 bytes or more; "" for anything else.
+
+    Only kinds that are never text: archives, pickles and the like.
+    """
+    return next((kind for at, mark, kind in _SIGNATURES if head.startswith(mark, at)), "")
+
+
+def unpacked_head(compression: str, head: bytes) -> bytes:
+    """Returns the first bytes that a stream unpacks to, b"" for a damaged one."""
+    if not compression:
+        return head
+    try:
+        return _decompressor(compression).decompress(head, _HEAD)
+    except DAMAGE:
+        return b""
+
+
+def decompressed(compression: str, raw: "io.BufferedReader[Any]") -> BinaryIO:
+    """Returns the stream that `raw` unpacks to; `compression` is one of SUFFIXES or ""."""
+    if compression == ".gz":
+        return cast(BinaryIO, gzip.open(raw, "rb"))
+    if compression == ".xz":
+        return cast(BinaryIO, io.BufferedReader(_XzReader(raw), 1 << 16))
+    if compression == ".zst":
+        return cast(BinaryIO, zstd.open(raw, "rb"))  # refuses windows above 128 MiB by itself
+    return cast(BinaryIO, raw)
+
+
+def _decompressor(compression: str) -> Any:
+    if compression == ".gz":
+        return zlib.decompressobj(wbits=31)
+    if compression == ".xz":
+        return lzma.LZMADecompressor(memlimit=_MEMORY)
+    return zstd.ZstdDecompressor()
+
+
+class _XzReader(io.RawIOBase):
+    """Unpacks xz streams that follow each other; unlike lzma.open with a bound on its memory."""
+
+    def __init__(self, raw: "io.BufferedReader[Any]") -> None:
+        self._raw = raw
+        self._decompressor = _decompressor(".xz")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._decompressor.eof:
+                rest = self._decompressor.unused_data or self._raw.read1()
+                # Zeros may follow a stream, four at a time.
+                while rest and not (rest := rest.lstrip(b"\0")):
+                    rest = self._raw.read1()
+                if not rest:
+                    return 0
+                self._decompressor = _decompressor(".xz")
+            elif self._decompressor.needs_input:
+                rest = self._raw.read1()
+                if not rest:
+                    raise EOFError("the file ends before its last stream does")
+            else:
+                rest = b""
+            data = self._decompressor.decompress(rest, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)

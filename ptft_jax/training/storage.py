@@ -1,0 +1,124 @@
+"""Files that have to last: forced to the disk, removed whole, and how a disk says it is full."""
+
+import errno
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+# What a disk, a quota or a file server answers when it does not take what it is given.
+_REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+)
+# TensorStore hands on numbers as text: "[OS error 28: ENOSPC No space left on device]".
+_TEXTS = {
+    re.compile(rf"\b(?:{errno.errorcode[number]}|{os.strerror(number)})\b"): os.strerror(number)
+    for number in _REFUSALS
+} | {re.compile(r"\bRESOURCE_EXHAUSTED\b"): "out of space or quota"}
+
+
+def refusal(error: BaseException) -> str | None:
+    """Returns in a few words why storage refused to take data; None for an error of another kind.
+
+    Looks through causes, contexts and groups: Orbax and TensorStore wrap what the disk said.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _REFUSALS:
+            return os.strerror(cause.errno)
+        # An OSError of another number (permission denied, say) has its own meaning.
+        if not isinstance(cause, OSError):
+            for text, reason in _TEXTS.items():
+                if text.search(str(cause)):
+                    return reason
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            waiting.extend(cause.exceptions)
+        waiting += [cause.__cause__, cause.__context__]
+
+
+def size_text(count: int) -> str:
+    """Writes a number of bytes as "1.3 GB", with powers of ten as disks are sold."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def sync_folder(path: Path) -> None:
+    """Forces a folder's list of names to the disk, where its file system can do that."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know no such thing; they keep names on the server.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes, temporary: Path) -> None:
+    """Replaces the file at `path` in one move, which a power cut leaves done or not done.
+
+    `temporary` is a path on the same file system that nothing else uses.
+    """
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link (never what it points to) or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def folder_size(path: Path) -> int:
+    """Returns the bytes of all files at and below `path`, links not followed.
+
+    What vanishes meanwhile does not count.
+    """
+    size = 0
+    waiting = [path]
+    for place in waiting:
+        try:
+            status = place.lstat()
+            if stat.S_ISDIR(status.st_mode):
+                waiting.extend(place.iterdir())
+            else:
+                size += status.st_size
+        except FileNotFoundError:
+            continue
+    return size

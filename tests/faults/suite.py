@@ -1,0 +1,105 @@
+"""The scenarios by name, each in a quick form for the tests and a full one for launch/faults.sh."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from faults import ends, layouts, states
+from faults.jobs import Result
+
+
+class Scenario(NamedTuple):
+    """Both forms of a scenario; `minutes` is about what the full one takes on two cores.
+
+    `quick` None: other tests show the same in less time.
+    """
+
+    quick: Callable[[Path], Result] | None
+    full: Callable[[Path], Result]
+    minutes: float
+    needs_root: bool = False
+
+
+_STAGES = ("data", "compile", "evaluation", "training", "saving")
+
+SCENARIOS = {
+    "equality": Scenario(
+        lambda place: layouts.equality(place, 12, ("fsdp",), (2,)),
+        lambda place: layouts.equality(place, 100, tuple(layouts.LAYOUTS), (1, 2, 4)),
+        8,
+    ),
+    "elastic": Scenario(
+        lambda place: layouts.elastic(place, 4, ((2, "data"), (1, "tensor"))),
+        lambda place: layouts.elastic(
+            place, 20, ((4, "data"), (2, "fsdp"), (1, "tensor"), (4, "fsdp"), (2, "data x tensor"))
+        ),
+        4,
+    ),
+    "same_mesh": Scenario(
+        None,  # as `kills_2` does
+        lambda place: layouts.same_mesh(place, 40, ((2, 2), (4, 2), (2, 4), (4, 4))),
+        5,
+    ),
+    "two_hosts": Scenario(
+        lambda place: layouts.two_hosts(place, 6),
+        lambda place: layouts.two_hosts(place, 100),
+        2,
+        needs_root=True,
+    ),
+    "kills_1": Scenario(
+        lambda place: ends.kills(place, 2, 1),
+        lambda place: ends.kills(place, 60, 1, seed=1),
+        12,
+    ),
+    "kills_2": Scenario(
+        lambda place: ends.kills(place, 1, 2),
+        lambda place: ends.kills(place, 40, 2, seed=2),
+        14,
+    ),
+    "stops": Scenario(
+        lambda place: ends.stops(place, ["evaluation", "compile"]),
+        lambda place: ends.stops(place, [*_STAGES] * 4),
+        8,
+    ),
+    "peers": Scenario(
+        lambda place: ends.peers(place, ("coordinator killed", "worker frozen")),
+        lambda place: ends.peers(place, ends.LOSSES * 3),
+        5,
+    ),
+    "watchdog": Scenario(
+        lambda place: ends.watchdog(place, 1),
+        lambda place: ends.watchdog(place, 4),
+        3,
+    ),
+    "flips": Scenario(
+        None,  # as tests/test_checkpoint_damage.py does, in one process
+        lambda place: states.flips(place, 20),
+        5,
+    ),
+    "full_disk": Scenario(
+        lambda place: states.full_disk(place, goes_on=False),
+        lambda place: states.full_disk(place),
+        2,
+        needs_root=True,
+    ),
+    "nonfinite": Scenario(
+        lambda place: states.nonfinite(place, ("nan",)),
+        lambda place: states.nonfinite(place, ("nan", "inf", "-inf")),
+        3,
+    ),
+    "rewind": Scenario(
+        lambda place: states.rewinding(place, killed=False),
+        lambda place: states.rewinding(place),
+        2,
+    ),
+    "wrong_restores": Scenario(
+        lambda place: states.wrong_restores(place, ("optimizer", "vocabulary")),
+        lambda place: states.wrong_restores(place),
+        2,
+    ),
+    "different_configs": Scenario(
+        lambda place: states.different_configs(place, ("learning rate",)),
+        lambda place: states.different_configs(place),
+        1,
+    ),
+}

@@ -1,0 +1,194 @@
+"""The control channel: who is let in, what is handed on, and where a job stops."""
+
+import socket
+import time
+from typing import ClassVar
+
+import pytest
+
+from ptft_jax.training.channel import Link, Server, connect
+
+TOKEN = "t0ken"
+
+
+@pytest.fixture
+def server():
+    return Server(count=3, token=TOKEN, heartbeat_seconds=60)
+
+
+@pytest.fixture(autouse=True)
+def opened():
+    """Closes the connections of a test."""
+    yield
+    while Member.opened:
+        Member.opened.pop().close()
+
+
+class Member:
+    """A process of the job, as far as the channel sees it."""
+
+    opened: ClassVar[list[Link]] = []
+
+    def __init__(self, server, process):
+        hello = {"token": TOKEN, "process": process, "host": f"host{process}"}
+        self.link = connect(("localhost", server.port), hello, 5)
+        self.link.connection.settimeout(5)
+        self.opened.append(self.link)
+        self.messages = []
+
+    def send(self, **message):
+        assert self.link.send(message)
+
+    def next(self, key):
+        """The value of the next message that has `key`."""
+        while True:
+            for index, message in enumerate(self.messages):
+                if key in message:
+                    return self.messages.pop(index)[key]
+            received = self.link.receive()
+            assert received is not None, f"the connection ended before {key!r}"
+            self.messages += received
+
+
+@pytest.fixture
+def members(server):
+    return [Member(server, process) for process in range(3)]
+
+
+def test_all_get_what_all_gave(members):
+    """In the order of the processes, whoever came first; tags are kept apart."""
+    for member, value in zip(members[::-1], "cba", strict=True):
+        member.send(gather="x", value=value)
+    members[1].send(gather="y", value=1)
+    for member in members:
+        assert member.next("values") == ["a", "b", "c"]
+    for member in (members[0], members[2]):
+        member.send(gather="y", value=2)
+    assert members[0].next("values") == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b'{"hello": {"token": "wrong", "process": 0, "host": "h"}}\n',
+        b'{"gather": "x", "value": 1}\n',
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[1]\n",
+        b"\xff\xfe\n",
+        b"x" * 5000,
+    ],
+)
+def test_strangers_are_hung_up_on(server, members, first):
+    """Whoever does not know the token is not listened to, and disturbs nobody."""
+    with socket.create_connection(("localhost", server.port), timeout=5) as stranger:
+        stranger.sendall(first)
+        assert stranger.recv(100) == b""
+    for member in members:
+        member.send(gather="after", value=0)
+    assert members[2].next("values") == [0, 0, 0]
+
+
+def test_a_lost_process_is_named(members):
+    """A connection that ends without a goodbye is a process that died."""
+    members[1].link.close()
+    for member in (members[0], members[2]):
+        lost = member.next("lost")
+        assert (lost["process"], lost["host"]) == (1, "host1")
+
+
+def test_who_comes_late_hears_of_the_loss(server):
+    """A process may die while others are still on their way."""
+    first, second = Member(server, 0), Member(server, 1)
+    second.link.close()
+    assert first.next("lost")["process"] == 1
+    assert Member(server, 2).next("lost")["process"] == 1
+
+
+def test_a_goodbye_is_no_loss(members):
+    """A process that has said that it ends is not missed."""
+    members[1].send(bye=True)
+    members[1].link.close()
+    members[2].link.close()
+    assert members[0].next("lost")["process"] == 2
+
+
+def test_a_silent_process_is_named():
+    """A frozen process keeps its connection; only its silence tells."""
+    server = Server(count=2, token=TOKEN, heartbeat_seconds=0.5)
+    talking, _silent = Member(server, 0), Member(server, 1)
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        talking.send(beat=True)
+        talking.messages += talking.link.receive() or []
+        lost = [message["lost"] for message in talking.messages if "lost" in message]
+        if lost:
+            break
+        time.sleep(0.05)
+    assert lost[0]["process"] == 1
+    assert "silent" in lost[0]["why"]
+
+
+def test_a_failure_is_handed_on(members):
+    """With its exit code and its message, so that all end alike."""
+    members[2].send(fail={"code": 74, "message": "disk full"})
+    for member in members[:2]:
+        failed = member.next("failed")
+        assert failed == {"process": 2, "host": "host2", "code": 74, "message": "disk full"}
+
+
+def test_a_stop_is_at_the_farthest_point(members):
+    """Nobody can go back, so all go on to where the farthest one waits."""
+    members[1].send(stop=75)
+    for member in members:
+        assert member.next("stopping")["process"] == 1
+        member.send(began=True)
+    for member, point in zip(members, (7, 9, 8), strict=True):
+        member.send(at=point)
+    assert [member.next("stop_at") for member in members] == [9, 9, 9]
+
+
+def test_a_stop_before_the_first_update_is_at_once(members):
+    """One process that has not made an update means that none has saved one."""
+    members[0].send(stop=75)
+    for member, began in zip(members, (True, False, True), strict=True):
+        member.next("stopping")
+        member.send(began=began)
+    assert [member.next("stop_at") for member in members] == ["now"] * 3
+
+
+def test_a_stop_at_the_end_is_none(members):
+    """A process that comes to no more points cannot wait at one: all end as they would have."""
+    members[2].send(finishing=True)
+    members[0].send(stop=75)
+    for member in members:
+        member.next("stopping")
+        member.send(began=True)
+    members[0].send(at=12)
+    assert [member.next("stop_at") for member in members] == ["never"] * 3
+
+
+def test_who_comes_late_hears_of_the_stop(server):
+    """A stop that was decided while the job still came together holds for all of it."""
+    early = Member(server, 0)
+    early.send(stop=75)
+    early.next("stopping")
+    early.send(began=False)
+    assert early.next("stop_at") == "now"
+    late = Member(server, 1)
+    assert late.next("stopping")["code"] == 75
+    assert late.next("stop_at") == "now"
+
+
+def test_messages_may_come_in_pieces():
+    """TCP cuts where it likes."""
+    one, two = socket.socketpair()
+    sender, receiver = Link.__new__(Link), Link.__new__(Link)
+    for link, connection in ((sender, one), (receiver, two)):
+        link.connection, link._received = connection, bytearray()
+    one.sendall(b'{"a": 1}\n{"b"')
+    assert receiver.receive() == [{"a": 1}]
+    one.sendall(b": 2}\n")
+    assert receiver.receive() == [{"b": 2}]
+    one.close()
+    assert receiver.receive() is None
+    two.close()
