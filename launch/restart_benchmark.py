@@ -2,9 +2,10 @@
 
     .venv/bin/python launch/restart_benchmark.py --data_dir=DATA [--rounds 3] [-- FLAG …]
 
-A round starts a run (of BERT-base unless --config names another) with an empty folder of compiled programs (cold), stops it with
-SIGTERM after its first update, which saves a checkpoint, and starts the same command again (warm):
-restored parameters, compiled programs from the folder. Then the same once more with a second run
+A round starts a run (of BERT-base unless --config names another) with an empty folder of compiled
+programs (cold), stops it with SIGTERM after its first update, which saves a checkpoint, and starts
+the same command again (warm): restored parameters, compiled programs from the folder. Then the same
+once more with a second run
 and the folder that is full by now (filled): what a new run gains. Each time is from the start of
 the process to the first line of metrics.jsonl.
 """

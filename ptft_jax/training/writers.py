@@ -94,29 +94,15 @@ class MetricsWriter:
     def __init__(self, run_dir: str | Path, start_step: int = 0):
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        # Here, because it imports torch where that is installed, and only training needs it. Its
-        # SummaryWriter writes in a thread that a full disk ends, and then waits for it for ever.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
-
         path = run_dir / "metrics.jsonl"
         kept = _lines_until(path, start_step)
         write_atomically(path, "".join(line + "\n" for line, _ in kept))
         self._evaluated = {(entry["step"], entry["split"]) for _, entry in kept if "split" in entry}
         self._path = path
-        self._messages: Any = event_pb2  # made at import: no type checker knows what is in it
-        self._scalar = scalar
         with storing(run_dir):
             self._file = path.open("a", encoding="utf-8")
-            folder = run_dir / "tensorboard"
-            folder.mkdir(exist_ok=True)
-            self._tensorboard = EventsWriter(str(folder / "events"))
-            if start_step:
-                # Whatever is there from this step on is of updates that are made again.
-                log = self._messages.SessionLog
-                session = log(status=log.SessionStatus.Value("START"))
-                self._write_event(start_step + 1, session_log=session)
+        self._start_step = start_step
+        self._events: _TensorBoard | None = None
 
     def training(self, step: int, metrics: Metrics) -> None:
         self._write({"step": step, **metrics})
@@ -135,7 +121,8 @@ class MetricsWriter:
     def close(self) -> None:
         with storing(self._path.parent):
             self._file.close()
-            self._tensorboard.close()
+            if self._events is not None:
+                self._events.close()
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         with storing(self._path):
@@ -143,15 +130,48 @@ class MetricsWriter:
             self._file.flush()
 
     def _scalars(self, prefix: str, step: int, metrics: Metrics) -> None:
+        # Opened with the first line, and not before: the import takes seconds where torch is
+        # installed, for which the first step need not wait.
         with storing(self._path.parent / "tensorboard"):
-            for name, value in metrics.items():
-                if value is not None:
-                    self._write_event(step, summary=self._scalar(f"{prefix}/{name}", value))
-            self._tensorboard.flush()
+            if self._events is None:
+                self._events = _TensorBoard(self._path.parent / "tensorboard", self._start_step)
+            self._events.write(step, {f"{prefix}/{n}": value for n, value in metrics.items()})
 
-    def _write_event(self, step: int, **content: Any) -> None:
+
+class _TensorBoard:
+    """Writes an event file for TensorBoard, each value at once.
+
+    tensorboardX's own SummaryWriter writes in a thread that a full disk ends, and then waits for it
+    for ever.
+    """
+
+    def __init__(self, folder: Path, start_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        folder.mkdir(exist_ok=True)
+        self._messages: Any = event_pb2  # made at import: no type checker knows what is in it
+        self._scalar = scalar
+        self._file = EventsWriter(str(folder / "events"))
+        if start_step:
+            # Whatever is there from this step on is of updates that are made again.
+            log = self._messages.SessionLog
+            self._add(start_step + 1, session_log=log(status=log.SessionStatus.Value("START")))
+
+    def write(self, step: int, values: Metrics) -> None:
+        """Writes the values that are known of a step."""
+        for name, value in values.items():
+            if value is not None:
+                self._add(step, summary=self._scalar(name, value))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, step: int, **content: Any) -> None:
         event = self._messages.Event(wall_time=time.time(), step=step, **content)
-        self._tensorboard.write_event(event)
+        self._file.write_event(event)
 
 
 class ConsoleProgress:

@@ -37,7 +37,7 @@ def kills(place: Path, count: int, processes: int, seed: int = 0) -> Result:
     }
     whole = place / f"kills-whole-{processes}"
     Job(place, flags_of(place, whole, **settings), processes, 2 // processes).succeed()
-    folder = place / f"kills-{processes}"
+    wanted, folder = losses(whole), place / f"kills-{processes}"
     flags = flags_of(place, folder, **settings)
     saving = 0
     for number in range(count):
@@ -52,6 +52,9 @@ def kills(place: Path, count: int, processes: int, seed: int = 0) -> Result:
         time.sleep(rng.uniform(0, 0.03))
         before = whole_steps(folder)
         job.kill()
+        made = losses(folder)
+        same = made.items() <= wanted.items()
+        result.expect(same, f"kill {number}: not the losses of a run that was never killed")
         result.tries += 1
         saving += bool(half_saved(folder) - left)
         after = whole_steps(folder)
@@ -65,8 +68,8 @@ def kills(place: Path, count: int, processes: int, seed: int = 0) -> Result:
             result.expect(kept, f"kill {number}: the best of {before} is lost, there are {after}")
     Job(place, flags, processes, 2 // processes).succeed()
     result.expect(numbers(folder) == numbers(whole), "the numbers logged are not those of one run")
-    result.expect(losses(folder) == losses(whole), "losses differ")
     result.figures["during a save"] = f"{saving} of {count}"
+    result.expect(count < 10 or saving >= 0.7 * count, f"only {saving} kills during a save")
     result.figures["steps compared"] = str(len(losses(folder)))
     return result
 
@@ -85,8 +88,8 @@ def stops(place: Path, stages: list[str], seed: int = 0) -> Result:
     """SIGTERM to one of two processes: both save the same step, end with 75, and go on later."""
     result = Result("SIGTERM to one of two processes")
     rng = random.Random(seed)
-    steps = 200 + 80 * len(stages)
-    settings: dict[str, Any] = {"steps": steps, "checkpoint_every": 10, "eval_every": 10}
+    steps = 100 + 50 * len(stages)
+    settings: dict[str, Any] = {"steps": steps, "checkpoint_every": 20, "eval_every": 20}
     whole = place / "stops-whole"
     Job(place, flags_of(place, whole, **settings), 2).succeed()
     folder = place / "stops"

@@ -122,7 +122,7 @@ class Job:
                 raise AssertionError(f"not reached: {what}\n{self.everything()}")
             time.sleep(0.002)
 
-    def codes(self, seconds: float = 180) -> list[int]:
+    def codes(self, seconds: float = 900) -> list[int]:
         """Waits for all processes; returns their exit codes."""
         try:
             until = time.monotonic() + seconds

@@ -170,6 +170,11 @@ def rewinding(place: Path, killed: bool = True) -> Result:
     after = losses(folder)
     result.expect(all(after[s] == before[s] for s in range(1, 9)), "the steps before have changed")
     result.expect(all(after[s] != before[s] for s in range(9, 21)), "nothing was left out")
+    # A run whose data never had these batches learns the same from there on.
+    without = place / "rewound-without"
+    plan = {"leave_out": [8, 3]}
+    Job(place, flags_of(place, without, **settings), plans=plan).succeed()
+    result.expect(losses(without) == after, "not as if these batches had not been there")
     # The same command line again, as a requeued job gives it, goes on and does not go back.
     (folder / "results.json").unlink()
     again = Job(place, flags, more=rewind).succeed()

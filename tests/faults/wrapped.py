@@ -5,6 +5,7 @@ the package and then runs the command line. Keys of the plan, all optional:
     record   file for the global indices of the examples that training asks for, a line per batch
     marks    file that gets the name of each stage when it begins: data, compile, evaluation
     slow     seconds by stage; 'evaluation' counts for each of its batches
+    leave_out  [first, count]: numbers of the batches that the data does not have at all
     poison   {"value": "nan", "batches": [numbers]}: what one weight in these batches becomes
 """
 
@@ -49,9 +50,13 @@ def main() -> int:
     open_corpus = pretrain.Corpus.open
 
     def batch(self: PretrainingExamples, indices: np.ndarray) -> dict[str, np.ndarray]:
-        made = make_batch(self, indices)
         # Evaluations make their batches in the main thread.
-        if threading.current_thread().name.startswith("ptft-batches"):
+        trains = threading.current_thread().name.startswith("ptft-batches")
+        if trains and "leave_out" in plan:
+            first, count = plan["leave_out"]
+            indices = indices + (indices // batch_size >= first) * count * batch_size
+        made = make_batch(self, indices)
+        if trains:
             if "record" in plan:
                 append(plan["record"], json.dumps(indices.tolist()))
             bad = np.isin(indices // batch_size, poison.get("batches", []))
