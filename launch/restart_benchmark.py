@@ -2,12 +2,11 @@
 
     .venv/bin/python launch/restart_benchmark.py --data_dir=DATA [--rounds 3] [-- FLAG …]
 
-A round starts a run (of BERT-base unless --config names another) with an empty folder of compiled
-programs (cold), stops it with SIGTERM after its first update, which saves a checkpoint, and starts
-the same command again (warm): restored parameters, compiled programs from the folder. Then the same
-once more with a second run
-and the folder that is full by now (filled): what a new run gains. Each time is from the start of
-the process to the first line of metrics.jsonl.
+A round starts a run with an empty folder of compiled programs (cold), stops it with SIGTERM after
+its first update, which saves a checkpoint, and starts the same command again (warm): restored
+parameters, compiled programs from the folder. Then a second run with the folder that is full by now
+(filled). Each time is from the start of the process to the first new line of metrics.jsonl. The
+exit code is 1 when warm is more than 40 % of cold.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 SETTINGS = ("steps=1000", "phases=()", "batch_size=2", "log_every=1", "checkpoint_every=0")
-# The claim: a warm start takes at most this share of a cold one.
+# The claim: the first step of a warm start takes at most this share of a cold one's.
 MOST = 0.4
 
 
@@ -39,24 +38,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("more", nargs="*", help="further flags of ptft pretrain, after --")
     args = parser.parse_args()
-    found: dict[str, list[float]] = {"cold": [], "warm": [], "filled": []}
+    found: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": [], "filled": []}
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             first, second = Path(folder, "first"), Path(folder, "second")
             for name, run_dir in (("cold", first), ("warm", first), ("filled", second)):
                 found[name].append(seconds(args, run_dir, Path(folder, "xla")))
-    table = Table("start", "seconds to the first update", "median", "share of cold")
-    cold = statistics.median(found["cold"])
+    table = Table("start", "to the first update (s)", "share", "first step alone (s)", "share")
+    medians = {
+        name: [statistics.median(column) for column in zip(*times, strict=True)]
+        for name, times in found.items()
+    }
     for name, times in found.items():
-        median = statistics.median(times)
-        written = ", ".join(f"{one:.1f}" for one in times)
-        table.add_row(name, written, f"{median:.1f}", f"{median / cold:.0%}")
+        cells = []
+        for column, median, cold in zip(
+            zip(*times, strict=True), medians[name], medians["cold"], strict=True
+        ):
+            cells += [", ".join(f"{one:.1f}" for one in column), f"{median / cold:.0%}"]
+        table.add_row(name, *cells)
     Console(width=100).print(table)
-    if statistics.median(found["warm"]) > MOST * cold:
-        sys.exit(f"a warm start takes more than {MOST:.0%} of a cold one")
+    if medians["warm"][1] > MOST * medians["cold"][1]:
+        sys.exit(f"the first step of a warm start takes more than {MOST:.0%} of that of a cold one")
 
 
-def seconds(args: argparse.Namespace, run_dir: Path, cache: Path) -> float:
+def seconds(args: argparse.Namespace, run_dir: Path, cache: Path) -> tuple[float, float]:
     """Starts training, waits for the first update it makes, and lets it save and end."""
     before = last_step(run_dir)
     command = [
@@ -81,7 +86,8 @@ def seconds(args: argparse.Namespace, run_dir: Path, cache: Path) -> float:
         process.send_signal(signal.SIGTERM)
         if process.wait() != 75:
             sys.exit(f"ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}")
-    return took
+    account = json.loads((run_dir / "goodput.json").read_text(encoding="utf-8"))
+    return took, account["starts"][-1]["seconds"]["compiling"]
 
 
 def last_step(run_dir: Path) -> int:
