@@ -32,8 +32,9 @@ from ptft_jax.training.storage import refusal
 # than a step may.
 _PATIENCE = {"starting": 10, "restoring": 10, "compiling": 10, "saving": 10}
 _SIGNALS = {signal.SIGTERM: StopError.exit_code, signal.SIGINT: 130}
-# How long the first process, which hands on messages, stays for the others to end.
-_STAY_SECONDS = 3.0
+# How long the first process, which hands on messages, stays for the others to end: a frozen one
+# never does.
+_STAY_SECONDS = 1.0
 
 
 NOT_ALL_CAME = (
@@ -292,7 +293,7 @@ class Job:
             raise KeyboardInterrupt
 
     def _watch(self, wake: socket.socket) -> None:
-        tick = min(1.0, self._heartbeat / 4, (self._watchdog or 1e9) / 4)
+        tick = min(1.0, self._heartbeat / 4, (self._watchdog or 1e9) / 8)
         with selectors.DefaultSelector() as selector:
             selector.register(wake, selectors.EVENT_READ)
             listens = False
