@@ -1,5 +1,6 @@
 """The scenarios by name, each in a quick form for the tests and a full one for launch/faults.sh."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,10 +38,14 @@ def by_pytest(place: Path, name: str, tries: int, select: str, **environment: st
 def retention_kills(place: Path, count: int) -> Result:
     """Kills a process at random moments while it completes checkpoints and deletes older ones."""
     script = Path(__file__).resolve().parents[1] / "killed_retention.py"
-    command = [sys.executable, str(script), str(place / "retention"), str(count)]
+    folder = place / "retention"
+    folder.mkdir()
+    command = [sys.executable, str(script), str(folder), str(count)]
     done = subprocess.run(command, capture_output=True, text=True)
-    result = Result("SIGKILL while a checkpoint is completed and older ones deleted", tries=count)
-    result.expect(done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:])
+    result = Result("SIGKILL while a checkpoint is completed and older ones deleted")
+    if result.expect(done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]):
+        found = json.loads(done.stdout.splitlines()[-1])
+        result.tries, result.failures = found["tried"], found["lost"]
     return result
 
 
