@@ -355,7 +355,7 @@ def test_mistakes(run_dir, tmp_path, capsys):
         assert words in capsys.readouterr().err
     (run_dir / "config.json").write_text("{")
     assert run("status", f"--run_dir={run_dir}") == 65
-    assert "config.json is damaged" in capsys.readouterr().err
+    assert "config.json is not JSON" in capsys.readouterr().err
 
 
 def started(flags):
