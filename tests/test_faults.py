@@ -11,6 +11,8 @@ import pytest
 from faults.jobs import Result, make_corpus
 from faults.suite import SCENARIOS
 
+# The first test waits for all scenarios.
+pytestmark = pytest.mark.timeout(1800)
 QUICK = {name: scenario.quick for name, scenario in SCENARIOS.items() if scenario.quick}
 
 
