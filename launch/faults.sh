@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash launch/setup.sh test
+# Python may keep what it compiles: without, each process compiles all it imports, 2 s of its start.
+unset PYTHONDONTWRITEBYTECODE
 export JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0"
 PYTHONPATH=tests exec .venv/bin/python launch/fault_suite.py "$@"

@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash launch/setup.sh test
+# Python may keep what it compiles: without, each process compiles all it imports, 2 s of its start.
+unset PYTHONDONTWRITEBYTECODE
 export HF_HUB_OFFLINE=1
 if [[ $# -eq 0 ]]; then
     set -- --durations=15

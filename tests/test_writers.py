@@ -2,10 +2,13 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ptft_jax.training import writers
 from ptft_jax.training.writers import ConsoleProgress, MetricsWriter, Report, write_results
@@ -28,6 +31,40 @@ def test_lines_have_all_digits_and_no_nan(tmp_path):
         ]
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert report.results["dev"]["accuracy"] == 0.25
+
+
+def scalars(folder):
+    """Returns what TensorBoard itself shows of a folder: the value of each step by tag."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_each_step_once(tmp_path):
+    """The steps that a killed run is about to make again are shown as they were made last."""
+    with Report(MetricsWriter(tmp_path)) as report:
+        for step in (1, 2, 3):
+            report.training(step, {"loss": float(step), "tokens_per_second": None})
+        report.evaluation(3, "dev", {"loss": 0.5})
+        # A viewer sees each value at once.
+        assert scalars(tmp_path / "tensorboard") == {
+            "train/loss": {1: 1.0, 2: 2.0, 3: 3.0},
+            "dev/loss": {3: 0.5},
+        }
+    # A second start within a second may not take the first one's file.
+    with Report(MetricsWriter(tmp_path, start_step=1)) as report:
+        report.training(2, {"loss": 2.5})
+    assert scalars(tmp_path / "tensorboard")["train/loss"] == {1: 1.0, 2: 2.5}
+
+
+def test_writing_for_tensorboard_needs_no_torch(tmp_path):
+    """Its import costs each process of a job three seconds, and a training process has no use for it."""
+    code = (
+        "import sys; from ptft_jax.training.writers import MetricsWriter;"
+        f"MetricsWriter({str(tmp_path)!r}).training(1, {{'loss': 1.0}});"
+        "print([name for name in ('torch', 'tensorflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_resuming_drops_what_comes_again(tmp_path):

@@ -7,6 +7,7 @@ first of the job has none.
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -130,8 +131,7 @@ class MetricsWriter:
             self._file.flush()
 
     def _scalars(self, prefix: str, step: int, metrics: Metrics) -> None:
-        # Opened with the first line, and not before: the import takes seconds where torch is
-        # installed, for which the first step need not wait.
+        # Opened with the first line, and not before: the first step need not wait for the import.
         with storing(self._path.parent / "tensorboard"):
             if self._events is None:
                 self._events = _TensorBoard(self._path.parent / "tensorboard", self._start_step)
@@ -141,37 +141,42 @@ class MetricsWriter:
 class _TensorBoard:
     """Writes an event file for TensorBoard, each value at once.
 
-    tensorboardX's own SummaryWriter writes in a thread that a full disk ends, and then waits for it
-    for ever.
+    TensorBoard's own EventFileWriter writes in a thread, which a full disk ends without a word.
     """
 
     def __init__(self, folder: Path, start_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(exist_ok=True)
-        self._messages: Any = event_pb2  # made at import: no type checker knows what is in it
-        self._scalar = scalar
-        self._file = EventsWriter(str(folder / "events"))
+        # Made at import: no type checker knows what is in them.
+        self._event: Any = event_pb2
+        self._summary: Any = summary_pb2.Summary
+        # TensorBoard reads the files of a folder in the order of their names.
+        now, host = time.time(), socket.gethostname()
+        name = f"events.out.tfevents.{int(now):010d}.{host}.{os.getpid()}"
+        self._file = RecordWriter((folder / name).open("ab"))
+        self._add(0, file_version="brain.Event:2")
         if start_step:
             # Whatever is there from this step on is of updates that are made again.
-            log = self._messages.SessionLog
+            log = self._event.SessionLog
             self._add(start_step + 1, session_log=log(status=log.SessionStatus.Value("START")))
+        self._file.flush()
 
     def write(self, step: int, values: Metrics) -> None:
         """Writes the values that are known of a step."""
         for name, value in values.items():
             if value is not None:
-                self._add(step, summary=self._scalar(name, value))
+                number = self._summary.Value(tag=name, simple_value=float(value))
+                self._add(step, summary=self._summary(value=[number]))
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
     def _add(self, step: int, **content: Any) -> None:
-        event = self._messages.Event(wall_time=time.time(), step=step, **content)
-        self._file.write_event(event)
+        event = self._event.Event(wall_time=time.time(), step=step, **content)
+        self._file.write(event.SerializeToString())
 
 
 class ConsoleProgress:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax._src import cache_key
 
 from ptft_jax import cli
 from ptft_jax.commands import pretrain, scoring, training_run
@@ -91,6 +92,9 @@ def main() -> int:
     training_run.make_train_step = train_step
     scoring.evaluation_batches = evaluation_batches
     pretrain.Corpus.open = slowly_opened
+    # On CPU, JAX gives each process of a job keys of its own in the cache of compiled programs, and
+    # only the first process writes: all others would compile in every job.
+    cache_key._hash_accelerator_config = cache_key._hash_devices
     return cli.main(sys.argv[2:])
 
 
