@@ -17,10 +17,11 @@ from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 
+LABELS = ("bad", "good")
 
-def make_folders(place: Path) -> Path:
-    """Makes a corpus, a Hugging Face folder, a run imported from it and a table in a folder."""
-    prepare_corpus(place)
+
+def make_run(place: Path) -> None:
+    """Makes a Hugging Face folder of random weights beside a corpus, and a run imported from it."""
     tokenizer = TextTokenizer.load(place / "data" / "tokenizer")
     config = EncoderConfig(
         vocab_size=tokenizer.vocab_size,
@@ -33,8 +34,14 @@ def make_folders(place: Path) -> Path:
         heads=("pooler", "classification"),
     )
     params = jax.device_get(build_model(config).init(jax.random.key(0)))
-    write_hf_folder(place / "hf", params, config, tokenizer, "card", ("bad", "good"))
+    write_hf_folder(place / "hf", params, config, tokenizer, "card", LABELS)
     assert run("import", f"--hf_dir={place}/hf", f"--run_dir={place}/run") == 0
+
+
+def make_folders(place: Path) -> Path:
+    """Makes a corpus, a Hugging Face folder, a run imported from it and a table in a folder."""
+    prepare_corpus(place)
+    make_run(place)
     (place / "table").mkdir()
     for split in ("train", "dev"):
         rows = ["text\tlabel", "the river is fine\tgood", "the stone is not\tbad"]

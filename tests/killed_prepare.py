@@ -13,10 +13,11 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from lasting_calls import count_calls
 
 from ptft_jax.data import inputs, preparation
 from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
@@ -27,6 +28,7 @@ inputs.BLOCK_CHARACTERS = 1500
 TRIED = 36
 # A killed process loses nothing that it has written, so the disk need not be waited for here.
 os.fsync = lambda descriptor: None
+CALLS = ("fsync", "replace", "unlink", "truncate")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -37,28 +39,13 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def count_calls(at: Callable[[int], None]) -> None:
-    """Calls `at` with 1, 2, 3, … before each request to make something last."""
-    calls = 0
-    for name in ("fsync", "replace", "unlink", "truncate"):
-        real = getattr(os, name)
-
-        def counted(*arguments, _real=real, **options):
-            nonlocal calls
-            calls += 1
-            at(calls)
-            return _real(*arguments, **options)
-
-        setattr(os, name, counted)
-
-
 def prepare_in_child(settings: PrepareSettings, out_dir: Path, kill_at: int) -> int:
     """Prepares in a forked process that is killed before call `kill_at`; its exit status."""
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1]
     if kill_at:
-        count_calls(lambda call: call == kill_at and os.kill(os.getpid(), signal.SIGKILL))
+        count_calls(CALLS, lambda call: call == kill_at and os.kill(os.getpid(), signal.SIGKILL))
     try:
         prepare_corpus(settings, out_dir)
     except BaseException as error:
@@ -90,7 +77,7 @@ def main() -> None:
     # How many moments there are: counted in a child, which writes them down at each.
     counter = folder / "calls"
     if os.fork() == 0:
-        count_calls(lambda call: counter.write_text(str(call)) and None)
+        count_calls(CALLS, lambda call: counter.write_text(str(call)) and None)
         prepare_corpus(settings, folder / "reference")
         os._exit(0)
     os.wait()

@@ -19,11 +19,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lasting_calls import count_calls
+
 from ptft_jax.training import retention
 from ptft_jax.training.checkpoint_manifest import verify
 
 # A killed process loses nothing that it has written, so the disk need not be waited for here.
 os.fsync = lambda descriptor: None
+CALLS = ("fsync", "rename", "replace", "unlink", "rmdir")
 BEST = ("dev_loss", "min")
 LOSSES = {10: 1.0, 20: 3.0, 30: 2.0, 40: 2.5, 50: 2.5}
 
@@ -42,21 +45,6 @@ def finish(folder: Path, step: int) -> None:
     """What a run does when all files of a step have been written."""
     metrics = {"dev_loss": LOSSES[step]}
     retention.finish(folder / f"{step}.saving", step, metrics, False, last=1, best=BEST)
-
-
-def count_calls(at: Callable[[int], None]) -> None:
-    """Calls `at` with 1, 2, 3, … before each request that changes a folder or waits for a disk."""
-    calls = 0
-    for name in ("fsync", "rename", "replace", "unlink", "rmdir"):
-        real = getattr(os, name)
-
-        def counted(*arguments, _real=real, **options):
-            nonlocal calls
-            calls += 1
-            at(calls)
-            return _real(*arguments, **options)
-
-        setattr(os, name, counted)
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -82,7 +70,7 @@ def killed_finish(folder: Path, kill_at: int, counts: Path) -> None:
         if call == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    count_calls(at)
+    count_calls(CALLS, at)
     finish(folder, 40)
     counts.write_text(str(made))
 

@@ -12,15 +12,10 @@ import jax
 import numpy as np
 import pytest
 from command_line import finetune_flags, pretrain_flags, run, tree, write_corpus
-
-from ptft_jax.convert.folder import write_hf_folder
-from ptft_jax.data.tokenizer import TextTokenizer
-from ptft_jax.models.build import build_model
-from ptft_jax.models.config import EncoderConfig
+from foreign_folders import make_run
 
 PREPARE = "--config=configs/data/text.py"
 PRETRAIN = "--config=configs/pretrain/bert_tiny.py"
-LABELS = ("bad", "good")
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +25,7 @@ def place(tmp_path_factory) -> Path:
     write_corpus(place / "text.txt", 12)
     flags = ["--config.vocab_size=200", "--config.dev_fraction=0.2", f"--out_dir={place}/data"]
     assert run("prepare", PREPARE, f"--config.inputs={place}/text.txt", *flags) == 0
-    tokenizer = TextTokenizer.load(place / "data" / "tokenizer")
-    config = EncoderConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=48,
-        num_labels=2,
-        heads=("pooler", "classification"),
-    )
-    params = jax.device_get(build_model(config).init(jax.random.key(0)))
-    write_hf_folder(place / "hf", params, config, tokenizer, "card", LABELS)
-    assert run("import", f"--hf_dir={place}/hf", f"--run_dir={place}/run") == 0
+    make_run(place)
 
     reshaped = place / "reshaped"
     shutil.copytree(place / "run", reshaped)

@@ -348,9 +348,9 @@ def test_hosts_without_a_shared_folder(tmp_path, mesh):
     """Checkpoints on each host's own disk could not be put together again."""
 
     def gather(tag, value):
-        return [value, False if tag.endswith("seen") else value]
+        return [value, ["b", False] if tag.endswith("seen") else value]
 
-    with pytest.raises(ConfigError, match="process 1 of 2 does not see what process 0 writes"):
+    with pytest.raises(ConfigError, match="process 1 on host b does not see what process 0"):
         save(Checkpoints(tmp_path, gather=gather), 1, make_state(mesh))
     assert os.listdir(tmp_path) == []
 

@@ -165,9 +165,9 @@ def test_room_for_two_checkpoints(tmp_path, monkeypatch):
     usage = SimpleNamespace(free=1_999)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StorageError, match="size of two checkpoints"):
-        preflight.check_place(Job(), tmp_path / "run", state_bytes=1_000)
+        preflight.check_run_place(Job(), tmp_path / "run", state_bytes=1_000)
     usage.free = 2_000
-    preflight.check_place(Job(), tmp_path / "run", state_bytes=1_000)
+    preflight.check_run_place(Job(), tmp_path / "run", state_bytes=1_000)
 
 
 def test_a_folder_that_is_not_shared(tmp_path):
@@ -177,7 +177,7 @@ def test_a_folder_that_is_not_shared(tmp_path):
         return [["b", True], ["c", False]] if tag.endswith("seen") else [value, value]
 
     with pytest.raises(ConfigError, match="process 2 on host c does not see"):
-        preflight.check_place(Processes(blind), tmp_path, state_bytes=1)
+        preflight.check_run_place(Processes(blind), tmp_path, state_bytes=1)
     assert list(tmp_path.iterdir()) == []
 
 

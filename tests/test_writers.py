@@ -57,7 +57,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
 
 
 def test_writing_for_tensorboard_needs_no_torch(tmp_path):
-    """Its import costs each process of a job three seconds, and a training process has no use for it."""
+    """Its import costs each process of a job three seconds."""
     code = (
         "import sys; from ptft_jax.training.writers import MetricsWriter;"
         f"MetricsWriter({str(tmp_path)!r}).training(1, {{'loss': 1.0}});"

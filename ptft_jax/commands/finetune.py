@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from ptft_jax.commands.describe import describe_mesh, describe_model
 from ptft_jax.commands.initial import Initial, load_initial
-from ptft_jax.commands.job_flags import define_job_flags, job_of
 from ptft_jax.commands.preflight import agree
 from ptft_jax.commands.run_folder import RunFolder
 from ptft_jax.commands.run_record import RunRecord
@@ -24,13 +23,11 @@ from ptft_jax.commands.scoring import Evaluate, classification_evaluator
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.commands.settings import Config
 from ptft_jax.commands.training_flags import (
-    agree_on_start,
     check_length,
     check_numbers,
-    check_run_flags,
-    define_run_flags,
-    rewind_if_asked,
+    define_training_flags,
     say_changes,
+    started,
 )
 from ptft_jax.commands.training_run import Phase, TrainingRun, checked_mesh, train
 from ptft_jax.data.classification import ClassificationExamples
@@ -47,17 +44,12 @@ HEADS = ("pooler", "classification")
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    define_run_flags(values)
-    define_job_flags(values)
+    define_training_flags(values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
-    folder = check_run_flags(values, positional)
-    with job_of(values) as job:
-        agree_on_start(job, values)
-        rewind_if_asked(job, values, folder)
-        allow = values.config_change == "allow"
+    with started(values, positional) as (folder, job, allow):
         finetune(values.config, folder, values.init_from, job, allow=allow)
     made(
         make_console(),

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import time
@@ -19,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from ptft_jax.commands.settings import flatten
 from ptft_jax.errors import ConfigError, StorageError
+from ptft_jax.training.gathering import check_shared
 from ptft_jax.training.job import Job
 from ptft_jax.training.mesh import AXES
 
@@ -83,7 +83,7 @@ def software() -> dict[str, str]:
     return {"code of ptft_jax": sha256.hexdigest()[:16], "python": python, **versions}
 
 
-def check_place(job: Job, folder: Path, state_bytes: int, what: str = "run_dir") -> None:
+def check_run_place(job: Job, folder: Path, state_bytes: int, what: str = "run_dir") -> None:
     """Checks that all processes write to one folder, and that it has room for two checkpoints.
 
     Args:
@@ -109,34 +109,8 @@ def check_place(job: Job, folder: Path, state_bytes: int, what: str = "run_dir")
     problem = job.gather("room on disk", problem)[0]
     if problem is not None:
         raise StorageError(problem)
-    if job.process_count == 1:
-        return
-    name = f".seen-by-all-{os.getpid()}" if job.is_first else None
-    if name is not None:
-        (folder / name).touch()
-    name = job.gather("shared folder: name", name)[0]
-    sees = job.gather("shared folder: seen", [job.host, _appears(folder / name)])
-    if job.is_first:
-        (folder / name).unlink(missing_ok=True)
-    blind = [
-        f"process {process} on host {host}" for process, (host, ok) in enumerate(sees) if not ok
-    ]
-    if blind:
-        raise ConfigError(
-            f"--{what}={folder}: {', '.join(blind[:4])} does not see what process 0 on host "
-            f"{sees[0][0]} writes there; expected a folder on a file system that all hosts share."
-        )
-
-
-def _appears(path: Path, seconds: float = 10.0) -> bool:
-    """Waits for a file of another host: network file systems show it a little later."""
-    until = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > until:
-            return False
-        os.scandir(path.parent).close()
-        time.sleep(0.1)
-    return True
+    if job.process_count > 1:
+        check_shared(job.gather, folder, job.is_first, f"--{what}={folder}")
 
 
 def time_all_reduce(mesh: Mesh) -> str:

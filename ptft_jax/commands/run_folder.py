@@ -10,7 +10,6 @@ results.json    the metrics of the finished run, by split
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,8 @@ from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.training.checkpoints import Checkpoints
+from ptft_jax.training.gathering import Gather
 from ptft_jax.training.writers import write_atomically
-
-Gather = Callable[[str, Any], list[Any]]  # `Job.gather`
 
 # Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
 _FREE = ("config.mesh.", "config.accumulate", "config.workers", "config.log_every")

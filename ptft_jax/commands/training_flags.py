@@ -1,10 +1,13 @@
 """What the commands that train read from a command line, with the checks they share."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from absl import flags
 from rich.console import Console
 
+from ptft_jax.commands.job_flags import define_job_flags, job_of
 from ptft_jax.commands.preflight import agree, software
 from ptft_jax.commands.run_folder import RunFolder
 from ptft_jax.commands.screen import make_console, say
@@ -15,7 +18,7 @@ from ptft_jax.training.job import Job
 from ptft_jax.training.rewind import rewind_once
 
 
-def define_run_flags(values: flags.FlagValues) -> None:
+def define_training_flags(values: flags.FlagValues) -> None:
     """Defines the flags of every command that trains."""
     flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
     flags.DEFINE_string(
@@ -37,14 +40,34 @@ def define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "skip_batches", 0, "Batches after --rewind that are left out.", flag_values=values
     )
+    define_job_flags(values)
 
 
-def check_run_flags(values: flags.FlagValues, positional: list[str]) -> RunFolder:
-    """Returns the run folder that the flags name.
+@contextmanager
+def started(
+    values: flags.FlagValues, positional: list[str]
+) -> Iterator[tuple[RunFolder, Job, bool]]:
+    """Joins the job of a command that trains; all its processes have agreed, and rewound if asked.
+
+    Yields:
+        The run's folder, the job, and whether the run may go on with another config.
 
     Raises:
-        ConfigError: there is no --run_dir, something else is in its place, or a stray argument.
+        ConfigError: no --run_dir, something else in its place, a stray argument, or processes that
+            differ in command line or software.
     """
+    folder = _folder(values, positional)
+    with job_of(values) as job:
+        names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches")
+        arguments = {name: values[name].value for name in names}
+        config = values.config.to_dict()
+        agree(job, "command line and software", {**arguments, "config": config, **software()})
+        if values.rewind is not None:
+            _rewind(job, folder, values.rewind, values.skip_batches)
+        yield folder, job, values.config_change == "allow"
+
+
+def _folder(values: flags.FlagValues, positional: list[str]) -> RunFolder:
     if positional:
         raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
     if not values.run_dir:
@@ -58,25 +81,15 @@ def check_run_flags(values: flags.FlagValues, positional: list[str]) -> RunFolde
     return folder
 
 
-def agree_on_start(job: Job, values: flags.FlagValues) -> None:
-    """Raises ConfigError unless all processes run the same command line and software."""
-    names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches")
-    arguments = {name: values[name].value for name in names}
-    config = values.config.to_dict()
-    agree(job, "command line and software", {**arguments, "config": config, **software()})
-
-
-def rewind_if_asked(job: Job, values: flags.FlagValues, folder: RunFolder) -> None:
-    """Rewinds the run as --rewind says, unless these very flags have done so before."""
-    if values.rewind is None:
-        return
+def _rewind(job: Job, folder: RunFolder, step: int, skip_batches: int) -> None:
+    """Rewinds a run, unless these very flags have done so before."""
     if job.is_first:
-        rewound = rewind_once(folder.path, values.rewind, values.skip_batches)
+        rewound = rewind_once(folder.path, step, skip_batches)
         done = "went back to" if rewound else "has gone back before to"
         say(
             make_console(),
-            f"{folder.path} {done} step {values.rewind}, leaving out {values.skip_batches} batches "
-            "from there; its later checkpoints are set aside",
+            f"{folder.path} {done} step {step}, leaving out {skip_batches} batches from there; its "
+            "later checkpoints are set aside",
         )
     job.gather("rewound", None)
 

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from ptft_jax.commands.preflight import check_place, time_all_reduce
+from ptft_jax.commands.preflight import check_run_place, time_all_reduce
 from ptft_jax.commands.run_folder import RunFolder
 from ptft_jax.commands.run_record import RunRecord
 from ptft_jax.commands.scoring import Evaluate
@@ -142,7 +142,7 @@ def train(
         return finished
     with jax.set_mesh(mesh):
         abstract = abstract_state(run.model, optimizer)
-    check_place(job, run.folder.path, _bytes(abstract))
+    check_run_place(job, run.folder.path, _bytes(abstract))
     if job.process_count > 1:
         console.print(time_all_reduce(mesh))
     if job.is_first:

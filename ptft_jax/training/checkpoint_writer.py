@@ -5,31 +5,23 @@ import dataclasses
 import itertools
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from ptft_jax.errors import ConfigError, HangError, PeerError, StorageError
+from ptft_jax.errors import HangError, PeerError, StorageError
 from ptft_jax.training import retention
+from ptft_jax.training.gathering import Gather, alone, check_shared
 from ptft_jax.training.storage import refusal, remove, size_text
-
-# Hands a JSON value to all processes of the job and returns those of all, by process. The same tags
-# in the same order on all of them; also a barrier.
-Gather = Callable[[str, Any], list[Any]]
 
 # Orbax's processes wait for each other's files; one that is gone is noticed elsewhere, and sooner.
 _WRITE_TIMEOUT_SECONDS = 4 * 3600
 # How long an error waits for a checkpoint that is being written.
 _FAREWELL_SECONDS = 120.0
 _numbers = itertools.count()
-
-
-def alone(tag: str, value: Any) -> list[Any]:
-    """The `Gather` of a process without others."""
-    return [value]
 
 
 def numbered_tags(gather: Gather) -> tuple[str, Gather]:
@@ -77,21 +69,11 @@ class CheckpointWriter:
         """
         if self._orbax is not None:
             return
-        probe = self._folder / "0.saving-probe"
         first = jax.process_index() == 0
         if first:
             self._folder.mkdir(parents=True, exist_ok=True)
             retention.clear(self._folder)
-            probe.touch()
-        self._gather("cleared", None)
-        seen = self._gather("seen", probe.exists())
-        if first:
-            probe.unlink()
-        if not all(seen):
-            raise ConfigError(
-                f"{self._folder}: process {seen.index(False)} of {len(seen)} does not see what "
-                "process 0 writes there; expected a folder on a file system that all hosts share"
-            )
+        check_shared(self._gather, self._folder, first)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             timeout_secs=_WRITE_TIMEOUT_SECONDS,

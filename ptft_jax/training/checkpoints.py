@@ -35,7 +35,8 @@ from ptft_jax.training.checkpoint_manifest import (
     structure_damage,
     write_manifest,
 )
-from ptft_jax.training.checkpoint_writer import CheckpointWriter, Gather, alone, numbered_tags
+from ptft_jax.training.checkpoint_writer import CheckpointWriter, numbered_tags
+from ptft_jax.training.gathering import Gather, alone
 from ptft_jax.training.state import TrainState
 from ptft_jax.training.stored_arrays import does_not_fit, placed_leaf, quiet_orbax, read_arrays
 from ptft_jax.training.writers import json_ready

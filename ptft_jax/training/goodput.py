@@ -35,6 +35,7 @@ from ptft_jax.training.status_files import (
     process_ticks,
     status_file,
 )
+from ptft_jax.training.tracker import Tracker
 
 GOODPUT_FILE = "goodput.json"
 # Seconds between two writings: in the first minutes of a start, in which most things go wrong, and
@@ -49,7 +50,7 @@ _MOST_POINTS = 256
 _process_time_is_taken = threading.Event()
 
 
-class Goodput:
+class Goodput(Tracker):
     """Takes account of one start of a run, in one process; see the module.
 
     Outside any `activity` time counts as 'starting': Python and JAX, opening the data, tidying up.

@@ -21,12 +21,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any, NoReturn, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 from ptft_jax.errors import HangError, PeerError, PtftError, StopError, StorageError
 from ptft_jax.training.channel import NEVER, NOW, Link, Message, Server
 from ptft_jax.training.storage import refusal
+from ptft_jax.training.tracker import Tracker
 
 # Compiling a large model, reading a corpus or writing a checkpoint may take this many times longer
 # than a step may.
@@ -42,32 +43,6 @@ NOT_ALL_CAME = (
     "and to reach the coordinator: check that its port is free and open, and raise "
     "--start_timeout_seconds if they start slowly."
 )
-
-
-class Tracker(Protocol):
-    """Keeps account of what a process does (`ptft_jax.training.goodput`)."""
-
-    def activity(self, name: str) -> AbstractContextManager[None]: ...
-    def resumed(self, step: int, until: int | None = None) -> None: ...
-    def step(self, step: int) -> None: ...
-    def saved(self, step: int) -> None: ...
-    def add_data_wait(self, seconds: float) -> None: ...
-    def beat(self) -> None: ...
-    def end(self, code: int) -> None: ...
-
-
-class Untracked:
-    """Keeps no account."""
-
-    def activity(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def resumed(self, step: int, until: int | None = None) -> None: ...
-    def step(self, step: int) -> None: ...
-    def saved(self, step: int) -> None: ...
-    def add_data_wait(self, seconds: float) -> None: ...
-    def beat(self) -> None: ...
-    def end(self, code: int) -> None: ...
 
 
 class Job:
@@ -90,7 +65,7 @@ class Job:
         self._server: Server | None = None
         self._heartbeat = heartbeat_seconds
         self._watchdog = watchdog_seconds
-        self.tracker: Tracker = Untracked()
+        self.tracker = Tracker()
         self._stacks: Callable[[], Any] | None = None
         self._activities = ["starting"]
         self._progress = time.monotonic()
@@ -230,7 +205,7 @@ class Job:
             self.gather("the end", None)
             self._link.send({"bye": True})
         self.tracker.end(_code_of(error))
-        self.tracker = Untracked()
+        self.tracker = Tracker()
         self._closed = True
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)

@@ -150,8 +150,8 @@ class _TensorBoard:
 
         folder.mkdir(exist_ok=True)
         # Made at import: no type checker knows what is in them.
-        self._event: Any = event_pb2
-        self._summary: Any = summary_pb2.Summary
+        self._events: Any = event_pb2
+        self._summaries: Any = summary_pb2
         # TensorBoard reads the files of a folder in the order of their names.
         now, host = time.time(), socket.gethostname()
         name = f"events.out.tfevents.{int(now):010d}.{host}.{os.getpid()}"
@@ -159,7 +159,7 @@ class _TensorBoard:
         self._add(0, file_version="brain.Event:2")
         if start_step:
             # Whatever is there from this step on is of updates that are made again.
-            log = self._event.SessionLog
+            log = self._events.SessionLog
             self._add(start_step + 1, session_log=log(status=log.SessionStatus.Value("START")))
         self._file.flush()
 
@@ -167,15 +167,16 @@ class _TensorBoard:
         """Writes the values that are known of a step."""
         for name, value in values.items():
             if value is not None:
-                number = self._summary.Value(tag=name, simple_value=float(value))
-                self._add(step, summary=self._summary(value=[number]))
+                summary = self._summaries.Summary()
+                summary.value.add(tag=name, simple_value=float(value))
+                self._add(step, summary=summary)
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
     def _add(self, step: int, **content: Any) -> None:
-        event = self._event.Event(wall_time=time.time(), step=step, **content)
+        event = self._events.Event(wall_time=time.time(), step=step, **content)
         self._file.write(event.SerializeToString())
 
 

@@ -52,7 +52,11 @@ def flags_of(place: Path, run_dir: Path, **changes: Any) -> list[str]:
     """Returns the command line of a tiny run on all devices, dropout on."""
     settings = {"batch_size": BATCH_SIZE, "mesh.data": -1, "mesh.fsdp": 1, "eval_examples": 16}
     # Runs of all lengths have the same compiled step.
-    settings |= {"schedule.name": "constant", "schedule.warmup_ratio": 0, "schedule.warmup_steps": 4}
+    settings |= {
+        "schedule.name": "constant",
+        "schedule.warmup_ratio": 0,
+        "schedule.warmup_steps": 4,
+    }
     data = changes.pop("data_dir", place / "data")
     return pretrain_flags(data, run_dir, **(settings | changes))
 
