@@ -4,6 +4,7 @@ python tests/supervised.py '{"programs": ["print(1)"], "run_dir": "…", "restar
 """
 
 import json
+import signal
 import sys
 
 from ptft_jax.commands.launch_processes import Start, supervise
@@ -27,6 +28,9 @@ def forever():
 
 def main() -> int:
     settings = json.loads(sys.argv[1])
+    # As a terminal gives them: nohup and background jobs of a shell hand on ignored ones.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     starts = iter(range(100))
 
     def make_starts() -> list[Start]:

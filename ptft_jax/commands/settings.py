@@ -3,7 +3,9 @@
 import difflib
 import importlib.util
 from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from absl import flags
@@ -56,6 +58,17 @@ def parse(
     return _read(define, arguments, config)
 
 
+class _Source(SourceFileLoader):
+    """Runs a file as it is now, and leaves no compiled copy beside it.
+
+    Python's own loader takes such a copy for the file when size and second of the last change are
+    the same: a rate changed from 1e-4 to 2e-4 right after a start would stay 1e-4.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_config(file: str) -> Config:
     """Returns the config of a `--config` value, FILE.py or FILE.py:TASK.
 
@@ -63,7 +76,8 @@ def load_config(file: str) -> Config:
         ConfigError: there is no such file, or it gives no config.
     """
     path, (_, colon, task) = _existing(file), file.partition(":")
-    spec = importlib.util.spec_from_file_location(f"ptft_config_{path.stem}", path)
+    name = f"ptft_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
