@@ -5,7 +5,10 @@ import sys
 
 from ptft_jax.commands.settings import load_config
 
-FILE = "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'rate': %d})\n"
+FILE = """from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({"rate": %d})
+"""
 
 
 def test_a_config_file_edited_within_a_second(tmp_path, monkeypatch):
