@@ -552,12 +552,13 @@ def test_beats_while_activities_change(tmp_path, monkeypatch):
         for thread in threads:
             thread.join()
         sys.setswitchinterval(interval)
+    least = time.time() - began
     goodput.end(0)
-    wall = time.time() - began
+    most = time.time() - began  # on a busy machine the last writing takes its time
     goodput._writer.join()
     assert not problems
     values = content(tmp_path)
-    assert sum(values["seconds"].values()) == pytest.approx(wall, rel=0.01)
+    assert 0.99 * least <= sum(values["seconds"].values()) <= 1.01 * most
     assert values["steps"] == step
     assert [path.name for path in tmp_path.rglob("*.tmp")] == []
 
