@@ -165,7 +165,10 @@ class Goodput(Tracker):
             held["data_wait"] += moved
 
     def saved(self, step: int) -> None:
-        """Says that a checkpoint of `step` is whole and safe."""
+        """Says that a checkpoint of `step` is under way.
+
+        Where it does not become whole, the next start moves what it would have kept to 'lost'.
+        """
         with self._lock:
             self._count()
             self._bring_up()
