@@ -136,15 +136,13 @@ def test_a_failure_is_handed_on(members):
         assert failed == {"process": 2, "host": "host2", "code": 74, "message": "disk full"}
 
 
-def test_a_stop_is_at_the_farthest_point(members):
-    """Nobody can go back, so all go on to where the farthest one waits."""
+def test_a_stop_is_at_the_first_point_that_nobody_has_passed(members):
+    """Nobody can go back, so all go on to where the farthest one comes next."""
     members[1].send(stop=75)
-    for member in members:
+    for member, passed in zip(members, (7, 9, 8), strict=True):
         assert member.next("stopping")["process"] == 1
-        member.send(began=True)
-    for member, point in zip(members, (7, 9, 8), strict=True):
-        member.send(at=point)
-    assert [member.next("stop_at") for member in members] == [9, 9, 9]
+        member.send(stands={"began": True, "passed": passed})
+    assert [member.next("stop_at") for member in members] == [10, 10, 10]
 
 
 def test_a_stop_before_the_first_update_is_at_once(members):
@@ -152,7 +150,7 @@ def test_a_stop_before_the_first_update_is_at_once(members):
     members[0].send(stop=75)
     for member, began in zip(members, (True, False, True), strict=True):
         member.next("stopping")
-        member.send(began=began)
+        member.send(stands={"began": began, "passed": 0})
     assert [member.next("stop_at") for member in members] == ["now"] * 3
 
 
@@ -162,8 +160,7 @@ def test_a_stop_at_the_end_is_none(members):
     members[0].send(stop=75)
     for member in members:
         member.next("stopping")
-        member.send(began=True)
-    members[0].send(at=12)
+        member.send(stands={"began": True, "passed": 11})
     assert [member.next("stop_at") for member in members] == ["never"] * 3
 
 
@@ -172,7 +169,7 @@ def test_who_comes_late_hears_of_the_stop(server):
     early = Member(server, 0)
     early.send(stop=75)
     early.next("stopping")
-    early.send(began=False)
+    early.send(stands={"began": False, "passed": 0})
     assert early.next("stop_at") == "now"
     late = Member(server, 1)
     assert late.next("stopping")["code"] == 75

@@ -219,6 +219,57 @@ def test_a_second_ctrl_c_does_not_wait():
     assert seconds < 10
 
 
+TWO_PROCESSES = """
+import threading, time
+from ptft_jax.training.channel import Server, connect
+from ptft_jax.training.job import Job
+
+server = Server(2, "token", 60)
+passed = threading.Event()
+
+def main(index, work):
+    hello = {"token": "token", "process": index, "host": "host"}
+    with Job() as job:
+        link = connect(("localhost", server.port), hello, 5)
+        job.joined(index, 2, link, None if index else server)
+        job.has_begun()
+        work(job)
+
+def hear(job):
+    while job._stopping is None:
+        time.sleep(0.001)
+
+def ahead(job):
+    assert not job.stops_here()
+    passed.set()
+    hear(job)
+    job.gather("a save", None)
+    assert job.stops_here()
+
+def behind(job):
+    passed.wait()
+    job._link.send({"stop": 75})
+    hear(job)
+    assert not job.stops_here()
+    job.gather("a save", None)
+    assert job.stops_here()
+
+threads = [threading.Thread(target=main, args=pair) for pair in enumerate((ahead, behind))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("both have stopped")
+"""
+
+
+def test_a_stop_finds_one_process_past_a_point_and_another_before_it():
+    """The one that is ahead needs the other in its save: nobody may wait for it to come further."""
+    command = [sys.executable, "-c", TWO_PROCESSES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "both have stopped\n", done.stderr
+
+
 def test_the_watchdog_shows_where_a_process_hangs():
     """All stacks, the limit, and an exit code of its own."""
     code, said, seconds = in_a_process(

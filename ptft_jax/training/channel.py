@@ -38,7 +38,7 @@ class _Member:
     heard: float
     ended: bool = False  # it has said goodbye
     began: bool | None = None  # whether it has made an update; None: has not answered yet
-    at: int | None = None  # the point at which it waits for the decision where to stop
+    passed: int | None = None  # how many points it had passed when it heard of a stop
     finishing: bool = False  # it comes to no such point any more
 
 
@@ -195,11 +195,9 @@ class Server:
             self._gather(member, message["gather"], message["value"])
         elif "stop" in message:
             self._stop(member, message["stop"])
-        elif "began" in message:
-            member.began = message["began"]
-            self._decide()
-        elif "at" in message:
-            member.at = message["at"]
+        elif "stands" in message:
+            stands = message["stands"]
+            member.began, member.passed = bool(stands["began"]), int(stands["passed"])
             self._decide()
         elif "finishing" in message:
             member.finishing = True
@@ -228,9 +226,9 @@ class Server:
         """Decides where all stop, as soon as enough is known.
 
         While one process has not made an update nothing can have been saved in this start (saving
-        takes all of them), so nothing is lost by ending at once. Otherwise all wait at their next
-        point, and the farthest of these is one that nobody has passed. A process that comes to no
-        more points is about to end, and so are the others.
+        takes all of them), so nothing is lost by ending at once. Otherwise all stop at the first
+        point that nobody has passed; from their answers on they pass none without asking. A
+        process that comes to no more points is about to end, and so are the others.
         """
         members = self._members.values()
         if self._stopping is None or self._stop_at is not None:
@@ -241,8 +239,8 @@ class Server:
             return
         elif any(member.finishing for member in members):
             self._stop_at = NEVER
-        elif all(member.at is not None for member in members):
-            self._stop_at = max(member.at for member in members if member.at is not None)
+        elif all(member.passed is not None for member in members):
+            self._stop_at = 1 + max(m.passed for m in members if m.passed is not None)
         else:
             return
         self._broadcast({"stop_at": self._stop_at})

@@ -151,20 +151,20 @@ class Job:
     def stops_here(self) -> bool:
         """Says whether the job stops at this point: between two updates or evaluation batches.
 
-        All processes come to the same points in the same order. Once a stop is asked for, each
-        waits at its next point until they have agreed on the farthest of them.
+        All processes come to the same points in the same order. Once a stop is asked for, the
+        watching threads tell each other how many points the main threads have passed, and all stop
+        at the first one that nobody has passed. Main threads do not wait for each other there: one
+        that has not heard yet may need the others in a collective or a save before its next point.
         """
-        self._point += 1
         self.made_progress()
-        if self._stopping is None:
-            return False
-        if self._link is None:
-            return True
         with self._changed:
-            if self._stop_at is None:
-                self._link.send({"at": self._point})
-                self._changed.wait_for(lambda: self._stop_at not in (None, NOW))
-        return self._stop_at == self._point
+            self._point += 1
+            if self._stopping is None:
+                return False
+            if self._link is None:
+                return True
+            self._changed.wait_for(lambda: self._stop_at not in (None, NOW))
+            return self._stop_at == self._point
 
     def finishing(self) -> None:
         """Says that this process comes to no more points: a stop from now on lets it end."""
@@ -344,7 +344,8 @@ class Job:
                 self._answers[message["gathered"]] = message["values"]
             elif "stopping" in message and self._stopping is None:
                 self._stopping = message["stopping"]
-                self._link.send({"began": self._stage != "before"})
+                began = self._stage != "before"
+                self._link.send({"stands": {"began": began, "passed": self._point}})
             elif "stop_at" in message:
                 self._stop_at = message["stop_at"]
             self._changed.notify_all()
