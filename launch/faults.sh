@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up and runs the full fault suite in real processes, about an hour on two cores:
+# Sets everything up and runs the full fault suite in real processes, half an hour on two cores:
 #
 #   bash launch/faults.sh [--only=kills_1,stops] [--out=runs/faults]
 #

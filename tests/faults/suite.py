@@ -55,92 +55,92 @@ SCENARIOS = {
     "equality": Scenario(
         lambda place: layouts.equality(place, 12, ("fsdp",), (2,)),
         lambda place: layouts.equality(place, 100, tuple(layouts.LAYOUTS), (1, 2, 4)),
-        8,
+        5,
     ),
     "elastic": Scenario(
         lambda place: layouts.elastic(place, 4, ((2, "data"), (1, "tensor"))),
         lambda place: layouts.elastic(
             place, 20, ((4, "data"), (2, "fsdp"), (1, "tensor"), (4, "fsdp"), (2, "data x tensor"))
         ),
-        4,
+        1,
     ),
     "same_mesh": Scenario(
         None,  # as `kills_2` does
         lambda place: layouts.same_mesh(place, 40, ((2, 2), (4, 2), (2, 4), (4, 4))),
-        5,
+        2,
     ),
     "two_hosts": Scenario(
         lambda place: layouts.two_hosts(place, 6),
         lambda place: layouts.two_hosts(place, 100),
-        2,
+        0.5,
         needs_root=True,
     ),
     "kills_1": Scenario(
         lambda place: ends.kills(place, 2, 1),
         lambda place: ends.kills(place, 60, 1, seed=1),
-        12,
+        7.5,
     ),
     "kills_2": Scenario(
         lambda place: ends.kills(place, 1, 2),
         lambda place: ends.kills(place, 40, 2, seed=2),
-        14,
+        6,
     ),
     "stops": Scenario(
         lambda place: ends.stops(place, ["evaluation", "compile"]),
         lambda place: ends.stops(place, [*_STAGES] * 4),
-        8,
+        3,
     ),
     "peers": Scenario(
         lambda place: ends.peers(place, ("coordinator killed", "worker frozen")),
         lambda place: ends.peers(place, ends.LOSSES * 3),
-        5,
+        1.5,
     ),
     "watchdog": Scenario(
         lambda place: ends.watchdog(place, 1),
         lambda place: ends.watchdog(place, 4),
-        3,
+        1,
     ),
     "bit_flips": Scenario(
         None,
         lambda place: by_pytest(
             place, "200 flipped bits in checkpoints", 200, "flipped_bits", PTFT_FULL_FLIPS="200"
         ),
-        3,
+        0.5,
     ),
     "retention": Scenario(
         None,
         lambda place: retention_kills(place, 50),
-        2,
+        0.5,
     ),
     "flips": Scenario(
         None,  # as tests/test_checkpoint_damage.py does, in one process
         lambda place: states.flips(place, 20),
-        5,
+        1.5,
     ),
     "full_disk": Scenario(
         lambda place: states.full_disk(place, goes_on=False),
         lambda place: states.full_disk(place),
-        2,
+        0.5,
         needs_root=True,
     ),
     "nonfinite": Scenario(
         lambda place: states.nonfinite(place, ("nan",)),
         lambda place: states.nonfinite(place, ("nan", "inf", "-inf")),
-        3,
+        1,
     ),
     "rewind": Scenario(
         lambda place: states.rewinding(place, killed=False),
         lambda place: states.rewinding(place),
-        2,
+        0.5,
     ),
     "wrong_restores": Scenario(
         lambda place: states.wrong_restores(place, ("optimizer", "vocabulary")),
         lambda place: states.wrong_restores(place),
-        2,
+        0.5,
     ),
     "different_configs": Scenario(
         lambda place: states.different_configs(place, ("learning rate",)),
         lambda place: states.different_configs(place),
-        1,
+        0.5,
     ),
 }
