@@ -158,13 +158,17 @@ class SlurmCluster:
     def wait_for_end(self, job: str, seconds: float = 60, *, hurry: bool = False) -> dict[str, str]:
         """Waits until a job has ended for good and returns its state.
 
-        `hurry` ends SLURM's holding back of requeued jobs.
+        `hurry` shortens SLURM's holding back of requeued jobs. Not to nothing: a node refuses what
+        starts in the second in which the start before was revoked ("Job credential revoked").
         """
+        held: dict[str, float] = {}
 
         def ended() -> bool:
             state = self.state(job)
             if hurry and state["JobState"] == "PENDING" and state["Reason"] == "BeginTime":
-                self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+                now = time.monotonic()
+                if now - held.setdefault(state["Restarts"], now) > 2:
+                    self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
             return state["JobState"] in OVER
 
         self.wait(ended, seconds)

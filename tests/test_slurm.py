@@ -213,7 +213,7 @@ def test_real_training_under_slurm(jobs, tmp_path):
     )
     # What a dry run shows can be pasted into a shell.
     submitted = subprocess.run(
-        shown.stdout.replace("sbatch ", "sbatch --parsable --output=%j.out ", 1),
+        shown.stdout.replace("sbatch ", f"sbatch --parsable --output={tmp_path}/%j.out ", 1),
         shell=True,
         env={**jobs.cluster.environment, "JAX_NUM_CPU_DEVICES": "1"},
         cwd=ROOT,
