@@ -142,6 +142,42 @@ def test_evaluation_counts_every_example_once(processes):
     assert sorted(seen) == list(range(10))
 
 
+class Weighed(Numbers):
+    """Examples of an objective that nobody knows here: a weight per row, and one per token."""
+
+    def batch(self, indices):
+        ones = np.ones((len(indices), 3), np.float32)
+        return {
+            "position": indices % self.size,
+            "contrastive_weights": ones[:, 0],
+            "token_weights": ones * (1 + indices[:, None]),
+            "weights_of_nothing": ones,
+        }
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_fillers_count_nothing_by_any_weight(processes):
+    """Fillers counted in every objective whose weights had other names than three known ones."""
+    share = 4 // processes
+    shares = [np.arange(process * share, (process + 1) * share) for process in range(processes)]
+    parts = [list(evaluation_batches(Weighed(5), 4, rows)) for rows in shares]
+    whole = [
+        {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
+        for batch in zip(*parts, strict=True)
+    ]
+    assert [batch["contrastive_weights"].tolist() for batch in whole] == [[1] * 4, [1, 0, 0, 0]]
+    expected = [[[1] * 3, [2] * 3, [3] * 3, [4] * 3], [[5] * 3, [0] * 3, [0] * 3, [0] * 3]]
+    assert [batch["token_weights"].tolist() for batch in whole] == expected
+    assert whole[1]["weights_of_nothing"].all()
+    assert whole[1]["position"].tolist() == [4] * 4
+
+
+def test_batches_without_weights_are_not_evaluated():
+    """Nothing could take their fillers out; it is said at the first batch, with or without any."""
+    with pytest.raises(ValueError, match="no weights among its keys ids: expected 'weights' or"):
+        next(evaluation_batches(Padded(8), 4))
+
+
 def test_evaluation_can_be_cut_short():
     """max_batches bounds the time of an evaluation in the middle of training."""
     assert len(list(evaluation_batches(Numbers(10), 4, max_batches=2))) == 2

@@ -11,9 +11,6 @@ from ptft_jax.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
 
-# The keys by which a row counts in losses and metrics; zero removes the row.
-_ROW_WEIGHTS = ("weights", "masked_lm_weights", "next_sentence_weights")
-
 
 class Examples(Protocol):
     """Random access to training examples: global index g is example g % len of epoch g // len.
@@ -21,6 +18,9 @@ class Examples(Protocol):
     An implementation whose arrays have the same shape whatever rows are asked for may set a class
     attribute `fixed_shape = True`; then a process makes its own rows only. Otherwise the padding
     depends on the longest row of the whole batch, so the whole batch is made and then cut.
+
+    Every key that is `weights` or ends in `_weights` holds weights [B, …] by which a row counts in
+    losses and metrics: where all of them are zero, the row counts nothing.
     """
 
     def __len__(self) -> int: ...
@@ -137,9 +137,10 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield every example of epoch 0 once, in ceil(len / batch_size) batches of equal size.
 
-    The last batch is filled up by repeating the last example with all its weights zero, so that
-    every batch has one shape and sums over weights are right. `rows` cuts this process's rows out
-    of each batch; all processes yield equally many. `max_batches` None means all of them.
+    The last batch is filled up by repeating the last example with all its weights zero (see
+    `Examples`), so that every batch has one shape and sums over weights are right. `rows` cuts this
+    process's rows out of each batch; all processes yield equally many. `max_batches` None means all
+    of them. Raises ValueError for batches without weights: their fillers would count.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: expected at least 1")
@@ -151,9 +152,13 @@ def evaluation_batches(
         is_filler = indices >= len(examples)
         batch = make_rows(examples, np.minimum(indices, len(examples) - 1), rows)
         is_filler = is_filler if rows is None else is_filler[rows]
-        if is_filler.any():
-            for name in _ROW_WEIGHTS:
-                if name in batch:
-                    batch[name] = batch[name].copy()
-                    batch[name][is_filler] = 0
+        weights = [name for name in batch if name == "weights" or name.endswith("_weights")]
+        if not weights:
+            raise ValueError(
+                f"a batch to evaluate has no weights among its keys {', '.join(batch)}: expected "
+                "'weights' or a key that ends in '_weights', by which a row can be left out"
+            )
+        for name in weights if is_filler.any() else ():
+            batch[name] = batch[name].copy()
+            batch[name][is_filler] = 0
         yield batch
