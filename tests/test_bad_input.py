@@ -9,10 +9,15 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import finetune_flags, pretrain_flags, run, tree, write_corpus
 from foreign_folders import make_run
+from safetensors.numpy import load_file, save_file
+
+from ptft_jax.commands.run_folder import RunFolder, host_params, open_run
+from ptft_jax.training.state import TrainState
 
 PREPARE = "--config=configs/data/text.py"
 PRETRAIN = "--config=configs/pretrain/bert_tiny.py"
@@ -34,6 +39,14 @@ def place(tmp_path_factory) -> Path:
     (reshaped / "config.json").write_text(json.dumps(record))
     shutil.copytree(place / "run", place / "damaged")
     (place / "damaged" / "config.json").write_text('{"format": "ptft_jax run", "format_ver')
+
+    for name, value in (("nan", np.nan), ("infinite", np.inf)):
+        folder = place / f"hf_{name}"
+        shutil.copytree(place / "hf", folder)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["bert.pooler.dense.bias"][3] = value
+        save_file(tensors, folder / "model.safetensors")
+    _save_changed(place / "run", place / "nan", np.nan)
 
     shutil.copytree(place / "data", place / "corrupt")
     shard = place / "corrupt" / "train" / "tokens-00000.bin"
@@ -62,6 +75,20 @@ def place(tmp_path_factory) -> Path:
     (place / "occupied" / "notes.txt").write_text("mine")
     (place / "config.py").write_text("def get_config():\n    return not_a_name\n")
     return place
+
+
+def _save_changed(source: Path, target: Path, value: float) -> None:
+    """Copies an imported run whose first layer norm scales by `value`."""
+    opened = open_run(source)
+    shutil.copytree(source, target)
+    shutil.rmtree(target / "checkpoints")
+    params = host_params(opened.params)
+    norm = params["encoder"]["embeddings"]["layer_norm"]
+    norm["scale"] = np.full_like(norm["scale"], value)
+    state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
+    with RunFolder(target).checkpoints() as checkpoints:
+        record, tokenizer = opened.record.to_json(), json.loads(opened.tokenizer.json)
+        checkpoints.save(0, state, 0, record, tokenizer, {})
 
 
 @pytest.fixture
@@ -339,6 +366,39 @@ CASES = {
         lambda p: ["import", f"--hf_dir={p}/hf", f"--run_dir={p}/occupied"],
         ["occupied", "not empty"],
     ),
+    "import of NaN": (
+        65,
+        lambda p: ["import", f"--hf_dir={p}/hf_nan", f"--run_dir={p}/new"],
+        ["hf_nan: NaN or infinity in tensors bert.pooler.dense.bias", "Take another folder"],
+    ),
+    "import of infinity": (
+        65,
+        lambda p: ["import", f"--hf_dir={p}/hf_infinite", f"--run_dir={p}/new"],
+        ["NaN or infinity in tensors bert.pooler.dense.bias", "65504"],
+    ),
+    "init_from weights with NaN": (
+        65,
+        lambda p: _finetune(p, source="hf_nan"),
+        ["hf_nan: NaN or infinity in tensors bert.pooler.dense.bias"],
+    ),
+    "init_from a run with NaN": (
+        65,
+        lambda p: _finetune(p, source="nan"),
+        [
+            "nan, step 0: parameter encoder.embeddings.layer_norm.scale is not finite",
+            "learning_rate",
+        ],
+    ),
+    "predict with NaN": (
+        65,
+        lambda p: ["predict", f"--run_dir={p}/nan", "a text"],
+        ["parameter encoder.embeddings.layer_norm.scale is not finite"],
+    ),
+    "export of NaN": (
+        65,
+        lambda p: ["export", f"--run_dir={p}/nan", f"--out_dir={p}/new"],
+        ["parameter encoder.embeddings.layer_norm.scale is not finite"],
+    ),
     "import of nothing": (
         2,
         lambda p: ["import", f"--hf_dir={p}/nowhere", f"--run_dir={p}/new"],
@@ -384,6 +444,15 @@ def test_pairs_asked_of_from_a_file_name_the_file(place, tmp_path, capsys):
     message = capsys.readouterr().err
     assert "in.txt" in message
     assert "'three' has 0 tabs" in message
+
+
+def test_outputs_that_are_not_finite_are_no_prediction(place, tmp_path, capsys):
+    """Parameters that are finite and far too large gave a label with a score of NaN."""
+    _save_changed(place / "run", tmp_path / "large", 3e38)
+    assert run("predict", f"--run_dir={tmp_path}/large", "--json", "a text", "another") == 65
+    said = capsys.readouterr()
+    assert not said.out
+    assert "the model's outputs in 2 of 2 rows are not finite (NaN or infinity)" in said.err
 
 
 def test_an_import_that_breaks_off_leaves_nothing(place, monkeypatch):

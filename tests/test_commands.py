@@ -443,6 +443,43 @@ def test_a_run_can_start_from_a_run_that_is_gone_since(place, glue, pretrained, 
     assert sorted(losses(folder)) == [1, 2]
 
 
+def test_fine_tuning_that_diverges(place, glue, pretrained, capsys):
+    """Outputs that are not finite are one error; what was saved before stays, and can be looked at.
+
+    It was a traceback; the step itself says so after ten updates in a row only.
+    """
+    folder = place / "diverged"
+    changes = {"checkpoint_every": 2, "eval_every": 3, "optimizer.learning_rate": 1e30}
+    flags = finetune_flags("glue.py:sst2", glue, pretrained, folder, **changes)
+    assert run(*flags) == 65
+    said = capsys.readouterr().err
+    assert said.count("ptft: error: ") == 1
+    assert "Traceback" not in said
+    assert "after step 3: split dev: the model's outputs in 13 of 13 rows are not finite" in said
+    for way in ("--rewind", "optimizer.learning_rate", "model.dtype"):
+        assert way in said
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"2"}
+    assert not (folder / "results.json").exists()
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
+    before = tree(folder)
+    for command in (["ckpt", "ls"], ["ckpt", "verify"], ["status"]):
+        assert run(*command, f"--run_dir={folder}") == 0
+    assert "code 65" in capsys.readouterr().out
+    assert run("evaluate", f"--run_dir={folder}") == 65
+    assert "split dev: the model's outputs in 13 of 13 rows" in capsys.readouterr().err
+    assert tree(folder) == before
+
+
+def test_pretraining_that_diverges(place, corpus, capsys):
+    """A dev loss of NaN after the last update, too few for the step to say it, ended with 0."""
+    folder = place / "diverged_pretraining"
+    changes = {"checkpoint_every": 0, "eval_every": 0, "optimizer.learning_rate": 1e30}
+    assert run(*pretrain_flags(corpus, folder, **changes)) == 65
+    assert "after step 6: split dev: the loss is not finite" in capsys.readouterr().err
+    assert not (folder / "results.json").exists()
+    assert not (folder / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("layout", [{"mesh.data": 8, "mesh.fsdp": 1}, {"accumulate": 2}])
 def test_layouts_give_the_same_losses(place, corpus, pretrained, layout):
     """Eight devices by rows, by parameters, and two micro-batches: one loss curve, dropout on."""

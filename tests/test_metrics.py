@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.objectives import metrics
 
 # 10 examples: 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
@@ -82,5 +82,7 @@ def test_misuse_is_an_error():
         metrics.compute_metrics(["accuracy"], np.zeros((0, 2)), np.zeros(0))
     with pytest.raises(ValueError, match="do not fit"):
         metrics.compute_metrics(["accuracy"], PREDICTIONS[:3], LABELS)
-    with pytest.raises(ValueError, match="diverged"):
-        metrics.compute_metrics(["accuracy"], np.array([np.nan]), np.array([1]))
+    for wrong in (np.nan, np.inf, -np.inf):
+        outputs = np.array([[1.0, 2.0], [wrong, wrong], [wrong, 0.0]])
+        with pytest.raises(DataError, match="outputs in 2 of 3 rows are not finite"):
+            metrics.compute_metrics(["accuracy"], outputs, np.array([1, 0, 1]))

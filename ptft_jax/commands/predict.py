@@ -28,6 +28,7 @@ from ptft_jax.data.tasks import Split
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.objectives.metrics import check_outputs
 
 _BATCH = 32
 # What a person writes for a mask.
@@ -105,6 +106,7 @@ def predict(run: TrainedRun, texts: Iterable[str], top: int = 5) -> list[dict[st
 
     Raises:
         ConfigError: the run has no such head.
+        DataError: its outputs are not finite.
         TextError: a text without [MASK] was given to fill in, one where the run takes pairs, or
             one whose [MASK] lies beyond the length of the run's texts.
     """
@@ -135,6 +137,7 @@ def _classify(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any
         )
     for numbers, batch in _batches(examples):
         logits = np.asarray(step(run.params, batch))[: len(numbers)]
+        check_outputs(logits)
         for number, row in zip(numbers, logits, strict=True):
             if regression:
                 results.append({"text": texts[number], "score": float(row[0])})
@@ -174,7 +177,8 @@ def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, A
         for row, mask in enumerate(is_mask):
             found = np.flatnonzero(mask)
             positions[row, : len(found)] = found
-        logits = np.asarray(step(run.params, batch, positions))
+        logits = np.asarray(step(run.params, batch, positions))[: len(numbers)]
+        check_outputs(logits)
         for row, number in enumerate(numbers):
             masks = []
             for place in range(int(is_mask[row].sum())):

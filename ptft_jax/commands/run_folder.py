@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ptft_jax.commands.run_record import RunRecord, read_record
@@ -23,6 +24,7 @@ from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params, build_model
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.metrics import not_finite
 from ptft_jax.training.checkpoints import Checkpoints
 from ptft_jax.training.gathering import Gather
 from ptft_jax.training.writers import write_atomically
@@ -196,7 +198,7 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
 
     Raises:
         ConfigError: there is no such run or checkpoint.
-        DataError: something in the folder is damaged.
+        DataError: something in the folder is damaged, or a parameter is not finite.
     """
     folder = RunFolder(run_dir)
     record = folder.record()
@@ -204,6 +206,10 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
     with folder.checkpoints(best=record.best) as checkpoints:
         step = checkpoints.choose(which)
         params = checkpoints.restore_params(step, build_model(config).abstract())
+    for path, value in jax.tree_util.tree_leaves_with_path(host_params(params)):
+        if not np.isfinite(value).all():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise not_finite(f"{run_dir}, step {step}: parameter {name} is")
     return TrainedRun(
         folder=folder,
         record=record,

@@ -1,6 +1,8 @@
 """Evaluation of whole splits, as training, `ptft evaluate` and the demo do it."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,9 +11,10 @@ from jax.sharding import Mesh
 from ptft_jax.data.classification import ClassificationExamples
 from ptft_jax.data.pipeline import evaluation_batches
 from ptft_jax.data.pretraining import PretrainingExamples
+from ptft_jax.errors import DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.objectives.classification import ClassificationObjective
-from ptft_jax.objectives.metrics import compute_metrics
+from ptft_jax.objectives.metrics import compute_metrics, not_finite
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
 from ptft_jax.training.job import Job
@@ -35,7 +38,8 @@ def pretraining_evaluator(
     """Returns the function from parameters to {"dev": {loss, mlm_accuracy, …}}.
 
     The examples are those of epoch 0 of the split, the same at every call. `max_examples` 0 means
-    all of them; it is rounded up to whole batches.
+    all of them; it is rounded up to whole batches. The function raises DataError where the loss is
+    not finite.
     """
     step = make_eval_step(model, objective)
     rows = process_rows(mesh, batch_size)
@@ -44,7 +48,10 @@ def pretraining_evaluator(
     def run(params: Params) -> dict[str, dict[str, float]]:
         batches = evaluation_batches(examples, batch_size, rows, max_batches)
         put = partial(put_batch, mesh=mesh)
-        return {"dev": evaluate(step, params, until_stopped(batches, job), put)}
+        with _split("dev"):
+            means = evaluate(step, params, until_stopped(batches, job), put)
+            _check_loss(means["loss"])
+        return {"dev": means}
 
     return run
 
@@ -58,7 +65,10 @@ def classification_evaluator(
     mesh: Mesh,
     job: Job,
 ) -> Evaluate:
-    """Returns the function from parameters to {split: {loss, the task's metrics}}."""
+    """Returns the function from parameters to {split: {loss, the task's metrics}}.
+
+    It raises DataError where outputs or loss are not finite.
+    """
     step = make_scoring_step(model, objective)
     rows = process_rows(mesh, batch_size)
     put: Any = partial(put_batch, mesh=mesh)
@@ -67,6 +77,28 @@ def classification_evaluator(
         batches = evaluation_batches(examples, batch_size, rows)
         means, outputs = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
         scores = compute_metrics(metrics, outputs["logits"], outputs["labels"])
+        _check_loss(means["loss"])
         return {"loss": means["loss"], **scores}
 
-    return lambda params: {name: score(params, examples) for name, examples in splits.items()}
+    def run(params: Params) -> dict[str, dict[str, float]]:
+        results = {}
+        for name, examples in splits.items():
+            with _split(name):
+                results[name] = score(params, examples)
+        return results
+
+    return run
+
+
+@contextmanager
+def _split(name: str) -> Iterator[None]:
+    """Names the split in a DataError of its evaluation."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"split {name}: {error}") from error
+
+
+def _check_loss(loss: float) -> None:
+    if not math.isfinite(loss):
+        raise not_finite("the loss is")

@@ -182,7 +182,8 @@ def read_hf_folder(
 
     Raises:
         ConfigError: the path or the kind of model cannot be used.
-        DataError: a file's content is broken or does not fit the config.
+        DataError: a file's content is broken or does not fit the config, or a tensor holds NaN or
+            infinity.
     """
     path = Path(path)
     content = _read_config(path)
@@ -210,10 +211,15 @@ def read_hf_folder(
             f"{path}: config.json says num_hidden_layers={config.num_hidden_layers}, but there are "
             f"only {len(tensors)} tensors. The config and the weights belong to different models."
         )
-    params = bert.from_hf(
-        {name: tensors[name] for name, owner in owners.items() if owner in ("encoder", *found)},
-        config.replace(heads=found),
-    )
+    wanted = {name: tensors[name] for name in tensors if owners[name] in ("encoder", *found)}
+    odd = sorted(name for name, tensor in wanted.items() if not np.isfinite(tensor).all())
+    if odd:
+        raise DataError(
+            f"{path}: NaN or infinity in tensors {_listed(odd)}: expected finite numbers. Take "
+            "another folder: fetch it again, save an earlier checkpoint, or convert the model to "
+            "float32 where float16, whose numbers end at 65504, made infinities of larger ones."
+        )
+    params = bert.from_hf(wanted, config.replace(heads=found))
     strange = {_head_prefix(name) for name, owner in owners.items() if owner is None}
     info = HeadsInfo(
         found=found,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, DataError
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -72,8 +72,8 @@ def compute_metrics(
     outputs: logits `[N, K]`, of which the largest is the prediction; `[N, 1]` or `[N]` are the
     predictions themselves (scores for the correlations, class ids for the others).
     labels: `[N]`, class ids or scores.
-    Raises ConfigError for an unknown metric and for no examples at all, ValueError for lengths that
-    differ or outputs that are not finite.
+    Raises ConfigError for an unknown metric and for no examples at all, DataError for outputs that
+    are not finite, ValueError for lengths that differ.
     """
     unknown = [name for name in names if name not in METRICS]
     if unknown:
@@ -85,12 +85,27 @@ def compute_metrics(
         raise ConfigError("there are no labelled examples to score")
     # Half-precision outputs would lose digits in the sums of the correlations.
     predictions = outputs.astype(np.float64)
-    if not np.isfinite(predictions).all():
-        raise ValueError("the outputs hold NaN or infinity: the model has diverged")
+    check_outputs(predictions)
     if predictions.ndim == 2:
         one_column = predictions.shape[1] == 1
         predictions = predictions[:, 0] if one_column else predictions.argmax(axis=1)
     return {name: METRICS[name](predictions, labels) for name in names}
+
+
+def check_outputs(outputs: np.ndarray) -> None:
+    """Raises DataError where rows of outputs [N, …] are not finite, and says how many."""
+    finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    if not finite.all():
+        raise not_finite(f"the model's outputs in {np.sum(~finite)} of {len(finite)} rows are")
+
+
+def not_finite(what: str) -> DataError:
+    """Returns the error for numbers of a trained model that are not; `what` ends in a verb."""
+    return DataError(
+        f"{what} not finite (NaN or infinity): the model has diverged. Go back to an earlier "
+        "checkpoint (--checkpoint, --rewind), or train with a lower optimizer.learning_rate, a "
+        "longer warm-up or model.dtype=float32"
+    )
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

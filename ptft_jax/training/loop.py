@@ -123,7 +123,8 @@ def fit(
     save a checkpoint, breaking off an evaluation, and raise StopError.
 
     Raises DataError after `max_skipped_in_row` updates in a row without finite gradients, seen at
-    the steps that log, evaluate or save; such a state is not saved.
+    the steps that log, evaluate or save; such a state is not saved, nor is one whose evaluation
+    raises DataError.
     """
     job = job or Job()
     done = int(state.step)
@@ -264,7 +265,10 @@ def _evaluate(
         return {}
     scores = {}
     with job.activity("evaluating"):
-        results = evaluate(state.params)
+        try:
+            results = evaluate(state.params)
+        except DataError as error:
+            raise DataError(f"evaluation after step {step}: {error}") from error
     for split, metrics in results.items():
         report.evaluation(step, split, metrics)
         scores |= {f"{split}_{name}": value for name, value in metrics.items()}
