@@ -487,3 +487,16 @@ def test_chunks_cost_four_bytes_each(name):
     each = 16 if name == "single_segment" else 4
     assert held < (each + 0.1) * documents
     assert extra < 0.1 * documents
+
+
+def test_chunks_of_two_epochs_are_kept():
+    """However many epochs a run has: 4 bytes for each chunk, twice."""
+    documents = 100_000
+    corpus = SmallCorpus([[LENGTH - 2]] * documents)
+    tracemalloc.start()
+    made = cut("nsp", corpus, short_seq_prob=0.0)
+    for epoch in range(6):
+        made.segments(np.array([epoch, epoch + 1]), np.array([0, 1]))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 7.9 * documents < held < 8.3 * documents
