@@ -11,11 +11,12 @@ from ptft_jax.data import segments as segments_module
 from ptft_jax.data.formats import FORMATS, PAIR_FORMATS, make_format
 from ptft_jax.data.masking import MaskingSettings
 from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.randomness import as_below, as_uniform, random_uint64
 
 LENGTH = 16  # of a row: room for 14 tokens of one segment, 13 of two
 
 
-def corpora():
+def corpora(**changes):
     """Corpora of many shapes: random ones, and those at the edges."""
     rng = np.random.default_rng(5)
     shapes = [random_documents(rng, int(count), longest=20) for count in rng.integers(2, 60, 12)]
@@ -28,13 +29,13 @@ def corpora():
         [[60], [1, 60, 1]],  # sentences much longer than a row
         [[7, 7, 7, 7], [6], [7, 6]],
     ]
-    return [SmallCorpus(shape) for shape in shapes]
+    return [SmallCorpus(shape, **changes) for shape in shapes]
 
 
-def several_sources(seed=7):
+def several_sources(seed=7, **changes):
     rng = np.random.default_rng(seed)
     sources = [3, 0, 1, 30, 2, 0]  # a source may have nothing in a split
-    return SmallCorpus(random_documents(rng, sum(sources)), sources=sources)
+    return SmallCorpus(random_documents(rng, sum(sources)), sources=sources, **changes)
 
 
 def cut(name, corpus, **changes):
@@ -128,48 +129,149 @@ def test_single_segments_have_every_token_once():
         assert not found.weights.any()
 
 
-def test_chunks_of_pairs_follow_the_loop_of_the_original(monkeypatch):
+def target(short_seq_prob, is_short, short_length):
+    """What a chunk aims at, from random bits: seldom a length from 2 to the maximum, else that."""
+    if as_uniform(is_short) < short_seq_prob:
+        return 2 + int(as_below(LENGTH - 4, short_length))
+    return LENGTH - 3
+
+
+@pytest.mark.parametrize("block", [1, 4, 1 << 18])
+def test_chunks_of_ordered_pairs_follow_the_loop_of_the_original(monkeypatch, block):
     """Sentences are added until the target is reached or the document ends, block by block.
 
     create_instances_from_document of google-research/bert, without its random displacements.
     """
+    monkeypatch.setattr(segments_module, "_BLOCK", block)
     for corpus in corpora():
-        for name in PAIR_FORMATS if corpus.num_documents > 1 else ["sop"]:
-            made = cut(name, corpus, short_seq_prob=0.4)
-            targets = made._targets(np.arange(corpus.num_sentences))
-            assert targets.min() >= 2
-            assert targets.max() <= LENGTH - 3
-            chunks = []
-            offsets = corpus.sentence_offsets
-            for first, last in pairwise(corpus.document_offsets):
-                begin = int(first)
-                for sentence in range(int(first), int(last)):
-                    size = offsets[sentence + 1] - offsets[begin]
-                    if size >= targets[begin] or sentence + 1 == last:
-                        chunks.append(begin)
-                        begin = sentence + 1
-            chunks.append(corpus.num_sentences)
-            assert made._chunks.tolist() == chunks
-            for block in (1, 4):
-                monkeypatch.setattr(segments_module, "_BLOCK", block)
-                again = cut(name, corpus, short_seq_prob=0.4)
-                assert again._chunks.tolist() == chunks
-                monkeypatch.undo()
+        made = cut("sop", corpus, short_seq_prob=0.4)
+        chunks, targets = [], set()
+        offsets = corpus.sentence_offsets
+        for first, last in pairwise(corpus.document_offsets):
+            begin = int(first)
+            for sentence in range(int(first), int(last)):
+                aim = target(0.4, *random_uint64(3, "target", np.arange(2), begin))
+                targets.add(aim)
+                size = offsets[sentence + 1] - offsets[begin]
+                if size >= aim or sentence + 1 == last:
+                    chunks.append(begin)
+                    begin = sentence + 1
+        chunks.append(corpus.num_sentences)
+        assert made._chunks.tolist() == chunks
+        assert 2 <= min(targets) <= max(targets) == LENGTH - 3
+
+
+def loop_of_the_original(corpus, visit, short_seq_prob=0.4):
+    """create_instances_from_document: first sentence, end of A, end, random?, of each chunk.
+
+    In plain Python, one document and one sentence after another, as in google-research/bert; its
+    generator is replaced by the numbers that (seed, visit, first sentence) have.
+    """
+    found = []
+    for first, last in pairwise(corpus.document_offsets.tolist()):
+        current_chunk, current_length = [], 0
+        i = first
+        while i < last:
+            current_chunk.append(i)
+            current_length += int(corpus.sentence_offsets[i + 1] - corpus.sentence_offsets[i])
+            start = current_chunk[0]
+            bits = random_uint64(3, "chunk", np.arange(4), visit, start)
+            if i == last - 1 or current_length >= target(short_seq_prob, bits[0], bits[1]):
+                a_end = 1
+                if len(current_chunk) >= 2:
+                    a_end = 1 + int(as_below(len(current_chunk) - 1, bits[2]))
+                is_random = len(current_chunk) == 1 or bool(as_uniform(bits[3]) < 0.5)
+                found.append((start, start + a_end, i + 1, is_random))
+                if is_random:
+                    i -= len(current_chunk) - a_end
+                current_chunk, current_length = [], 0
+            i += 1
+    return found
+
+
+@pytest.mark.parametrize("block", [1, 4, 1 << 18])
+def test_next_sentence_pairs_follow_the_loop_of_the_original(monkeypatch, block):
+    """A, whether B is random, and where the next chunk begins: after A if B took its place."""
+    monkeypatch.setattr(segments_module, "_BLOCK", block)
+    displaced = 0
+    for corpus in [*corpora(split="dev"), several_sources(split="dev")]:
+        if corpus.num_documents < 2:
+            continue
+        made = cut("nsp", corpus, short_seq_prob=0.4)
+        examples, found = stretches(corpus, made)
+        expected = loop_of_the_original(corpus, 0)
+        assert len(made) == len(expected)
+        offsets = corpus.sentence_offsets
+        # The A of two chunks never share text: in the order of A, chunks are in that of the loop.
+        in_order = np.argsort([a[0] for a, _ in examples])
+        for number, (first, end_of_a, end, is_random) in zip(in_order, expected, strict=True):
+            a, b = examples[number]
+            assert found.labels[number] == is_random
+            whole_a = (offsets[first], offsets[end_of_a])
+            assert whole_a[0] <= a[0] < a[1] <= whole_a[1]
+            if a[1] - a[0] + b[1] - b[0] < LENGTH - 3:  # surely not truncated
+                assert a == whole_a
+                assert is_random or b == (offsets[end_of_a], offsets[end])
+            displaced += is_random and end > end_of_a
+    assert displaced > 50
+
+
+def test_a_visit_has_every_chunk_or_too_few_places():
+    """Each chunk of the loop comes; again, with other draws, if places are left over.
+
+    All visits have as many places, somewhat more than visit 0 has chunks. A visit of more chunks
+    does without some, other ones in each.
+    """
+    lengths = np.random.default_rng(2).integers(1, 60, 60)
+    corpus = SmallCorpus([[1] * int(length) for length in lengths])
+    made = cut("nsp", corpus, short_seq_prob=0.4)
+    visit_0 = len(loop_of_the_original(corpus, 0))
+    assert len(made) == visit_0 + np.ceil(np.sqrt(visit_0))
+    without, left_over = [], 0
+    for visit in range(60):
+        examples, found = stretches(corpus, made, visit)
+        seen = {
+            (*a, bool(label)) for (a, _), label in zip(examples, found.labels, strict=True)
+        }  # sentences of one token: nothing is ever truncated
+        expected = loop_of_the_original(corpus, visit)
+        missing = {
+            first
+            for first, end_of_a, _, is_random in expected
+            if (first, end_of_a, is_random) not in seen
+        }
+        assert len(missing) == max(0, len(expected) - len(made))
+        if missing:
+            without.append(missing)
+        left_over += max(0, len(made) - len(expected))
+        # What comes again is no copy.
+        pairs = [tuple(example) for example in examples]
+        assert len(pairs) - len(set(pairs)) <= 0.3 * max(0, len(made) - len(expected))
+    assert len(without) >= 2
+    assert len(set.intersection(*without)) == 0
+    assert left_over > 100
 
 
 def test_one_chunk_in_ten_is_short():
     """short_seq_prob of the targets are uniform from 2 to the maximum (BERT, appendix A.2)."""
-    corpus = SmallCorpus([[1] * 40] * 1000)
-    targets = cut("nsp", corpus)._targets(np.arange(corpus.num_sentences))
-    longest, count = LENGTH - 3, len(targets)
-    expected = np.full(longest + 1, 0.1 * count / (longest - 1))
-    expected[:2] = 0
-    expected[longest] += 0.9 * count
-    found = np.bincount(targets, minlength=longest + 1)
-    assert (np.abs(found - expected) <= 5 * np.sqrt(expected)).all()
-    for probability, chosen in ((0.0, {longest}), (1.0, set(range(2, longest + 1)))):
-        targets = cut("nsp", corpus, short_seq_prob=probability)._targets(np.arange(1000))
-        assert set(targets.tolist()) == chosen
+    corpus = SmallCorpus([[1] * 400] * 100)
+    longest = LENGTH - 3
+    for name in PAIR_FORMATS:
+        for probability in (0.0, 0.1, 1.0):
+            made = cut(name, corpus, short_seq_prob=probability)
+            examples, found = stretches(corpus, made)
+            # Sentences of one token reach the target exactly, if the document does not end before.
+            lengths = [
+                max(b for _, b in example) - min(a for a, _ in example)
+                for example, label in zip(examples, found.labels, strict=True)
+                if (name == "sop" or label == 0) and max(b for _, b in example) % 400
+            ]
+            count = len(lengths)
+            assert count > 1000
+            expected = np.full(longest + 1, probability * count / (longest - 1))
+            expected[:2] = 0
+            expected[longest] += (1 - probability) * count
+            found = np.bincount(lengths, minlength=longest + 1)
+            assert (np.abs(found - expected) <= 5 * np.sqrt(expected)).all()
 
 
 def chunk_bounds(corpus, made, chunk):
@@ -241,7 +343,7 @@ def test_a_sentence_alone_is_cut_between_any_two_tokens():
 def test_next_sentence_pairs_hold_what_their_label_says():
     """Label 0: B goes on where A ended; label 1: B begins a sentence of another document.
 
-    Before truncation, which these short sentences do not need: A begins the chunk in both, and a
+    Before truncation, which these short sentences seldom need: both are whole sentences, and a
     random B ends with the sentence that fills the target, or with its document.
     """
     rng = np.random.default_rng(1)
@@ -253,21 +355,18 @@ def test_next_sentence_pairs_hold_what_their_label_says():
     for epoch in range(20):
         examples, found = stretches(corpus, made, epoch)
         assert found.weights.all()
-        for chunk, (a, b) in enumerate(examples):
-            start, end = chunk_bounds(corpus, made, chunk)
+        for label, (a, b) in zip(found.labels, examples, strict=True):
             if a[1] - a[0] + b[1] - b[0] == target:
                 continue  # perhaps truncated
             untruncated += 1
-            assert a[0] == start
-            assert a[1] in ends
-            if found.labels[chunk]:
-                document = corpus.document_of(b[0])
-                assert document != corpus.document_of(start)
-                assert b[0] in ends
+            assert {*a, *b} <= ends
+            document = corpus.document_of(b[0])
+            assert (document != corpus.document_of(a[0])) == label
+            if label:
                 last = corpus.document_offsets[document + 1]
                 assert b[1] == corpus.sentence_offsets[last]  # short of the target
             else:
-                assert (a[1], b[1]) == (b[0], end)
+                assert a[1] == b[0]
     assert untruncated > 500
 
 
@@ -275,10 +374,11 @@ def test_random_documents_and_sentences_are_drawn_evenly():
     """Another document, each as likely; in it any sentence (create_pretraining_data.py)."""
     corpus = SmallCorpus([[5] * count for count in (1, 2, 3, 4, 10)])
     made = cut("nsp", corpus, short_seq_prob=0.0)
-    first = np.flatnonzero(corpus.document_of(corpus.sentence_offsets[made._chunks[:-1]]) == 2)
-    draws = 20_000
-    found = made.segments(np.arange(draws), np.full(draws, first[0]))
-    starts = found.starts.reshape(-1, 2)[:, 1][found.labels == 1]
+    visit, chunk = np.divmod(np.arange(4000 * len(made)), len(made))
+    found = made.segments(visit, chunk)
+    first, second = found.starts.reshape(-1, 2).T
+    starts = second[(corpus.document_of(first) == 2) & (found.labels == 1)]
+    assert len(starts) > 4000
     # Truncation takes tokens off a B in front too: the sentence is where it ends up.
     sentence = np.searchsorted(corpus.sentence_offsets, starts, side="right") - 1
     counts = np.bincount(sentence, minlength=corpus.num_sentences)
@@ -295,12 +395,11 @@ def test_a_random_sentence_is_of_the_same_source():
     """
     corpus = SmallCorpus([[3, 3]] * 12, sources=[5, 0, 1, 6])
     made = cut("nsp", corpus, short_seq_prob=0.0)
-    begin = corpus.sentence_offsets[made._chunks[:-1]]
     pairs = set()
     for epoch in range(400):
         found = made.segments(np.full(len(made), epoch), np.arange(len(made)))
-        random_b = found.starts[found.token_types == 1][found.labels == 1]
-        own = corpus.document_of(begin[found.labels == 1])
+        first, random_b = found.starts.reshape(-1, 2)[found.labels == 1].T
+        own = corpus.document_of(first)
         pairs |= set(zip(own.tolist(), corpus.document_of(random_b).tolist(), strict=True))
     alone = {(5, other) for other in range(12) if other != 5}
     first = {(a, b) for a in range(5) for b in range(5) if a != b}
@@ -339,7 +438,7 @@ def test_chunks_of_a_source_are_counted(name):
     """`first_chunks` tells the sampler which chunks a source has: none belongs to two."""
     corpus = several_sources()
     made = cut(name, corpus)
-    first = made.first_chunks(corpus.source_documents)
+    first = made.first_chunks()
     assert (first[0], first[-1]) == (0, len(made))
     found = made.segments(np.zeros(len(made), int), np.arange(len(made)))
     # The first stretch of an example is of its chunk, whatever else is random.
@@ -372,6 +471,7 @@ def test_one_very_long_sentence_costs_little():
 def test_chunks_cost_four_bytes_each(name):
     """Memory at billions of tokens is that of the chunks: 4 bytes for each, and few while cutting.
 
+    Of `nsp` it is so for each kept visit, at first one; its places are some more than its chunks.
     `single_segment` has no list of chunks but two numbers of 8 bytes for each document.
     """
     documents = 200_000
@@ -380,10 +480,23 @@ def test_chunks_cost_four_bytes_each(name):
     made = cut(name, corpus, short_seq_prob=0.0)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
-    made.first_chunks(corpus.source_documents)
+    made.first_chunks()
     extra = tracemalloc.get_traced_memory()[1] - held
     tracemalloc.stop()
-    assert len(made) == documents
+    assert len(made) == documents + (448 if name == "nsp" else 0)
     each = 16 if name == "single_segment" else 4
     assert held < (each + 0.1) * documents
     assert extra < 0.1 * documents
+
+
+def test_chunks_of_two_epochs_are_kept():
+    """However many epochs a run has: 4 bytes for each chunk, twice."""
+    documents = 100_000
+    corpus = SmallCorpus([[LENGTH - 2]] * documents)
+    tracemalloc.start()
+    made = cut("nsp", corpus, short_seq_prob=0.0)
+    for epoch in range(6):
+        made.segments(np.array([epoch, epoch + 1]), np.array([0, 1]))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 7.9 * documents < held < 8.3 * documents

@@ -95,6 +95,26 @@ def test_a_run_resumes_in_either_phase_and_on_their_border(place, step):
     assert results(folder) == results(place / "whole")
 
 
+def test_labels_that_say_little_are_warned_of(place, capsys):
+    """Documents of one sentence have no next sentence: each phase says so, others nothing."""
+    assert run(*_flags(place, "whole")) == 0
+    assert "warning" not in capsys.readouterr().out
+    lines = (place / "text.txt").read_text(encoding="utf-8").split("\n")
+    single = place / "single"
+    single.mkdir()
+    (single / "text.txt").write_text("\n\n".join(filter(None, lines)), encoding="utf-8")
+    prepare = ["prepare", "--config=configs/data/text.py", f"--config.inputs={single}/text.txt"]
+    assert run(*prepare, "--config.vocab_size=200", f"--out_dir={single}/data") == 0
+    phases = PHASES.replace("5", "1", 1)
+    assert run(*_flags(single, "run", steps=2, phases=phases)) == 0
+    said = capsys.readouterr().out
+    for length in (32, 48):
+        assert f"warning: 100% of the pairs of {length} tokens have a random next sentence" in said
+    assert "--config.input_format=full_sentences" in said
+    assert run(*_flags(single, "full", steps=2, phases=phases, input_format="full_sentences")) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_evaluate_uses_the_phase_of_the_checkpoint(place, capsys):
     """The last checkpoint is scored on examples of the last phase, an early one on its own."""
     assert run("evaluate", f"--run_dir={place}/whole") == 0

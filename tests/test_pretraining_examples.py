@@ -1,11 +1,11 @@
 """Pretraining examples: BERT's statistics, exactly reproducible by (seed, epoch, index)."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
-from small_corpus import SmallCorpus, unmasked_ids
+from small_corpus import FIRST, SmallCorpus, random_documents, unmasked_ids
 
 from ptft_jax.data.corpus import Corpus
 from ptft_jax.data.formats import FORMATS, PAIR_FORMATS
@@ -192,10 +192,12 @@ def test_next_sentences(epochs, tokenizer):
 
 def test_true_pairs_are_the_text(examples, corpus, epochs, tokenizer):
     """Untrimmed true pairs, put together, are a stretch of consecutive sentences."""
+    text = [corpus.sentence(number).tolist() for number in range(corpus.num_sentences)]
     whole = {
-        tuple(corpus.gather(*map(np.array, ([start], [end - start]))).tolist())
-        for first, last in pairwise(examples._format._chunks.astype(int))
-        for start, end in [corpus.sentence_offsets[[first, last]]]
+        tuple(chain.from_iterable(text[start:end]))
+        for first, last in pairwise(corpus.document_offsets.tolist())
+        for start in range(first, last)
+        for end in range(start + 2, min(start + 40, last) + 1)
     }
     labels = epochs["next_sentence_labels"][:, 0]
     short = epochs["attention_mask"].sum(axis=1) < 64
@@ -205,23 +207,6 @@ def test_true_pairs_are_the_text(examples, corpus, epochs, tokenizer):
             assert (*a.tolist(), *b.tolist()) in whole
             checked += 1
     assert checked > 100
-
-
-def test_chunks_follow_the_paper(examples, corpus):
-    """Chunks partition the text, stay in a document, and end once they reach their target."""
-    chunks, offsets = examples._format._chunks.astype(int), corpus.sentence_offsets
-    assert chunks[0] == 0
-    assert chunks[-1] == corpus.num_sentences
-    assert (np.diff(chunks) > 0).all()
-    assert set(corpus.document_offsets) <= set(chunks)
-    targets = examples._format._targets(chunks[:-1])
-    assert targets.max() == 61
-    assert 0.02 < (targets < 61).mean() < 0.25
-    is_last = np.isin(chunks[1:], corpus.document_offsets)
-    size = offsets[chunks[1:]] - offsets[chunks[:-1]]
-    without_last_sentence = offsets[chunks[1:] - 1] - offsets[chunks[:-1]]
-    assert (size[~is_last] >= targets[~is_last]).all()
-    assert (without_last_sentence < targets).all()
 
 
 def test_every_epoch_has_every_example_once_in_another_order(examples, monkeypatch):
@@ -270,6 +255,62 @@ def test_an_example_does_not_depend_on_its_batch(examples):
         np.testing.assert_array_equal(parts[1][name], array[12:16])
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_run_goes_on_from_any_place(packing):
+    """A new process, in the middle of any epoch, makes what the old one would have made.
+
+    What is kept of an epoch is made again when it is asked for again, by several threads at once;
+    a source is visited more often than once in an epoch.
+    """
+    rng = np.random.default_rng(0)
+    corpus = SmallCorpus(random_documents(rng, 60), sources=[20, 0, 40], weights=(2.5, 1.0, 0.5))
+    settings = replace(SETTINGS, packing=packing)
+
+    def make():
+        return PretrainingExamples(corpus, corpus.tokenizer(), settings)
+
+    first = make()
+    size = len(first)
+    whole = first.batch(np.arange(5 * size))
+    for start in (size - 5, 2 * size + 7, 4 * size - 3):
+        with Batches(make(), 10, start_index=start, workers=3) as batches:
+            resumed = [next(batches) for _ in range(4)]
+        for name, array in whole.items():
+            found = np.concatenate([batch[name] for batch in resumed])
+            np.testing.assert_array_equal(found, array[start : start + 40])
+    for epoch in (4, 0, 3, 0):
+        index = epoch * size + np.arange(size)[::-1]
+        for name, array in first.batch(index).items():
+            np.testing.assert_array_equal(array, whole[name][index])
+
+
+def test_epochs_leave_out_hardly_a_sentence_and_begin_elsewhere():
+    """Displaced sentences have a chunk of their own; chunks begin at other sentences each time.
+
+    Left out is a sentence of which no token is in any row of the epoch. These sentences have five
+    tokens and the targets are multiples of that, so that no pair is truncated: in text, that costs
+    short sentences at the ends of a pair, as it does in the original.
+    """
+    rng = np.random.default_rng(4)
+    corpus = SmallCorpus([[5] * int(rng.integers(1, 120)) for _ in range(400)])
+    for length, packing in ((33, False), (33, True), (128, False), (128, True)):
+        settings = replace(SETTINGS, max_seq_length=length, packing=packing)
+        examples = PretrainingExamples(corpus, corpus.tokenizer(), settings)
+        size = len(examples)
+        never, begins = np.ones(corpus.num_sentences, bool), []
+        for epoch in range(10):
+            batch = examples.batch(np.arange(epoch * size, (epoch + 1) * size))
+            ids = unmasked_ids(batch)
+            sentence = (ids - FIRST) // 5
+            seen = np.bincount(sentence[ids >= FIRST], minlength=corpus.num_sentences) > 0
+            assert (~seen).mean() < 0.01
+            never &= ~seen
+            begins.append(set(sentence[:, 1][batch["attention_mask"][:, 0] == 1].tolist()))
+        assert not never.any()
+        for one, other in pairwise(begins):
+            assert len(one & other) < 0.7 * len(one)
+
+
 def test_seeds_give_other_examples(corpus, tokenizer, examples):
     """Two seeds are two runs; the same seed is the same run."""
     again = PretrainingExamples(corpus, tokenizer, SETTINGS)
@@ -316,12 +357,34 @@ def test_one_sentence_documents_give_random_pairs(examples, corpus):
     """A document of one sentence has no true next sentence, and is used all the same."""
     single = np.flatnonzero(np.diff(corpus.document_offsets) == 1)
     assert len(single) > 0
-    chunks = np.searchsorted(examples._format._chunks, corpus.document_offsets[single])
+    bounds = corpus.sentence_offsets[corpus.document_offsets]
+    found = 0
+    size = len(examples)
     for epoch in range(5):
-        pairs = examples._format.segments(np.full(len(chunks), epoch), chunks)
-        assert pairs.labels.tolist() == [1] * len(chunks)
-        assert pairs.token_types.tolist() == [0, 1] * len(chunks)
+        pairs = examples._format.segments(np.full(size, epoch), np.arange(size))
         assert (pairs.lengths > 0).all()
+        first = pairs.starts.reshape(-1, 2)[:, 0]
+        is_single = np.isin(np.searchsorted(bounds, first, side="right") - 1, single)
+        found += is_single.sum()
+        assert (pairs.labels[is_single] == 1).all()
+    assert found >= 4 * len(single)
+
+
+def test_the_share_of_random_pairs_is_known_beforehand(corpus, tokenizer, examples):
+    """It is that of the labels of epoch 0, but for the chunks that come again; weights count."""
+    labels = examples.batch(np.arange(len(examples)))["next_sentence_labels"]
+    assert examples.random_next_share is not None
+    assert abs(examples.random_next_share - labels.mean()) < 0.03
+    for input_format in set(FORMATS) - {"nsp"}:
+        settings = replace(SETTINGS, input_format=input_format)
+        assert PretrainingExamples(corpus, tokenizer, settings).random_next_share is None
+    alone, sources = [[9]] * 500, [500, 100]
+    mixed = SmallCorpus([*alone, *[[9] * 60] * 100], sources=sources, weights=(1.0, 5.0))
+    made = PretrainingExamples(mixed, mixed.tokenizer(), SETTINGS)
+    labels = made.batch(np.arange(len(made)))["next_sentence_labels"]
+    assert abs(made.random_next_share - labels.mean()) < 0.02
+    alone = SmallCorpus(alone)
+    assert PretrainingExamples(alone, alone.tokenizer(), SETTINGS).random_next_share == 1
 
 
 def test_evaluation_on_the_dev_split(data_dir, tokenizer):

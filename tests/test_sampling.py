@@ -182,7 +182,7 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(weighted):
 DOCUMENTS = [[9, 8]] * sum(SIZES)
 
 
-def make_examples(*, weights=None, dupe_factor=0, split="train", input_format="nsp", seed=1):
+def make_examples(*, weights=None, dupe_factor=0, split="train", input_format="sop", seed=1):
     corpus = SmallCorpus(
         DOCUMENTS, sources=SIZES if weights else None, weights=weights, split=split
     )

@@ -22,7 +22,7 @@ from ptft_jax.commands.pretraining_config import PhaseConfig, phases_of, pretrai
 from ptft_jax.commands.run_folder import SHAPE_KEYS, RunFolder
 from ptft_jax.commands.run_record import RunRecord
 from ptft_jax.commands.scoring import pretraining_evaluator
-from ptft_jax.commands.screen import count, facts, made, make_console
+from ptft_jax.commands.screen import count, facts, made, make_console, say
 from ptft_jax.commands.settings import Config, require_data_dir
 from ptft_jax.commands.training_flags import (
     check_length,
@@ -120,6 +120,8 @@ def pretrain(
             "mesh": describe_mesh(mesh),
         },
     )
+    for _, examples, _ in phases:
+        _say_lopsided_labels(examples, console)
     say_changes(console, changes)
     return train(
         TrainingRun(
@@ -174,6 +176,20 @@ def _describe(phase: PhaseConfig, examples: PretrainingExamples) -> str:
         f"{count(updates)} updates of {config.batch_size} x {config.max_seq_length} tokens = "
         f"{updates * config.batch_size / len(examples):.2g} epochs of {count(len(examples))} {rows}"
     )
+
+
+def _say_lopsided_labels(examples: PretrainingExamples, console: Console) -> None:
+    """Warns when next sentence prediction has little to learn from these examples."""
+    share = examples.random_next_share
+    # Never far below a half: each B is random with at least that probability.
+    if share is not None and share > 0.6:
+        say(
+            console,
+            f"warning: {share:.0%} of the pairs of {examples.settings.max_seq_length} tokens have "
+            "a random next sentence, where about half was expected: a document or an end of one "
+            "that is a single sentence has no other. Use --config.input_format=full_sentences, or "
+            "prepare documents of several sentences (a blank line ends a document).",
+        )
 
 
 def fingerprint(manifest: Manifest) -> str:

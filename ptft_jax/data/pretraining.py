@@ -18,6 +18,7 @@ from ptft_jax.data.masking import MOST_PLACES, Draws, MaskingSettings, choose, r
 from ptft_jax.data.packing import Plan, best_fit_decreasing
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.sampling import Sampler
+from ptft_jax.data.sentence_pairs import NextSentence
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
@@ -82,7 +83,8 @@ class PretrainingExamples:
     """The rows of a corpus: len(self) in an epoch, in another order and masked anew in each.
 
     Global index g is row g % len of epoch g // len. Without packing a row is an example, and every
-    epoch has each chunk of the corpus once (or as often as its source's weight says). With packing,
+    epoch has each chunk of the corpus once (or as often as its source's weight says; for the few
+    chunks of `nsp` that come again or not at all see `NextSentence`). With packing,
     an epoch is cut into windows of examples that are packed together; all windows have the same
     number of rows, so that any row can be made without planning those before it. The few rows that
     a window needs less stay empty, and the emptiest ones are left out where it needs more.
@@ -93,7 +95,7 @@ class PretrainingExamples:
     def __init__(
         self, corpus: Corpus, tokenizer: TextTokenizer, settings: PretrainingSettings
     ) -> None:
-        """Cut the corpus into chunks: 4 bytes of memory for each.
+        """Cut the corpus into chunks: 4 bytes of memory for each (`nsp`: and for each kept visit).
 
         Raises ConfigError for the settings; DataError when the tokenizer is not the corpus's, or
         when `nsp` finds one document, which leaves no other for a random next sentence.
@@ -116,11 +118,10 @@ class PretrainingExamples:
             max_seq_length=settings.max_seq_length,
             short_seq_prob=settings.short_seq_prob,
         )
-        first_chunks = self._format.first_chunks(corpus.source_documents)
         # Held-out text is read once each: it is there to compare models.
         weights = corpus.source_weights
         weights = weights if corpus.split == "train" else np.ones_like(weights)
-        self._sampler = Sampler(first_chunks, weights, settings.seed)
+        self._sampler = Sampler(self._format.first_chunks(), weights, settings.seed)
         self.num_examples = len(self._sampler)
         masking = settings.masking
         self._rows_per_window = self._most_examples = 1
@@ -141,6 +142,13 @@ class PretrainingExamples:
         if self.settings.packing:
             return self._windows * self._rows_per_window
         return self.num_examples
+
+    @property
+    def random_next_share(self) -> float | None:
+        """The share of examples whose B is random, in epoch 0; None if the format has none."""
+        if not isinstance(self._format, NextSentence):
+            return None
+        return float(np.average(self._format.random_shares, weights=self._sampler.entries))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """The row at global `index`, its arrays without the batch axis."""

@@ -10,7 +10,7 @@ class Sampler:
 
     A weight of 2.5 gives each chunk of a source two places in every epoch, and a half of them,
     another half in each epoch, a third one. A source has at least one place in each epoch. `len`
-    counts the places of an epoch.
+    counts the places of an epoch, and `entries`, int64 [S], those of each source.
     """
 
     def __init__(self, first_chunks: np.ndarray, weights: np.ndarray, seed: int) -> None:
@@ -19,6 +19,7 @@ class Sampler:
         self._sizes = np.diff(self._first)
         entries = np.rint(self._sizes * weights).astype(np.int64)
         entries = np.maximum(entries, np.minimum(self._sizes, 1))
+        self.entries = entries
         self._seed = seed
         self._bounds = np.concatenate([[0], np.cumsum(entries)])
         # Of each source by itself: counted alike for all, the visits of a source of weight 1 would

@@ -1,11 +1,12 @@
 """Stretches of text that examples are made of, and the formats that have one segment.
 
-A format cuts a corpus into chunks once, for a whole run, and turns a chunk into the stretches of an
-example, every time anew where something is random. A stretch is a run of tokens of one document; in
-the example each one is followed by [SEP]. Formats with two segments: `sentence_pairs`.
+A format cuts a corpus into chunks, once for a whole run or (`nsp`) anew for every visit, and turns
+a chunk into the stretches of an example, every time anew where something is random. A stretch is a
+run of tokens of one document; in the example each one is followed by [SEP]. Formats with two
+segments: `sentence_pairs`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -51,8 +52,8 @@ class Format(Protocol):
         """The stretches of the examples of chunks [E] at their visits [E]."""
         ...
 
-    def first_chunks(self, documents: np.ndarray) -> np.ndarray:
-        """The number of chunks that begin before each of these documents."""
+    def first_chunks(self) -> np.ndarray:
+        """Where the chunks of each source begin, and the end: int64 [sources + 1]."""
         ...
 
 
@@ -66,6 +67,33 @@ def _ranges(count: int) -> Iterator[slice]:
         yield slice(start, min(start + _BLOCK, count))
 
 
+def follow(
+    corpus: Corpus,
+    first: int,
+    end: int,
+    following: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """The first sentences of the chunks of documents `first` up to `end`, ascending.
+
+    The first chunk of a document begins with it, and the one after that of a start at
+    `following(starts, ends)`, if that is before the end of the document. Many documents are
+    followed in step, so that the work is a few array operations for each chunk of the longest.
+    """
+    documents, sentences = corpus.document_offsets, corpus.num_sentences
+    cut = [_smallest(np.zeros(0), sentences)]
+    for block in _ranges(end - first):
+        block = slice(first + block.start, first + block.stop)
+        starts, ends = documents[:-1][block], documents[1:][block]
+        found = []
+        while len(starts):
+            found.append(_smallest(starts, sentences))
+            starts = following(starts, ends)
+            goes_on = starts < ends
+            starts, ends = starts[goes_on], ends[goes_on]
+        cut.append(np.sort(np.concatenate(found)))
+    return np.concatenate(cut)
+
+
 class SentenceChunks:
     """Chunks of consecutive sentences: chunk i is those from _chunks[i] up to _chunks[i + 1]."""
 
@@ -76,9 +104,10 @@ class SentenceChunks:
     def __len__(self) -> int:
         return len(self._chunks) - 1
 
-    def first_chunks(self, documents: np.ndarray) -> np.ndarray:
+    def first_chunks(self) -> np.ndarray:
         # Of one type: NumPy would make a copy of all chunks in the larger one.
-        sentences = self._corpus.document_offsets[documents].astype(self._chunks.dtype)
+        sentences = self._corpus.document_offsets[self._corpus.source_documents]
+        sentences = sentences.astype(self._chunks.dtype)
         return np.searchsorted(self._chunks[:-1], sentences)
 
     def _bounds(self, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,23 +119,10 @@ class SentenceChunks:
         raise NotImplementedError
 
     def _cut_into_chunks(self) -> np.ndarray:
-        """The first sentence of each chunk, and the end: [chunks + 1], ascending.
-
-        Many documents are cut in step, so that the work is a few array operations for each chunk
-        of the longest.
-        """
-        documents, sentences = self._corpus.document_offsets, self._corpus.num_sentences
-        cut = []
-        for block in _ranges(self._corpus.num_documents):
-            starts, ends = documents[:-1][block], documents[1:][block]
-            found = []
-            while len(starts):
-                found.append(starts)
-                following = self._following(starts)
-                goes_on = following < ends
-                starts, ends = following[goes_on], ends[goes_on]
-            cut.append(_smallest(np.sort(np.concatenate(found)), sentences))
-        return np.concatenate([*cut, _smallest(np.array([sentences]), sentences)])
+        """The first sentence of each chunk, and the end: [chunks + 1], ascending."""
+        documents, sentences = self._corpus.num_documents, self._corpus.num_sentences
+        chunks = follow(self._corpus, 0, documents, lambda starts, _: self._following(starts))
+        return np.concatenate([chunks, _smallest(np.array([sentences]), sentences)])
 
 
 class DocSentences(SentenceChunks):
@@ -195,12 +211,13 @@ class SingleSegment:
         self._documents = corpus.sentence_offsets[corpus.document_offsets]
         chunks = -(-np.diff(self._documents) // self._room)
         self._first = np.concatenate([[0], np.cumsum(chunks)])
+        self._sources = corpus.source_documents
 
     def __len__(self) -> int:
         return int(self._first[-1])
 
-    def first_chunks(self, documents: np.ndarray) -> np.ndarray:
-        return self._first[documents]
+    def first_chunks(self) -> np.ndarray:
+        return self._first[self._sources]
 
     def segments(self, visit: np.ndarray, chunk: np.ndarray) -> Segments:
         document = np.searchsorted(self._first, chunk, side="right") - 1
