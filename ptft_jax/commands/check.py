@@ -2,29 +2,22 @@
 
 Finds what is wrong with a corpus made by `ptft prepare`, or with text before it is prepared.
 
-Everything is read to its end, and each thing that is wrong is named with its file, its place in the
-file and a way to mend it. --tokenizer=FOLDER asks whether a corpus was encoded with this tokenizer.
-Nothing is changed. The exit code is 65 when something is wrong.
+Everything is read to its end, and each thing that is wrong is one line, with its file, its place in
+the file and a way to mend it. --tokenizer=FOLDER asks whether a corpus was encoded with this
+tokenizer. Nothing is changed. The exit code is 65 when something is wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import chain
 
 from absl import flags
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from ptft_jax.commands.screen import count, made, make_console, progress_bars
+from ptft_jax.commands.screen import count, made, make_console, progress_bars, say
 from ptft_jax.commands.settings import Config
-from ptft_jax.data.checking import check_corpus
-from ptft_jax.data.checking_inputs import check_inputs
-from ptft_jax.data.findings import Finding, finding_of
-from ptft_jax.data.prepare import PrepareSettings
+from ptft_jax.data.checking import check_corpus, check_inputs
+from ptft_jax.data.prepare_settings import PrepareSettings
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
-
-_UNLIMITED = 10_000
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -47,30 +40,29 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         )
     if values.tokenizer and not values.data_dir:
         raise ConfigError("--tokenizer is compared with a corpus: expected --data_dir=DATA too.")
-    checked = {}
-    settings = None
-    if config is not None:
-        settings = _settings(config)
-        checked["inputs"] = ", ".join(settings.inputs)
-    if values.data_dir:
-        checked["corpus"] = values.data_dir
     console = make_console()
-    found: list[Finding] = []
+    checked: dict[str, str] = {}
+    checks: list[Iterator[str]] = []
     with progress_bars(console) as progress:
-        if settings is not None:
-            found += _check_vocab(settings)
-            found += check_inputs(settings.inputs, settings.text_column, progress)
+        if config is not None:
+            settings = _settings(config)
+            checked["inputs"] = ", ".join(settings.inputs)
+            checks.append(check_inputs(settings.inputs, settings.text_column, progress))
         if values.data_dir:
-            found += check_corpus(values.data_dir, values.tokenizer, progress)
-    if found:
-        show(console, found)
-    things = f"{count(len(found))} things are" if len(found) > 1 else "1 thing is"
+            checked["corpus"] = values.data_dir
+            checks.append(check_corpus(values.data_dir, values.tokenizer, progress))
+        found = 0
+        for problem in chain(*checks):  # each as soon as it is found: all may take hours
+            say(console, problem)
+            found += 1
+    things = f"{count(found)} things are" if found > 1 else "1 thing is"
     made(console, "checked", {**checked, "found": f"{things if found else 'nothing'} wrong"}, [])
     if found:
-        raise DataError(f"{things} wrong with {', '.join(checked.values())}: see the table above.")
+        raise DataError(f"{things} wrong with {', '.join(checked.values())}: see above.")
 
 
 def _settings(config: Config) -> PrepareSettings:
+    """The settings that the inputs are to be prepared with; they and the tokenizer can be used."""
     values = dict(config)
     inputs = tuple(part.strip() for part in values.pop("inputs").split(",") if part.strip())
     if not inputs:
@@ -79,29 +71,6 @@ def _settings(config: Config) -> PrepareSettings:
         )
     settings = PrepareSettings(inputs=inputs, **values)
     settings.check()
-    return settings
-
-
-def _check_vocab(settings: PrepareSettings) -> list[Finding]:
-    """What is wrong with the tokenizer that the inputs are to be encoded with."""
-    if not settings.vocab:
-        return []
-    try:
+    if settings.vocab:
         TextTokenizer.load(settings.vocab)
-    except DataError as error:
-        return [finding_of(error, settings.vocab)]
-    return []
-
-
-def show(console: Console, findings: Sequence[Finding]) -> None:
-    """Prints what is wrong as a table."""
-    if not console.is_terminal:  # a line for each, so that it can be searched
-        console = Console(highlight=False, width=_UNLIMITED)
-    table = Table("file", "position", "what is wrong", "how to mend it", box=SIMPLE_HEAD)
-    # A name that is cut off, or in two, cannot be copied, unless it would leave no room.
-    table.columns[0].overflow = "fold"
-    longest = max(len(finding.file) for finding in findings)
-    table.columns[0].no_wrap = longest <= console.width // 3
-    for finding in findings:
-        table.add_row(*map(Text, finding))
-    console.print(table)
+    return settings

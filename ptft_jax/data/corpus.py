@@ -3,7 +3,6 @@
 A corpus folder holds
 
     manifest.json               counts, sizes and SHA-256 of every other file, sources, settings
-    checksums.bin               CRC-32 of every 64 KiB of the others (`block_checksums`)
     tokenizer/                  the tokenizer, in Hugging Face's form
     train/, dev/                one folder for each split:
         tokens-00000.bin …      token ids, uint16 or uint32, sentence after sentence
@@ -16,7 +15,7 @@ split, the documents of a source follow each other, in the order of the sources.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -24,14 +23,17 @@ from typing import Any, Self
 import numpy as np
 
 from ptft_jax.data.foreign_files import inner_paths, read_json_object, refuse_ways_out
+from ptft_jax.data.progress import Progress, no_progress
 from ptft_jax.data.ragged import spread
 from ptft_jax.errors import ConfigError, DataError
 
 FORMAT = "ptft_jax.corpus"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "dev")
 MANIFEST = "manifest.json"
 TOKEN_DTYPES = ("<u2", "<u4")
+# Numbers that are looked through together.
+_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -175,38 +177,60 @@ class Manifest:
         inner_paths(manifest.files, path)
         return manifest
 
-    def impossible_values(self) -> Iterator[tuple[str, str]]:
-        """Yield the values that cannot be: the key of each, and what is wrong with it."""
-        counts: list[tuple[str, object]] = [("vocab_size", self.vocab_size)]
+    def problems(self, splits: Iterable[str]) -> Iterator[str]:
+        """Yield the values that cannot be and, if there are none, those that contradict others.
+
+        Without either, files of the recorded sizes can be mapped.
+        """
+        impossible = list(self._impossible_values())
+        yield from impossible
+        for split in () if impossible else splits:
+            counts = self.splits[split]
+            sizes = {
+                f"{split}/sentences.bin": 8 * (counts.sentences + 1),
+                f"{split}/documents.bin": 8 * (counts.documents + 1),
+            }
+            for shard, tokens in enumerate(counts.shard_tokens):
+                sizes[token_file(split, shard)] = np.dtype(self.token_dtype).itemsize * tokens
+            stories = {f"tokens in files of {split}/": (sum(counts.shard_tokens), counts.tokens)}
+            for name, size in sizes.items():
+                if name in self.files:
+                    stories[f"bytes of {name}"] = self.files[name].bytes, size
+                else:
+                    yield f"it does not list {name}"
+            for key in vars(TextCounts()):
+                of_sources = sum(getattr(source.counts[split], key) for source in self.sources)
+                stories[f"{key} of {split}/ in all sources"] = of_sources, getattr(counts, key)
+            for what, (found, expected) in stories.items():
+                if found != expected:
+                    yield f"{found} {what}, expected {expected}"
+
+    def _impossible_values(self) -> Iterator[str]:
+        counts: dict[str, object] = {"vocab_size": self.vocab_size}
         for name, record in self.files.items():
-            counts.append((f"files, {name}, bytes", record.bytes))
+            counts[f"files, {name}, bytes"] = record.bytes
         for name, split in self.splits.items():
             for key, value in vars(split).items():
-                is_list = isinstance(value, tuple)
-                if is_list != isinstance(getattr(SplitCounts, key), tuple):
-                    expected = "a whole number" if is_list else "a list"
-                    yield f"splits, {name}, {key}", f"{value!r}, expected {expected}"
-                values = value if is_list else (value,)
-                counts += [(f"splits, {name}, {key}", one) for one in values]
+                is_list = isinstance(getattr(SplitCounts, key), tuple)
+                if is_list != isinstance(value, tuple):
+                    expected = "a list" if is_list else "a whole number"
+                    yield f"splits, {name}, {key} is {value!r}, expected {expected}"
+                for place, one in enumerate(value if isinstance(value, tuple) else [value]):
+                    counts[f"splits, {name}, {key}" + f", {place}" * is_list] = one
         for source in self.sources:
+            counts[f"source {source.name}, documents_read"] = source.documents_read
             for name, split in source.counts.items():
-                counts += [
-                    (f"source {source.name}, {name}, {k}", v) for k, v in vars(split).items()
-                ]
-            counts.append((f"source {source.name}, documents_read", source.documents_read))
+                for key, value in vars(split).items():
+                    counts[f"source {source.name}, {name}, {key}"] = value
             if not isinstance(source.weight, int | float) or not 0 < source.weight < np.inf:
-                yield (
-                    f"source {source.name}, weight",
-                    f"{source.weight!r}, expected a number above 0",
-                )
-        for position, value in counts:
+                yield f"source {source.name}, weight is {source.weight!r}, expected above 0"
+        for position, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-                yield position, f"{value!r}, expected a whole number"
+                yield f"{position} is {value!r}, expected a whole number"
         if self.token_dtype not in TOKEN_DTYPES:
-            expected = " or ".join(TOKEN_DTYPES)
-            yield "token_dtype", f"{self.token_dtype!r}, expected {expected}"
+            yield f"token_dtype is {self.token_dtype!r}, expected {' or '.join(TOKEN_DTYPES)}"
         if not isinstance(self.settings, dict):
-            yield "settings", f"{self.settings!r}, expected an object"
+            yield f"settings is {self.settings!r}, expected an object"
 
 
 def split_counts_from_json(content: dict[str, Any]) -> SplitCounts:
@@ -270,68 +294,43 @@ class Corpus:
         self._shard_starts = np.concatenate([[0], np.cumsum(counts.shard_tokens)]).astype(np.int64)
 
     @classmethod
-    def open(cls, data_dir: str | Path, split: str = "train", verify: bool = True) -> Self:
-        """Open a split of the corpus in `data_dir`.
+    def open(cls, data_dir: str | Path, split: str = "train") -> Self:
+        """Open a split of the corpus in `data_dir`, after `corpus_problems` has found nothing.
 
-        Sizes and structure are always checked. `verify` also compares every SHA-256 and looks for
-        token ids outside the vocabulary, at about the speed of the disk. Raises ConfigError when
-        the folder is not a corpus, DataError, naming the file, when it is damaged.
+        Raises ConfigError when the folder is not a corpus or has no such split, DataError, naming
+        the file, when it is damaged.
         """
         data_dir = Path(data_dir)
         manifest = Manifest.read(data_dir)
-        for position, problem in manifest.impossible_values():
-            raise DataError(
-                f"{data_dir / MANIFEST}: {position} is {problem}; prepare the corpus again"
-            )
         if split not in manifest.splits:
             raise ConfigError(
                 f"{data_dir} has no split {split!r}; it has {', '.join(sorted(manifest.splits))}"
             )
-        shards = range(len(manifest.splits[split].shard_tokens))
-        needed = (f"{split}/sentences.bin", f"{split}/documents.bin", "tokenizer/tokenizer.json")
-        for name in (*needed, *(token_file(split, shard) for shard in shards)):
-            if name not in manifest.files:
-                raise DataError(
-                    f"{data_dir / MANIFEST} does not list {name}; prepare the corpus again"
-                )
-        for name, record in manifest.files.items():
-            if name.startswith((f"{split}/", "tokenizer/")):
-                check_file(data_dir / name, record, verify)
-        corpus = cls(data_dir, split, manifest)
-        corpus._check_structure(data_dir / MANIFEST)
-        if verify:
-            corpus._check_ids(data_dir)
-        return corpus
+        for problem in corpus_problems(data_dir, manifest, [split]):
+            raise DataError(problem)
+        return cls(data_dir, split, manifest)
 
-    def _check_structure(self, manifest_path: Path) -> None:
-        """Offsets, token files and the counts of the manifest must tell the same story."""
-        stories = {
-            "documents": (len(self.document_offsets) - 1, self.num_documents),
-            "documents of all sources": (self.source_documents[-1], self.num_documents),
-            "sentences": (len(self.sentence_offsets) - 1, self.num_sentences),
-            "sentences in documents.bin": (self.document_offsets[-1], self.num_sentences),
-            "tokens in sentences.bin": (self.sentence_offsets[-1], self.num_tokens),
-            "tokens in the token files": (sum(map(len, self._shards)), self.num_tokens),
-        }
-        for what, (found, expected) in stories.items():
-            if found != expected:
-                raise DataError(
-                    f"{manifest_path}: {found} {what} of {self.split}/, expected {expected}; "
-                    "prepare the corpus again"
+    def content_problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the files whose numbers cannot be, each with its first such number."""
+        for name, offsets, end in (
+            ("sentences", self.sentence_offsets, self.num_tokens),
+            ("documents", self.document_offsets, self.num_sentences),
+        ):
+            file = f"{self.split}/{name}.bin"
+            if (offsets[0], offsets[-1]) != (0, end):
+                yield file, f"offsets from {offsets[0]} to {offsets[-1]}, expected 0 to {end}"
+            place = _first(offsets, lambda some: np.diff(some) <= 0)
+            if place is not None:
+                here, after = offsets[place : place + 2]
+                yield file, f"offset {here} at position {place} is followed by {after}"
+        for shard, tokens in enumerate(self._shards):
+            place = _first(tokens, lambda some: some >= self.vocab_size)
+            if place is not None:
+                yield (
+                    token_file(self.split, shard),
+                    f"id {tokens[place]} at position {place}, but the vocabulary has "
+                    f"{self.vocab_size} entries",
                 )
-
-    def _check_ids(self, data_dir: Path) -> None:
-        at_once = 1 << 24
-        for number, shard in enumerate(self._shards):
-            for start in range(0, len(shard), at_once):
-                part = shard[start : start + at_once]
-                if part.max() >= self.vocab_size:
-                    position = start + int(np.argmax(part >= self.vocab_size))
-                    raise DataError(
-                        f"{data_dir / token_file(self.split, number)}: id {shard[position]} "
-                        f"at position {position}, but the vocabulary has {self.vocab_size} entries"
-                        "; prepare the corpus again"
-                    )
 
     def sentence(self, index: int) -> np.ndarray:
         """The token ids of sentence `index`, int32."""
@@ -359,21 +358,52 @@ class Corpus:
 
 
 def _map(path: Path, dtype: str) -> np.ndarray:
+    if not path.stat().st_size:  # it cannot be mapped
+        return np.zeros(0, dtype)
     # A plain view: indexing the memmap class itself is slower and gives memmaps back.
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
-def check_file(path: Path, record: FileRecord, content: bool) -> None:
-    """Raise DataError unless the file has the recorded size and, if `content`, SHA-256."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing; prepare the corpus again")
-    size = path.stat().st_size
-    if size != record.bytes:
-        raise DataError(
-            f"{path} has {size} bytes, expected {record.bytes}; prepare the corpus again"
-        )
-    if content and FileRecord.of(path) != record:
-        raise DataError(
-            f"{path} has changed since it was prepared (its SHA-256 is not the manifest's); "
-            "prepare the corpus again"
-        )
+def _first(numbers: np.ndarray, is_wrong: Callable[[np.ndarray], np.ndarray]) -> int | None:
+    """The first place where `is_wrong`, which may look at a number and the next, is true."""
+    for start in range(0, len(numbers), _AT_ONCE):
+        wrong = is_wrong(numbers[start : start + _AT_ONCE + 1])
+        if wrong.any():
+            return start + int(np.argmax(wrong))
+    return None
+
+
+def corpus_problems(
+    data_dir: Path, manifest: Manifest, splits: Iterable[str], progress: Progress = no_progress
+) -> Iterator[str]:
+    """Yield what is wrong with splits of a corpus and with its tokenizer: the file and the place.
+
+    Every byte is read, at about the speed of the disk: sizes, SHA-256, offsets and token ids.
+    Nothing more can be told of files by a manifest that contradicts itself.
+    """
+    splits = list(splits)
+    again = "; prepare the corpus again"
+    contradictions = [f"{data_dir / MANIFEST}: {text}{again}" for text in manifest.problems(splits)]
+    yield from contradictions
+    if contradictions:
+        return
+    folders = ("tokenizer/", *(f"{split}/" for split in splits))
+    names = [name for name in sorted(manifest.files) if name.startswith(folders)]
+    total, done = sum(manifest.files[name].bytes for name in names), 0
+    unusable = set()
+    for name in names:
+        path, record = data_dir / name, manifest.files[name]
+        size = path.stat().st_size if path.is_file() else None
+        if size != record.bytes:
+            unusable.add(name.partition("/")[0])
+            found = "is missing" if size is None else f"has {size} bytes, expected {record.bytes}"
+            yield f"{path} {found}{again}"
+        elif FileRecord.of(path) != record:
+            what = "has changed since it was prepared (its SHA-256 is not the manifest's)"
+            yield f"{path} {what}{again}"
+        done += record.bytes
+        progress("Checking the corpus", done, total)
+    for split in splits:
+        if split not in unusable:
+            for name, problem in Corpus(data_dir, split, manifest).content_problems():
+                yield f"{data_dir / name}: {problem}{again}"

@@ -1,8 +1,8 @@
 """Documents from lines of text, from lines of JSON and from single texts, in bounded memory."""
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from ptft_jax.data.compression import DAMAGE
 from ptft_jax.errors import DataError
@@ -14,6 +14,14 @@ MAX_LINE_BYTES = 1 << 25
 MAX_DOCUMENT_CHARACTERS = 1 << 22
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# Told of a line or record that cannot be used. What raises ends the reading; else it goes on.
+Report = Callable[[DataError], object]
+
+
+def stop(error: DataError) -> NoReturn:
+    """End the reading: the report of whoever needs all of the text."""
+    raise error
 
 
 class Document(NamedTuple):
@@ -28,17 +36,19 @@ class Document(NamedTuple):
     position: int
 
 
-def text_documents(name: str, stream: BinaryIO) -> Iterator[tuple[int, tuple[str, ...]]]:
+def text_documents(
+    name: str, stream: BinaryIO, report: Report
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     """The documents of a text, each with the number of its first line.
 
     A blank line and the end of the text end a document. Line ends are LF or CR LF, a byte-order
-    mark is dropped. Raises DataError, with the text's name and the line, for text that is not UTF-8
-    and for an endless line.
+    mark is dropped. `report` gets a DataError, with the text's name and the line, for text that is
+    not UTF-8 and for an endless line; it is raised for a damaged compressed file.
     """
     lines: list[str] = []
     size = 0
     first_line = 1
-    for number, line in _decoded_lines(name, stream):
+    for number, line in _decoded_lines(name, stream, report):
         if line and not lines:
             first_line = number
         if line:
@@ -52,57 +62,63 @@ def text_documents(name: str, stream: BinaryIO) -> Iterator[tuple[int, tuple[str
 
 
 def json_documents(
-    name: str, stream: BinaryIO, text_column: str
+    name: str, stream: BinaryIO, text_column: str, report: Report
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """The documents of JSON lines, each with the number of its line.
 
     A record is a document: the string under `text_column`, whose lines are paragraphs; null is no
-    text. Blank lines are skipped. Raises DataError, with name and line, for a line that is no JSON
-    object or has no string there.
+    text. Blank lines are skipped. `report` also gets a DataError for a line that is no JSON object
+    or has no string there.
     """
-    for number, line in _decoded_lines(name, stream):
+    for number, line in _decoded_lines(name, stream, report):
         if not line:
             continue
         where = f"{name}, line {number}"
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise DataError(
-                f"{where}: not JSON ({error}); expected one JSON object per line"
-            ) from error
-        except RecursionError as error:
-            raise DataError(f"{where}: nested too deeply; expected one flat JSON object") from error
+            report(DataError(f"{where}: not JSON ({error}); expected one JSON object per line"))
+            continue
+        except RecursionError:
+            report(DataError(f"{where}: nested too deeply; expected one flat JSON object"))
+            continue
         if not isinstance(record, dict):
-            raise DataError(
-                f"{where}: a JSON {type(record).__name__}, expected an object with the key "
-                f"{text_column!r}"
-            )
-        if text_column not in record:
-            raise DataError(missing_column(where, text_column, record))
-        for lines in record_documents(where, record[text_column]):
-            yield number, lines
+            kind, key = type(record).__name__, text_column
+            report(DataError(f"{where}: a JSON {kind}, expected an object with the key {key!r}"))
+        elif text_column not in record:
+            report(DataError(missing_column(where, text_column, record)))
+        else:
+            for lines in record_documents(where, record[text_column], report):
+                yield number, lines
 
 
-def record_documents(where: str, text: object) -> Iterator[tuple[str, ...]]:
+def record_documents(where: str, text: object, report: Report) -> Iterator[tuple[str, ...]]:
     """The document that a record's text is: none if it is blank, several if it is very long.
 
-    `where` names the record in errors. None is no text. Raises DataError for anything but a string.
+    `where` names the record in errors. None is no text. `report` gets a DataError for anything but
+    a string.
     """
     if text is None:
         return
     if not isinstance(text, str):
-        raise DataError(
-            f"{where}: the text is of type {type(text).__name__}, expected a string; set "
-            "text_column to the column that holds the text"
+        report(
+            DataError(
+                f"{where}: the text is of type {type(text).__name__}, expected a string; set "
+                "text_column to the column that holds the text"
+            )
         )
+        return
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: the text has half of a surrogate pair (character {error.start + 1}), "
-                "which is no Unicode; remove it"
-            ) from error
+            report(
+                DataError(
+                    f"{where}: the text has half of a surrogate pair (character {error.start + 1}),"
+                    " which is no Unicode; remove it"
+                )
+            )
+            return
     lines: list[str] = []
     size = 0
     for line in text.split("\n"):
@@ -126,10 +142,11 @@ def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
     )
 
 
-def _decoded_lines(name: str, stream: BinaryIO) -> Iterator[tuple[int, str]]:
+def _decoded_lines(name: str, stream: BinaryIO, report: Report) -> Iterator[tuple[int, str]]:
     number = 0
+    is_rest = False  # of a line that is too long
     while True:
-        number += 1
+        number += not is_rest
         try:
             line = stream.readline(MAX_LINE_BYTES)
         except DAMAGE as error:
@@ -138,19 +155,28 @@ def _decoded_lines(name: str, stream: BinaryIO) -> Iterator[tuple[int, str]]:
             ) from error
         if not line:
             return
-        if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
-            raise DataError(
-                f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected one "
-                "sentence, one paragraph or one JSON record per line"
+        was_rest = is_rest
+        is_rest = len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n")
+        if is_rest and not was_rest:
+            report(
+                DataError(
+                    f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected one "
+                    "sentence, one paragraph or one JSON record per line"
+                )
             )
+        if is_rest or was_rest:
+            continue
         if number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position "
-                f"{error.start + 1} of the line); convert the file, for example with "
-                f"iconv -f latin1 -t utf-8"
-            ) from error
+            report(
+                DataError(
+                    f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position "
+                    f"{error.start + 1} of the line); convert the file, for example with "
+                    f"iconv -f latin1 -t utf-8"
+                )
+            )
+            continue
         yield number, text.strip()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ptft_jax.data.corpus import DatasetRecord, FileRecord
-from ptft_jax.data.documents import Document
+from ptft_jax.data.documents import Document, Report, stop
 from ptft_jax.data.source_files import FilePart, find_files, source_name, unique_names
 from ptft_jax.errors import ConfigError, DataError
 
@@ -31,8 +31,8 @@ class Part(Protocol):
         """What changes when the content does, known without reading it."""
         ...
 
-    def read(self) -> Iterator[Document]:
-        """Yield the documents in order."""
+    def read(self, report: Report = stop) -> Iterator[Document]:
+        """Yield the documents in order; `report` is told of lines and records without use."""
         ...
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.block_checksums import BLOCK_CHECKSUMS, measure
 from ptft_jax.data.corpus import (
     FORMAT_VERSION,
     MANIFEST,
@@ -292,24 +291,18 @@ class Preparation:
         self._store.sync()
         splits = self._store.split_counts()
         folder = self._work.corpus
-        # What an interrupted run put there is measured like the rest, and made again.
-        for name in (MANIFEST, BLOCK_CHECKSUMS):
-            (folder / name).unlink(missing_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)  # of an interrupted run
         paths = {
             path.relative_to(folder).as_posix(): path
             for path in folder.rglob("*")
             if path.is_file()
         }
         total, done = sum(path.stat().st_size for path in paths.values()), 0
-        files, checksums = {}, []
+        files = {}
         for name in sorted(paths):
-            files[name], sums = measure(paths[name])
-            checksums.append(sums)
+            files[name] = FileRecord.of(paths[name])
             done += files[name].bytes
             self._progress("Checksums", done, total)
-        (folder / BLOCK_CHECKSUMS).write_bytes(np.concatenate(checksums).tobytes())
-        sync_file(folder / BLOCK_CHECKSUMS)
-        files[BLOCK_CHECKSUMS] = FileRecord.of(folder / BLOCK_CHECKSUMS)
         manifest = Manifest(
             vocab_size=self._tokenizer.vocab_size,
             lowercase=self._tokenizer.lowercase,

@@ -10,7 +10,7 @@ from ptft_jax.data.corpus import (
     FileRecord,
     Manifest,
     SourceRecord,
-    check_file,
+    corpus_problems,
 )
 from ptft_jax.data.inputs import Source, open_sources
 from ptft_jax.data.preparation import Preparation
@@ -20,7 +20,7 @@ from ptft_jax.data.source_files import FilePart, unique_names
 from ptft_jax.data.tokenizer import TextTokenizer
 from ptft_jax.data.work_folder import WorkFolder, sync_folder
 from ptft_jax.data.workers import Workers
-from ptft_jax.errors import ConfigError, PtftError
+from ptft_jax.errors import ConfigError, DataError, PtftError
 
 
 def prepare_corpus(
@@ -112,8 +112,8 @@ def _finished(
             f"{out_dir} already holds another corpus (different: {'; '.join(differences)}); choose "
             "another out_dir, or remove this one"
         )
-    for name, record in manifest.files.items():
-        check_file(out_dir / name, record, content=True)
+    for problem in corpus_problems(out_dir, manifest, manifest.splits, progress):
+        raise DataError(problem)
     return replace(_with_notes(manifest, settings, sources, out_dir, say), reused=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptft_jax.data import tfds
 from ptft_jax.data.corpus import DatasetRecord, FileRecord
-from ptft_jax.data.documents import Document, missing_column, record_documents
+from ptft_jax.data.documents import Document, Report, missing_column, record_documents, stop
 from ptft_jax.errors import ConfigError, DataError
 
 # Records are fetched this many at a time; one may be a whole book.
@@ -55,7 +55,7 @@ class TfdsPart:
         """Name, version and split."""
         return self._described.identity
 
-    def read(self) -> Iterator[Document]:
+    def read(self, report: Report = stop) -> Iterator[Document]:
         """Yield the records as documents, in the order of the dataset."""
         count = len(self._source)
         for start in range(0, count, _RECORDS_AT_ONCE):
@@ -67,8 +67,9 @@ class TfdsPart:
                     try:
                         text = text.decode("utf-8")
                     except UnicodeDecodeError as error:
-                        raise DataError(f"{where}: not UTF-8 ({error})") from error
-                for lines in record_documents(where, text):
+                        report(DataError(f"{where}: not UTF-8 ({error})"))
+                        continue
+                for lines in record_documents(where, text, report):
                     yield Document(lines, index + 1, self.size * (index + 1) // count)
         self.record = self._described
 
@@ -139,14 +140,14 @@ class HuggingFacePart:
         """Name, version and split."""
         return self._described.identity
 
-    def read(self) -> Iterator[Document]:
+    def read(self, report: Report = stop) -> Iterator[Document]:
         """Yield the records as documents, in the order of the dataset."""
         count = 0
         for record in self._records():
             count += 1
             expected = max(self._expected, count)
             for lines in record_documents(
-                f"{self.name}, record {count}", record[self._text_column]
+                f"{self.name}, record {count}", record[self._text_column], report
             ):
                 yield Document(lines, count, self.size * count // expected)
         described = self._described

@@ -5,7 +5,6 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,9 +14,11 @@ from ptft_jax.data.compression import SUFFIXES, decompressed, kind_of, unpacked_
 from ptft_jax.data.corpus import DatasetRecord, FileRecord
 from ptft_jax.data.documents import (
     Document,
+    Report,
     json_documents,
     missing_column,
     record_documents,
+    stop,
     text_documents,
 )
 from ptft_jax.errors import ConfigError, DataError
@@ -54,12 +55,9 @@ class Place:
             if self.filesystem is None:
                 return Path(self.key).open("rb", buffering=0)
             return self.filesystem.open(self.key, "rb")
-        except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be read ({error.strerror or error})") from error
         except Exception as error:  # each remote file system has errors of its own
-            raise ConfigError(
-                f"{self.path}: cannot be read ({type(error).__name__}: {error})"
-            ) from error
+            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{self.path}: cannot be read ({why})") from error
 
 
 def find_files(location: str) -> list[Place]:
@@ -135,14 +133,15 @@ def _mark(info: dict[str, Any]) -> str:
 class FilePart:
     """A file as a part of a source.
 
-    `record`, its size and SHA-256, is known once `read` has come to the end. `identity` says
-    whether it is still the same file without reading it.
+    `location` is its path or URL. `record`, its size and SHA-256, is known once `read` has come to
+    the end. `identity` says whether it is still the same file without reading it.
     """
 
     def __init__(self, place: Place, text_column: str) -> None:
         """Raises ConfigError for a file whose name says that it cannot be read."""
         path = urlsplit(place.path).path if place.path.startswith("http") else place.path
         self.name = Path(path).name
+        self.location = place.path
         self.size = place.size
         self.record: FileRecord | DatasetRecord | None = None
         self._place = place
@@ -169,103 +168,75 @@ class FilePart:
     def checksum(self) -> FileRecord:
         """Size and SHA-256 of the file, by reading it."""
         with self._place.open() as raw:
-            reader = Reader(self._place.path, raw)
+            reader = Reader(self.location, raw)
             while reader.read(1 << 20):
                 pass
         return FileRecord(reader.count, reader.digest())
 
-    @property
-    def location(self) -> str:
-        """The path or URL of the file, for people."""
-        return self._place.path
+    def read(self, report: Report = stop) -> Iterator[Document]:
+        """Yield the documents of the file in order.
 
-    @property
-    def kind(self) -> str:
-        """What the file holds: "text", "jsonl" or "parquet"."""
-        return {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(
-            self._format, "text"
-        )
-
-    @contextmanager
-    def opened(self, read_ahead: int = _READ_AHEAD) -> Iterator[tuple[BinaryIO, "Reader"]]:
-        """The unpacked bytes of the file, and the reader that counts and hashes the bytes it has.
-
-        The count is ahead of the unpacked bytes by `read_ahead` at most. Raises ConfigError when
-        the file cannot be opened, DataError for an archive or another file that is no text.
+        Raises ConfigError when it cannot be opened; DataError for a damaged file, an archive or
+        Parquet without the text column. `report` gets a DataError, with file and line or record,
+        for text that is not UTF-8, an endless line, or a record that has no text.
         """
+        if self._format == ".parquet":
+            record = self.checksum()
+            yield from self._read_parquet(report)
+            self.record = record
+            return
+        path = self.location
         with self._place.open() as raw:
-            reader = Reader(self.location, raw)
-            buffered = io.BufferedReader(reader, read_ahead)
+            reader = Reader(path, raw)
+            # The count is ahead of the unpacked bytes by what is buffered at most.
+            buffered = io.BufferedReader(reader, _READ_AHEAD)
             kind = kind_of(unpacked_head(self._compression, buffered.peek(1 << 12)))
             if kind:
                 inside = f" inside its {self._compression}" if self._compression else ""
                 raise DataError(
-                    f"{self.location} is {kind}{inside}: expected text or JSON lines, with .gz, "
-                    ".xz or .zst at the end of the name if it is compressed; unpack it first"
+                    f"{path} is {kind}{inside}: expected text or JSON lines, with .gz, .xz or .zst "
+                    "at the end of the name if it is compressed; unpack it first"
                 )
-            yield decompressed(self._compression, buffered), reader
+            stream = decompressed(self._compression, buffered)
+            if self._format in (".jsonl", ".ndjson"):
+                documents = json_documents(path, stream, self._text_column, report)
+            else:
+                documents = text_documents(path, stream, report)
+            for number, lines in documents:
+                yield Document(lines, number, min(reader.count, self.size))
             # What a decompressor leaves behind its end belongs to the file, too.
-            while buffered.read(read_ahead):
+            while buffered.read(_READ_AHEAD):
                 pass
+        self.record = FileRecord(reader.count, reader.digest())
 
-    @contextmanager
-    def parquet_file(self) -> Iterator[Any]:
-        """The file as pyarrow's ParquetFile; its errors become DataErrors.
-
-        Pages are compared with their check sums, if whoever wrote the file wanted them.
-        """
+    def _read_parquet(self, report: Report) -> Iterator[Document]:
         # Imported here: it takes a third of a second.
         import pyarrow.parquet
 
-        with self._place.open() as raw, _parquet_errors(self.location):
-            yield pyarrow.parquet.ParquetFile(
-                raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
-            )
-
-    def read(self) -> Iterator[Document]:
-        """Yield the documents of the file in order.
-
-        Raises ConfigError when it cannot be opened; DataError, with file and line or record, for
-        text that is not UTF-8, a damaged file, an endless line, or records without the text column.
-        """
-        if self.kind == "parquet":
-            record = self.checksum()
-            yield from self._read_parquet()
-            self.record = record
-            return
-        with self.opened() as (stream, reader):
-            if self.kind == "jsonl":
-                documents = json_documents(self.location, stream, self._text_column)
-            else:
-                documents = text_documents(self.location, stream)
-            for number, lines in documents:
-                yield Document(lines, number, min(reader.count, self.size))
-        self.record = FileRecord(reader.count, reader.digest())
-
-    def _read_parquet(self) -> Iterator[Document]:
-        name, column = self.location, self._text_column
-        with self.parquet_file() as file:
-            if column not in file.schema_arrow.names:
-                raise DataError(missing_column(name, column, file.schema_arrow.names))
-            rows = max(file.metadata.num_rows, 1)
-            number = 0
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=[column], use_threads=False):
-                for value in batch.column(0):
-                    number += 1
-                    for lines in record_documents(f"{name}, record {number}", value.as_py()):
-                        yield Document(lines, number, self.size * number // rows)
-
-
-@contextmanager
-def _parquet_errors(name: str) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: a record is not UTF-8 ({error}); write the file again") from error
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{name}: the Parquet file is damaged ({error})") from error
+        path, column = self.location, self._text_column
+        number = 0
+        with self._place.open() as raw:
+            try:
+                # Pages are compared with their checksums, if whoever wrote the file wanted them.
+                file = pyarrow.parquet.ParquetFile(
+                    raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+                )
+                if column not in file.schema_arrow.names:
+                    raise DataError(missing_column(path, column, file.schema_arrow.names))
+                rows = max(file.metadata.num_rows, 1)
+                for batch in file.iter_batches(_PARQUET_ROWS, columns=[column], use_threads=False):
+                    for value in batch.column(0):
+                        number += 1
+                        where = f"{path}, record {number}"
+                        try:
+                            text = value.as_py()
+                        except UnicodeDecodeError as error:
+                            report(DataError(f"{where}: not UTF-8 ({error}); write the file again"))
+                            continue
+                        for lines in record_documents(where, text, report):
+                            yield Document(lines, number, self.size * number // rows)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise DataError(f"{path}: the Parquet file is damaged ({error})") from error
 
 
 class Reader(io.RawIOBase):

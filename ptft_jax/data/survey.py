@@ -73,7 +73,7 @@ class Survey:
             name: AppendFile(folder / name, sizes.get(name, 0))
             for name, wanted in (
                 (_HASHES, True),
-                (_REMOVED, deduplicate != "none"),
+                (_REMOVED, True),
                 (_SAMPLE, sample_characters > 0),
                 (_SIGNATURES, permutations > 0 and not finished),
             )
@@ -108,8 +108,7 @@ class Survey:
             is_new = self._near.add(digest.signatures[left])
             removed[left[~is_new]] = NEAR_DUPLICATE
         self._files[_HASHES].write(digest.hashes.astype("<u8").tobytes())
-        if _REMOVED in self._files:
-            self._files[_REMOVED].write(removed.tobytes())
+        self._files[_REMOVED].write(removed.tobytes())
         kept = removed == KEPT
         self.ends.add(digest.hashes[kept])
         if self._sample is not None:
@@ -180,30 +179,24 @@ class Survey:
         """What was found out about the documents, from number `start` on."""
         for file in self._files.values():
             file.flush()
-        removed = self._files.get(_REMOVED)
-        return Verdicts(self._files[_HASHES].path, removed.path if removed else None, start)
+        return Verdicts(self._files[_HASHES].path, self._files[_REMOVED].path, start)
 
 
 class Verdicts:
     """Reads hashes and reasons to leave out, in the order of the documents."""
 
-    def __init__(self, hashes: Path, removed: Path | None, start: int) -> None:
-        """`removed` None: no document is left out."""
-        self._hashes = hashes.open("rb")
+    def __init__(self, hashes: Path, removed: Path, start: int) -> None:
+        """Open the files that the survey has written."""
+        self._hashes, self._removed = hashes.open("rb"), removed.open("rb")
         self._hashes.seek(8 * start)
-        self._removed = removed.open("rb") if removed else None
-        if self._removed:
-            self._removed.seek(start)
+        self._removed.seek(start)
 
     def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The hashes, uint64, and reasons, uint8, of at most the next `count` documents."""
         hashes = np.frombuffer(self._hashes.read(8 * count), "<u8").astype(np.uint64)
-        if self._removed is None:
-            return hashes, np.full(len(hashes), KEPT, np.uint8)
         return hashes, np.frombuffer(self._removed.read(count), np.uint8)
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self._hashes, self._removed):
-            if file is not None:
-                file.close()
+        self._hashes.close()
+        self._removed.close()
