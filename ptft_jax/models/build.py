@@ -128,12 +128,11 @@ class Model:
     def bind(self, params: Params) -> Encoder:
         """Returns the encoder that computes with these parameters.
 
-        The word table is the one parameter with two uses, at both ends of the model. It is cast and
-        gathered here, so that both share the copy and its gradients are exchanged once.
+        The word table is the one parameter with two uses, at both ends of the model. It is gathered
+        here, so that both share the copy and its gradients are exchanged once.
         """
         embeddings = dict(params["encoder"]["embeddings"])
-        table_VD = embeddings["word_embeddings"].astype(self.config.dtype)
-        table_VD = partition.gather(table_VD, ("vocab", "embed"))
+        table_VD = partition.gather(embeddings["word_embeddings"], ("vocab", "embed"))
         embeddings["word_embeddings"] = partition.sum_gradients_first(table_VD, partition.BATCH)
         params = {**params, "encoder": {**params["encoder"], "embeddings": embeddings}}
         state = jax.tree.map(

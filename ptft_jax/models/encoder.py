@@ -21,6 +21,7 @@ from ptft_jax.models.layers import (
     declare,
     dropout,
     fold_rows,
+    repeat,
 )
 
 # Dropout sites fold a number of their own into the row keys; layer i uses 1 + i, the embeddings 0.
@@ -58,18 +59,28 @@ class Embeddings(nnx.Module):
         keys_B: RowKeys,
     ) -> jax.Array:
         """Returns the embeddings' output [B, T, D]; positions None count from 0 in each row."""
-        positions = partition.gather(self.position_embeddings[...], ("positions", "embed"))
-        types = partition.gather(self.token_type_embeddings[...], ("types", "embed"))
+        # Looked up and added in float32, whatever the dtype of the layers: the three terms are of
+        # very different size in trained models, and a gradient would otherwise be scattered into a
+        # bfloat16 table, where frequent tokens ([MASK] first) lose most of what is added to them.
+        words = self.word_embeddings[...]  # gathered by `Model.bind`
+        types = _whole(self.token_type_embeddings, "types")
         split = partition.batch_sharding(3)
-        # The sum is taken in float32: its three terms are of very different size in trained models.
-        words_BTD = self.word_embeddings[...].at[input_ids_BT].get(out_sharding=split)
-        types_BTD = types.at[token_type_ids_BT].get(out_sharding=split)
+        hidden_BTD = words.at[input_ids_BT].get(out_sharding=split)
         if position_ids_BT is None:
-            positions_BTD = positions[None, : input_ids_BT.shape[1]]
+            batch, tokens = input_ids_BT.shape
+            table = self.position_embeddings[...][:tokens]
+            hidden_BTD += repeat(table, ("positions", "embed"), (batch,), table.dtype)
         else:
-            positions_BTD = positions.at[position_ids_BT].get(out_sharding=split)
-        hidden_BTD = words_BTD.astype(jnp.float32) + positions_BTD + types_BTD
+            positions = _whole(self.position_embeddings, "positions")
+            hidden_BTD += positions.at[position_ids_BT].get(out_sharding=split)
+        hidden_BTD += types.at[token_type_ids_BT].get(out_sharding=split)
         return dropout(self.layer_norm(hidden_BTD), self.dropout_rate, keys_B)
+
+
+def _whole(table: nnx.Param, axis: str) -> jax.Array:
+    """Returns a table for lookups, whose gradients add up where they are before an exchange."""
+    gathered = partition.gather(table[...], (axis, "embed"))
+    return partition.sum_gradients_first(gathered, partition.BATCH)
 
 
 class FeedForward(nnx.Module):

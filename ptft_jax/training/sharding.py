@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 from ptft_jax.models.build import Params
@@ -42,3 +44,34 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
         )
         for name, rows in batch.items()
     }
+
+
+def sum_gradients_locally(params: Params) -> Params:
+    """Returns parameters whose gradients stay partial sums over `data`, each device its rows'.
+
+    Over `fsdp` gradients are exchanged for each micro-batch all the same: their sums in whole would
+    lie on every device.
+    """
+    return jax.tree.map(lambda leaf: partition.sum_gradients_first(leaf, ("data",)), params)
+
+
+def zero_gradients(params: Params) -> Params:
+    """Returns zeros to add the gradients of `params` to, partial sums as those are."""
+
+    def zeros(leaf: jax.Array) -> jax.Array:
+        spec = partition.layout_of(leaf)
+        split = None if spec is None else partition.gradient_spec(spec)
+        return jnp.zeros(leaf.shape, leaf.dtype, out_sharding=split)
+
+    return jax.tree.map(zeros, params)
+
+
+def exchange_gradients(gradients: Params) -> Params:
+    """Adds partial sums up over the devices that hold them, in float32."""
+    if not partition.has_mesh():
+        return gradients
+
+    def whole(leaf: jax.Array) -> jax.Array:
+        return jax.reshard(leaf, P(*jax.typeof(leaf).sharding.spec.partitions))
+
+    return jax.tree.map(whole, gradients)

@@ -13,6 +13,7 @@ from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Model, Params
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.totals import Objective, Totals, add, loss_of
+from ptft_jax.training.sharding import exchange_gradients, sum_gradients_locally, zero_gradients
 from ptft_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -68,20 +69,24 @@ def make_train_step(
 
         gradient = jax.grad(part_loss, has_aux=True)
         keys_B = _row_keys(seed, state.step, batch["input_ids"].shape[0])
+        # The gradients of micro-batches are added where they are, and exchanged over `data` once.
+        params = sum_gradients_locally(state.params)
         if accumulate == 1:
-            grads, totals = gradient(state.params, batch, keys_B)
+            grads, totals = gradient(params, batch, keys_B)
         else:
-            parts = _split({**batch, "keys": keys_B}, accumulate)
 
             def body(carry: Any, part: Batch) -> tuple[Any, None]:
                 part = dict(part)
                 keys = part.pop("keys")
-                return add(carry, gradient(state.params, part, keys)), None
+                return add(carry, gradient(params, part, keys)), None
 
-            nothing = jax.tree.map(
-                jnp.zeros_like, (state.params, jax.eval_shape(totals_of, state.params, batch))
+            nothing = (
+                zero_gradients(params),
+                jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch)),
             )
+            parts = split_rows({**batch, "keys": keys_B}, accumulate)
             (grads, totals), _ = jax.lax.scan(body, nothing, parts)
+        grads = exchange_gradients(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         loss, grad_norm = loss_of(totals, weight), optax.tree.norm(grads)
@@ -126,7 +131,7 @@ def _row_keys(seed: int, step: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B)
 
 
-def _split(batch: Batch, parts: int) -> Batch:
+def split_rows(batch: Batch, parts: int) -> Batch:
     """Cuts [B, …] into [parts, B / parts, …] without moving a row to another device.
 
     Part p takes rows p, p + parts, …: neighbouring rows lie on the same device, so cutting
