@@ -24,7 +24,7 @@ COMMANDS = {
     "data stats": "a page about a corpus and the rows made of it",
     "pretrain": "MLM + NSP pretraining",
     "finetune": "fine-tuning on GLUE or on your own table",
-    "plan": "memory, traffic, time and cost of a run on machines that are not at hand",
+    "plan": "memory, traffic, time and cost of pretraining on machines that are not at hand",
     "status": "how a run stands, and where its time went",
     "evaluate": "a run's metrics again, from its checkpoint",
     "predict": "fill in masks, or classify texts",
@@ -32,7 +32,6 @@ COMMANDS = {
     "import": "a Hugging Face folder → a run",
     "ckpt ls": "the checkpoints of a run",
     "ckpt verify": "compares checkpoints with their SHA-256 manifests",
-    "ckpt diff": "in what two checkpoints differ",
     "ckpt rewind": "takes a run back to an earlier checkpoint",
     "launch local": "a training command in several processes on this machine",
     "launch slurm": "a training command as a SLURM job",
@@ -41,10 +40,20 @@ COMMANDS = {
     "launch mpi": "a training command under Open MPI",
 }
 
-# `import` is no name for a Python module.
-_MODULES = {"import": "import_hf"}
+# `import` is no name for a Python module; commands that share one are objects in it.
+_MODULES = {
+    "import": "import_hf",
+    "ckpt ls": "checkpoints.Ls",
+    "ckpt verify": "checkpoints.Verify",
+    "ckpt rewind": "checkpoints.Rewind",
+}
 # Commands that read another one's config, and those that can do without any.
-_CONFIG_OF = {"check": "prepare", "data inspect": "pretrain", "data stats": "pretrain"}
+_CONFIG_OF = {
+    "check": "prepare",
+    "data inspect": "pretrain",
+    "data stats": "pretrain",
+    "plan": "pretrain",
+}
 _CONFIG_OPTIONAL = ("check",)
 # Commands that go on where they were when they are started again.
 _RESTARTABLE = ("pretrain", "finetune", "evaluate")
@@ -104,9 +113,7 @@ def _run(arguments: list[str]) -> int:
     from ptft_jax.commands import settings
     from ptft_jax.commands.defaults import BY_COMMAND
 
-    # A command for configs of several kinds looks at the one that it is given.
-    choose = getattr(module, "defaults_for", None)
-    defaults = choose(rest) if choose else BY_COMMAND.get(_CONFIG_OF.get(name, name))
+    defaults = BY_COMMAND.get(_CONFIG_OF.get(name, name))
     if wants_help:
         print(_help(module, rest, defaults))
         return 0
@@ -144,9 +151,9 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def module_of(name: str) -> Any:
     """Imports a command's module, when it is called and not before: JAX takes seconds to load."""
-    return importlib.import_module(
-        f"ptft_jax.commands.{_MODULES.get(name, name.replace(' ', '_'))}"
-    )
+    module, _, part = _MODULES.get(name, name.replace(" ", "_")).partition(".")
+    found = importlib.import_module(f"ptft_jax.commands.{module}")
+    return getattr(found, part) if part else found
 
 
 def _parts_of(first: str) -> list[str]:

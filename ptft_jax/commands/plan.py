@@ -1,18 +1,17 @@
 """ptft plan --config=configs/pretrain/bert_base.py --topology=64x8:h200 [--price_per_device_hour=3]
 
-Says what a run would need and take on machines that are not at hand: memory, traffic and time.
+Says what pretraining would need and take on machines that are not at hand: memory, time and cost.
 
-The topology is HOSTS x DEVICES PER HOST : KIND. The real train step is compiled on this machine's
-CPU for as many devices as that, in seconds and without an accelerator; bytes, collectives and FLOPs
-are counted in the result. Times follow from assumptions, which are printed and can be changed by
-flags. Configs of `ptft pretrain` and `ptft finetune` are understood, with or without their data.
+The topology is HOSTS x DEVICES PER HOST : KIND. Memory is that of the real train step, compiled on
+this machine's CPU; FLOPs and what the devices exchange follow from model and layout, times from
+assumptions, which are printed and can be changed by flags. No data is needed.
 """
 
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,171 +19,88 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import AxisType, Mesh
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.accelerators import ACCELERATORS, Accelerator
-from ptft_jax.commands.plan_report import PhasePlan, as_json, show
-from ptft_jax.commands.plan_work import (
-    PlannedPhase,
-    PlannedRun,
-    is_finetuning,
-    planned_finetuning,
-    planned_pretraining,
-)
-from ptft_jax.commands.screen import make_console
-from ptft_jax.commands.settings import Config, config_of, load_config, nearest
-from ptft_jax.commands.training_flags import check_numbers
-from ptft_jax.errors import ConfigError
-from ptft_jax.models.build import build_model
-from ptft_jax.training.cost import (
+from ptft_jax.commands.accelerators import (
+    ACCELERATORS,
+    ASSUMPTIONS,
+    SHARES,
     Assumptions,
+    advice,
+    assume,
     estimate_seconds,
-    model_flops,
-    recomputed_flops,
-    step_cost,
-    traffic,
 )
+from ptft_jax.commands.describe import describe_model
+from ptft_jax.commands.pretrain import HEADS, PAIR_HEADS
+from ptft_jax.commands.pretraining_config import PhaseConfig, phases_of, pretraining_settings
+from ptft_jax.commands.screen import count, facts, made, make_console, say
+from ptft_jax.commands.settings import Config, nearest
+from ptft_jax.commands.training_flags import check_length, check_numbers
+from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.formats import PAIR_FORMATS
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Model, build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.training import cost
 from ptft_jax.training.mesh import AXES, MeshConfig, check_batch, check_model, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
-# The most devices that JAX makes of one CPU; ids of a second process begin here.
-_MOST_DEVICES = 2048
-
-_ASSUMPTIONS = {
-    "peak_tflops": "Peak of matrix products in the model's dtype, TFLOP/s.",
-    "memory_gb": "Memory of a device, 10^9 bytes.",
-    "memory_fraction": "Share of the memory that a program may use.",
-    "memory_gbs": "Memory bandwidth of a device, 10^9 bytes/s.",
-    "link_gbs": "What a device can send inside its host, 10^9 bytes/s.",
-    "network_gbs": "What a device can send to other hosts, 10^9 bytes/s.",
-    "utilisation": "Share of the peak that is got while a device computes.",
-    "memory_utilisation": "Share of the memory bandwidth that is got.",
-    "link_utilisation": "Share of the links' bandwidths that is got.",
-    "overlap": "Share of the computing time behind which communication is hidden.",
-}
-# Where the figure that is no device's comes from. docs/distributed.md has the published ones.
-_DEFAULTS = {
-    "utilisation": (0.35, "between published BERTs: 0.2 to 0.5, docs/distributed.md"),
-    "memory_utilisation": (0.8, "assumed"),
-    "link_utilisation": (0.7, "assumed"),
-    "overlap": (0.0, "assumed: nothing is hidden"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Topology:
-    """Hosts with the same number of devices of one kind."""
-
-    hosts: int
-    per_host: int
-    kind: str
-
-    @property
-    def accelerator(self) -> Accelerator:
-        """The devices' figures."""
-        return ACCELERATORS[self.kind]
-
-    @property
-    def devices(self) -> int:
-        """Number of devices."""
-        return self.hosts * self.per_host
-
-    def __str__(self) -> str:
-        return f"{self.hosts}x{self.per_host}:{self.kind}"
+# Examples that a packed row has room for where the config leaves it to the corpus.
+_UNKNOWN_PACK = 4
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "topology",
-        None,
-        f"HOSTSxDEVICES:KIND, like 64x8:h200; kinds: {', '.join(ACCELERATORS)}.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "init_from",
-        None,
-        "Run or Hugging Face folder that fine-tuning starts from; only its config.json is read.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "examples", None, "Training examples of a task whose data is not here.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "num_labels", 2, "Labels of a task whose data is not here.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "fill", None, "Share of positions that are no padding, in (0, 1].", flag_values=values
-    )
-    flags.DEFINE_float(
-        "price_per_device_hour", None, "What a device costs for an hour.", flag_values=values
-    )
+    kinds = f"HOSTSxDEVICES:KIND, like 64x8:h200; kinds: {', '.join(ACCELERATORS)}."
+    flags.DEFINE_string("topology", None, kinds, flag_values=values)
+    price = "What a device costs for an hour."
+    flags.DEFINE_float("price_per_device_hour", None, price, flag_values=values)
     flags.DEFINE_string("json", None, "File to write the plan to.", flag_values=values)
-    for name, text in _ASSUMPTIONS.items():
-        default = f"; {_DEFAULTS[name][0]} by default" if name in _DEFAULTS else ""
-        flags.DEFINE_float(name, None, f"{text[:-1]}{default}.", flag_values=values)
-
-
-def defaults_for(arguments: Sequence[str]) -> Callable[[], Config]:
-    """Returns the function that names the keys of the config in a command line."""
-    file = config_of(arguments)
-    fine = file is not None and is_finetuning(load_config(file))
-    return defaults.finetune if fine else defaults.pretrain
+    for name, text in ASSUMPTIONS.items():
+        flags.DEFINE_float(name, None, text, flag_values=values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     if positional:
         raise ConfigError(f"{positional[0]!r}: expected flags only, like --topology=1x8:h100.")
-    config = values.config
-    topology = parse_topology(values.topology)
-    _check_flags(values)
-    check_numbers(config)
-    if is_finetuning(config):
-        work = planned_finetuning(config, values.init_from, values.examples, values.num_labels)
-    else:
-        if config.steps < 1:
-            raise ConfigError(f"--config.steps={config.steps}: expected at least 1.")
-        work = planned_pretraining(config)
-    assumed, sources = _assumptions(values, topology, work.model.dtype)
-    plans, mesh_sizes = plan(config, work, topology, assumed, values.fill)
-    console = make_console()
-    show(
-        console,
-        work,
-        plans,
-        topology=str(topology),
-        devices=topology.devices,
-        mesh=mesh_sizes,
-        assumed=assumed,
-        sources=sources,
-        links=topology.accelerator.links,
-        price=values.price_per_device_hour,
-    )
+    config, (hosts, per_host, kind) = values.config, _topology(values.topology)
+    _check(values)
+    model = _model(config)
+    given = {name: values[name].value for name in ASSUMPTIONS}
+    assumed, sources = assume(kind, model.config.dtype, given)
+    layout = make_mesh(MeshConfig(**config.mesh), _stand_ins(hosts, per_host, kind))
+    check_model(model.config, layout)
+    for phase in phases_of(config):
+        check_batch(phase.config.batch_size, phase.config.accumulate, layout)
+        check_length(phase.config, model.config)
+    phases = [_planned(phase, model, layout, assumed) for phase in phases_of(config)]
+    hours = sum(one["updates"] * one["seconds"]["step"] for one in phases) / 3600
+    price, device_hours = values.price_per_device_hour, hours * layout.size
+    plan = {
+        "topology": values.topology,
+        "devices": layout.size,
+        "mesh": dict(layout.shape),
+        "model": dataclasses.asdict(model.config),
+        "assumptions": dataclasses.asdict(assumed),
+        "phases": phases,
+        "hours": hours,
+        "device_hours": device_hours,
+        "cost": None if price is None else device_hours * price,
+    }
+    _show(plan, model, sources)
     if values.json:
-        content = as_json(
-            work,
-            plans,
-            str(topology),
-            topology.devices,
-            mesh_sizes,
-            assumed,
-            values.price_per_device_hour,
-        )
-        Path(values.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        console.print(f"written to {values.json}")
+        Path(values.json).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 
 
-def parse_topology(text: str | None) -> Topology:
-    """Reads HOSTSxDEVICES:KIND.
-
-    Raises:
-        ConfigError: it is missing, of another form, or of a kind that is not known.
-    """
+def _topology(text: str | None) -> tuple[int, int, str]:
+    """Returns the number of hosts, that of the devices of each, and their kind."""
     if not text:
         raise ConfigError("--topology is missing: write HOSTSxDEVICES:KIND, like 64x8:h200.")
-    form = re.fullmatch(r"(\d+)x(\d+):(.+)", text)
-    if form is None or not int(form[1]) or not int(form[2]):
+    form = re.fullmatch(r"([1-9]\d*)x([1-9]\d*):(.+)", text)
+    if form is None:
         raise ConfigError(
             f"--topology={text}: expected HOSTSxDEVICES:KIND, like 64x8:h200 for 64 hosts of 8."
         )
@@ -197,173 +113,187 @@ def parse_topology(text: str | None) -> Topology:
             f"{', '.join(ACCELERATORS)}; for another one name the most similar, and its figures by "
             "--peak_tflops, --memory_gb, --memory_gbs, --link_gbs and --network_gbs."
         )
-    return Topology(int(form[1]), int(form[2]), kind)
+    return int(form[1]), int(form[2]), kind
 
 
-def _check_flags(values: flags.FlagValues) -> None:
-    shares = ("fill", "memory_fraction", "utilisation", "memory_utilisation", "link_utilisation")
-    for name in (*_ASSUMPTIONS, "fill", "price_per_device_hour", "examples", "num_labels"):
-        value = values[name].value
-        if value is None:
-            continue
-        may_be_0 = name in ("overlap", "price_per_device_hour")
-        most = 1.0 if name in (*shares, "overlap") else math.inf
-        if not (value >= 0 if may_be_0 else value > 0) or not value <= most or value == math.inf:
-            least = "from 0" if may_be_0 else "above 0"
+def _check(values: flags.FlagValues) -> None:
+    for name in (*ASSUMPTIONS, "price_per_device_hour"):
+        value, most = values[name].value, 1.0 if name in SHARES else math.inf
+        if value is not None and not (0 < value <= most and value < math.inf):
             up_to = "" if most == math.inf else f" up to {most:g}"
-            raise ConfigError(f"--{name}={value:g}: expected a number {least}{up_to}.")
+            raise ConfigError(f"--{name}={value:g}: expected a number above 0{up_to}.")
     if values.json and not Path(values.json).absolute().parent.is_dir():
         raise ConfigError(f"--json={values.json}: there is no folder to write it to.")
+    check_numbers(values.config)
+    if values.config.steps < 1:
+        raise ConfigError(f"--config.steps={values.config.steps}: expected at least 1.")
 
 
-def _assumptions(
-    values: flags.FlagValues, topology: Topology, dtype: str
-) -> tuple[Assumptions, dict[str, str]]:
-    """Returns the assumptions and where each is from, by the name of its flag."""
-    device = topology.accelerator
-    figures = {
-        "peak_tflops": (device.peak_tflops(dtype), f"{device.source}, {dtype} (dense)"),
-        "memory_gb": (device.memory_gb, device.source),
-        "memory_fraction": (device.memory_fraction, device.memory_fraction_source),
-        "memory_gbs": (device.memory_gbs, device.source),
-        "link_gbs": (device.link_gbs, f"{device.source}, one direction"),
-        "network_gbs": (device.network_gbs, "typical machine, one direction"),
-        **_DEFAULTS,
+def _model(config: Config) -> Model:
+    """Returns the model; without a corpus and a key for it, the vocabulary is BERT's."""
+    keys, there = config.model.to_dict(), config.data_dir
+    if not keys["vocab_size"]:
+        corpus = Corpus.open(there, "train") if there else None
+        keys["vocab_size"] = corpus.vocab_size if corpus else EncoderConfig.vocab_size
+    heads = PAIR_HEADS if config.input_format in PAIR_FORMATS else HEADS
+    return build_model(EncoderConfig(heads=heads, **keys))
+
+
+def _planned(
+    phase: PhaseConfig, model: Model, layout: Mesh, assumed: Assumptions
+) -> dict[str, Any]:
+    """Returns what an update of a phase needs and takes, as JSON values."""
+    config, sizes = phase.config, dict(layout.shape)
+    split = {"batch_size": config.batch_size, "accumulate": config.accumulate}
+    rows = row_shapes(config)
+    (tokens,), (predictions,) = rows["input_ids"][0], rows["masked_lm_ids"][0]
+    (pooled,), _ = rows.get("pooled_positions", ((0,), None))
+    memory = _memory(config, model, rows, sizes)
+    flops = config.batch_size * cost.model_flops(
+        model.config, tokens=tokens, predictions=predictions, pooled=pooled
+    )
+    again = config.batch_size * cost.recomputed_flops(model.config, tokens)
+    hosts = np.vectorize(lambda device: device.process_index)(layout.devices)
+    exchanged = cost.exchanges(model, sizes, rows, **split)
+    sent = [one.sent(hosts) for one in exchanged]
+    peak = layout.size * assumed.peak_tflops * 1e12
+    seconds = estimate_seconds((flops + again) / layout.size, memory, sent, assumed)
+    return {
+        "updates": phase.until - phase.start,
+        **split,
+        "tokens": tokens,
+        "bytes": {**dataclasses.asdict(memory), "total": memory.total},
+        "fits": memory.total <= assumed.usable_memory,
+        "advice": advice(memory, assumed, sizes, remat=model.config.remat, **split),
+        "exchanges": [
+            {**dataclasses.asdict(one), "inside": inside, "across": across}
+            for one, (inside, across) in zip(exchanged, sent, strict=True)
+        ],
+        "model_flops": flops,
+        "recomputed_flops": again,
+        "seconds": {**dataclasses.asdict(seconds), "step": seconds.step},
+        "model_flops_utilisation": flops / (seconds.step * peak),
+        "tokens_per_second": config.batch_size * tokens / seconds.step,
     }
-    for name in _ASSUMPTIONS:
-        given = values[name].value
-        if given is not None:
-            figures[name] = (given, f"--{name}")
-    number = {name: value for name, (value, _) in figures.items()}
-    assumed = Assumptions(
-        peak_flops=number["peak_tflops"] * 1e12,
-        memory=number["memory_gb"] * 1e9,
-        memory_fraction=number["memory_fraction"],
-        memory_bandwidth=number["memory_gbs"] * 1e9,
-        link_bandwidth=number["link_gbs"] * 1e9,
-        network_bandwidth=number["network_gbs"] * 1e9,
-        utilisation=number["utilisation"],
-        memory_utilisation=number["memory_utilisation"],
-        link_utilisation=number["link_utilisation"],
-        overlap=number["overlap"],
-    )
-    return assumed, {name: source for name, (_, source) in figures.items()}
 
 
-def plan(
-    config: Config,
-    work: PlannedRun,
-    topology: Topology,
-    assumed: Assumptions,
-    fill: float | None,
-) -> tuple[list[PhasePlan], dict[str, int]]:
-    """Plans every phase of a run; returns the plans and the mesh's sizes by axis.
-
-    Raises:
-        ConfigError: the mesh does not fit the topology, or something does not divide.
-    """
-    layout = make_mesh(MeshConfig(**config.mesh), _stand_ins(topology))
-    for phase in work.phases:
-        check_batch(phase.batch_size, phase.accumulate, layout)
-    if "eval_batch_size" in config:
-        check_batch(config.eval_batch_size, 1, layout, key="eval_batch_size")
-    check_model(work.model, layout)
-    sizes = dict(layout.shape)
-    hosts = np.vectorize(lambda device: device.host)(layout.devices)
-    compiled_sizes, shrunk = _compiled_sizes(sizes)
-    devices = np.array(jax.devices("cpu")[: math.prod(compiled_sizes.values())])
-    mesh = Mesh(
-        devices.reshape(*compiled_sizes.values()), AXES, axis_types=(AxisType.Explicit,) * len(AXES)
-    )
-    model = build_model(work.model)
+def _memory(
+    config: Config, model: Model, rows: cost.RowShapes, sizes: Mapping[str, int]
+) -> cost.Memory:
+    # What a device holds does not depend on how long `data` is, once there is such an axis.
+    data = min(sizes["data"], 2)
+    axes = model.axes()
     optimizer, schedule = make_optimizer(
-        OptimizerConfig(**config.optimizer),
-        ScheduleConfig(**config.schedule),
-        work.steps or max(1, config.schedule.warmup_steps),
-        model.axes(),
+        OptimizerConfig(**config.optimizer), ScheduleConfig(**config.schedule), config.steps, axes
     )
-    plans = []
-    for phase in work.phases:
-        cost = step_cost(
-            model,
-            work.objective,
-            optimizer,
-            schedule,
-            phase.rows,
-            mesh,
-            batch_size=phase.batch_size // shrunk,
-            accumulate=phase.accumulate,
-        )
-        exchanged = traffic(cost.collectives, compiled_sizes, hosts)
-        plans.append(
-            PhasePlan(
-                phase=phase,
-                cost=cost,
-                traffic=tuple(exchanged),
-                seconds=estimate_seconds(cost, exchanged, phase.accumulate, assumed),
-                model_flops=_flops(work, phase),
-                recomputed_flops=phase.batch_size * recomputed_flops(work.model, phase.tokens),
-                fill=fill if fill is not None else phase.fill,
-                compiled=compiled_sizes,
-            )
-        )
-    return plans, sizes
+    return cost.compile_step(
+        model,
+        PretrainingObjective(next_sentence="nsp" in model.config.heads),
+        optimizer,
+        schedule,
+        rows,
+        _mesh_of_cpu({**sizes, "data": data}),
+        batch_size=config.batch_size // sizes["data"] * data,
+        accumulate=config.accumulate,
+    )[1]
 
 
-def _flops(work: PlannedRun, phase: PlannedPhase) -> int:
-    return phase.batch_size * model_flops(
-        work.model, tokens=phase.tokens, predictions=phase.predictions, pooled=phase.pooled
-    )
+def row_shapes(config: Config) -> cost.RowShapes:
+    """Returns the shapes and dtypes of the arrays that `PretrainingExamples.batch` makes, by name.
+
+    Only the room for examples in a packed row, where no `max_sequences_per_pack` says it, is known
+    to the corpus alone.
+    """
+    settings = pretraining_settings(config)
+    settings.check()
+    tokens, predictions, most = settings.max_seq_length, config.max_predictions_per_seq, 1
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    if settings.packing:
+        most = settings.max_sequences_per_pack or _UNKNOWN_PACK
+        share = math.ceil(settings.masking.masked_lm_prob * tokens)
+        predictions = min(share + most, predictions * most)
+        names += ["segment_ids", "position_ids"]
+    rows: dict[str, Any] = dict.fromkeys(names, ((tokens,), np.int32))
+    rows |= dict.fromkeys(("masked_lm_positions", "masked_lm_ids"), ((predictions,), np.int32))
+    rows["masked_lm_weights"] = ((predictions,), np.float32)
+    if settings.has_pairs:
+        rows |= dict.fromkeys(("pooled_positions", "next_sentence_labels"), ((most,), np.int32))
+        rows["next_sentence_weights"] = ((most,), np.float32)
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
 class _StandIn:
-    """A device as far as a mesh looks at it; `host` is where it is, whatever its block."""
+    """A device as far as a mesh looks at it."""
 
     id: int
     process_index: int
-    host: int
     platform: str = "cpu"
     device_kind: str = "planned"
 
 
-def _stand_ins(topology: Topology) -> list[Any]:
-    # Hosts of a TPU slice are one block of devices (`training/mesh.py`).
-    one_block = topology.kind.startswith("tpu")
-    return [
-        _StandIn(
-            id=number,
-            process_index=0 if one_block else number // topology.per_host,
-            host=number // topology.per_host,
-        )
-        for number in range(topology.devices)
-    ]
+def _stand_ins(hosts: int, per_host: int, kind: str) -> list[Any]:
+    # Hosts of a TPU slice are joined by the devices' own links: one block (`training/mesh.py`).
+    block = hosts * per_host if kind.startswith("tpu") else per_host
+    return [_StandIn(number, number // block) for number in range(hosts * per_host)]
 
 
-def _compiled_sizes(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
-    """Returns the mesh to compile for, and the factor by which its `data` axis is shorter.
-
-    What one device holds, computes and takes part in does not depend on how long `data` is, as
-    long as there is such an axis.
-    """
-    available = _fake_devices(math.prod(sizes.values()))
-    data, rest = sizes["data"], math.prod(sizes.values()) // sizes["data"]
-    for shorter in range(data, min(data, 2) - 1, -1):
-        if data % shorter == 0 and shorter * rest <= available:
-            return {**sizes, "data": shorter}, data // shorter
-    raise ConfigError(
-        f"mesh.fsdp={sizes['fsdp']} x mesh.tensor={sizes['tensor']}: {data} x {rest} devices are "
-        f"too many to compile for on a CPU, which can be split into {available}, and a shorter "
-        "`data` does not help; plan a smaller topology."
-    )
-
-
-def _fake_devices(wanted: int) -> int:
-    """Splits the CPU into as many devices as are wanted and can be; returns how many there are."""
+def _mesh_of_cpu(sizes: Mapping[str, int]) -> Mesh:
+    """Splits this machine's CPU into as many devices as a mesh has."""
+    wanted = math.prod(sizes.values())
     try:
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", min(wanted, _MOST_DEVICES))
+        jax.config.update("jax_num_cpu_devices", min(wanted, 2048))  # the most that JAX makes
     except RuntimeError:
         # This process has used JAX before, and its devices are what they are.
         pass
-    return len(jax.devices("cpu"))
+    devices = jax.devices("cpu")
+    if len(devices) < wanted:
+        raise ConfigError(
+            f"mesh.fsdp={sizes['fsdp']} x mesh.tensor={sizes['tensor']}: {wanted} devices are too "
+            f"many to compile for on a CPU, which can be split into {len(devices)}; plan with less."
+        )
+    grid = np.array(devices[:wanted]).reshape(tuple(sizes.values()))
+    return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def _show(plan: dict[str, Any], model: Model, sources: Mapping[str, str]) -> None:
+    console, columns = make_console(), [_column(one) for one in plan["phases"]]
+    mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items())
+    vocabulary = count(model.config.vocab_size)
+    facts(console, {"model": describe_model(model), "vocabulary": vocabulary, "mesh": mesh})
+    numbers = [f"phase {number}" for number in range(1, 1 + len(columns))]
+    table = Table("", *numbers, box=SIMPLE_HEAD)
+    for name in columns[0]:
+        table.add_row(name.replace("_", " "), *(column[name] for column in columns))
+    console.print(table)
+    for number, one in zip(numbers, plan["phases"], strict=True):
+        say(console, f"{number} {one['advice']}")
+    table = Table("assumption", "value", "source", box=SIMPLE_HEAD)
+    for name, value in plan["assumptions"].items():
+        table.add_row(f"--{name}", f"{value:g}", sources[name])
+    console.print(table)
+    what = {
+        "topology": f"{plan['topology']}, {count(plan['devices'])} devices",
+        "hours": f"{plan['hours']:,.3g} without compiling, evaluations and checkpoints",
+        "device-hours": f"{plan['device_hours']:,.4g}",
+    }
+    if plan["cost"] is not None:
+        what["cost"] = f"{plan['cost']:,.2f}"
+    made(console, "planned", what, [])
+
+
+def _column(phase: dict[str, Any]) -> dict[str, str]:
+    """Returns the cells of a phase by the names of their rows."""
+    sizes = {f"{name} on a device": size for name, size in phase["bytes"].items()}
+    for one in phase["exchanges"]:
+        sizes[f"{one['kind']} along {', '.join(one['axes'])}"] = one["bytes"]
+    return {
+        "updates": count(phase["updates"]),
+        "rows x tokens": f"{count(phase['batch_size'])} x {phase['tokens']}",
+        **{f"{name}, MiB": f"{size / 2**20:,.1f}" for name, size in sizes.items()},
+        "model TFLOP of an update": f"{phase['model_flops'] / 1e12:,.4g}",
+        **{f"{name}, ms": f"{1e3 * one:,.2f}" for name, one in phase["seconds"].items()},
+        "model FLOPs utilisation": f"{phase['model_flops_utilisation']:.0%}",
+        "tokens/s": f"{phase['tokens_per_second']:,.0f}",
+    }

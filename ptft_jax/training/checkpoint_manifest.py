@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -65,11 +65,6 @@ class Manifest:
     files: Mapping[str, FileRecord]
     metrics: Mapping[str, float | None]
     evaluation_due: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(record.bytes for record in self.files.values())
 
     def holds(self, item: str) -> bool:
         """Says whether the checkpoint has an item ("opt_state")."""
@@ -209,15 +204,8 @@ def structure_damage(
     return damage
 
 
-def content_damage(
-    folder: Path,
-    manifest: Manifest,
-    names: Collection[str],
-    progress: Callable[[int], None] = lambda count: None,
-) -> list[Damage]:
+def content_damage(folder: Path, manifest: Manifest, names: Collection[str]) -> list[Damage]:
     """Hashes the files `names` and returns which of them are not what was written.
-
-    `progress` is called with the size of each file when it has been read.
 
     Raises:
         DataError: a file cannot be read for a reason that is no damage.
@@ -243,13 +231,8 @@ def content_damage(
             return Damage(name, f"has changed: its SHA-256 is not the one in {MANIFEST}")
         return None
 
-    found = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        for name, damage in zip(names, pool.map(look, names), strict=True):
-            progress(manifest.files[name].bytes)
-            if damage is not None:
-                found.append(damage)
-    return found
+        return [damage for damage in pool.map(look, names) if damage is not None]
 
 
 def verify(folder: Path, items: Collection[str] | None = None) -> Manifest:
@@ -262,9 +245,11 @@ def verify(folder: Path, items: Collection[str] | None = None) -> Manifest:
     """
     manifest = read_manifest(folder)
     damage = structure_damage(folder, manifest, items)
-    damage = damage or content_damage(folder, manifest, names_in(manifest, items))
+    wrong = {one.file for one in damage}
+    rest = [name for name in names_in(manifest, items) if name not in wrong]
+    damage += content_damage(folder, manifest, rest)
     if damage:
-        raise DamagedCheckpointError(damage_text(folder, damage))
+        raise DamagedCheckpointError(damage_text(folder, sorted(damage)))
     return manifest
 
 

@@ -45,21 +45,6 @@ def read_arrays(path: Path, targets: Mapping[str, Any]) -> Mapping[str, Any]:
     raise does_not_fit(path, problems)
 
 
-def read_item(path: Path, item: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of one item of the checkpoint at `path` as NumPy arrays, by name.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        tree = _saved_tree(path / item)
-        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return _flat(reader.restore(path / item, args=ocp.args.PyTreeRestore(restore_args=how)))
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from error
-
-
 def does_not_fit(path: Path, problems: list[str]) -> DataError:
     """Returns the error that says in what a checkpoint differs from what is needed."""
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""

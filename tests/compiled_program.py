@@ -1,8 +1,8 @@
 """What a compiled program sends between devices and multiplies, read from its HLO text.
 
-XLA writes a program as computations of instructions. A loop's body stands there once and runs as
-often as the loop's known trip count says, so everything is counted with the number of times that it
-runs. The text is `jax.stages.Compiled.as_text()`.
+Layouts are checked by what the real step executes. XLA writes a program as computations of
+instructions. A loop's body stands there once and runs as often as the loop's known trip count says,
+so everything is counted with the number of times that it runs.
 
 An all-reduce of which every device of a group goes on with its own part alone is a reduce-scatter:
 XLA's CPU backend has no other way to write one, and it is reported as what it is. That backend also
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+import jax
 import numpy as np
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -55,18 +56,16 @@ class Collective:
 
     Attributes:
         kind: one of `KINDS`.
-        arrays: the arrays as they are whole in the group: what an all-reduce adds up, what an
-            all-gather gives, what a reduce-scatter adds up before it is cut.
+        arrays: the arrays as they are whole in the group: what an all-reduce or a reduce-scatter
+            adds up, what an all-gather gives.
         groups: devices that exchange with one another, by position in the mesh's row-major order.
         times: how often a run of the program executes it.
-        operation: where in the model it comes from, as JAX names it; "" where XLA does not say.
     """
 
     kind: str
     arrays: tuple[Array, ...]
     groups: tuple[tuple[int, ...], ...]
     times: int
-    operation: str
 
     @property
     def bytes(self) -> int:
@@ -94,12 +93,9 @@ class _Instruction:
 class Program:
     """A compiled program, read from its HLO text."""
 
-    def __init__(self, text: str | None):
-        """Reads the text of a whole module; None is what a backend without such texts gives.
-
-        Raises ValueError for a text that holds no entry computation.
-        """
-        self._computations, self._entry = _read(text or "")
+    def __init__(self, compiled: jax.stages.Compiled):
+        """Reads the text of a compiled function."""
+        self._computations, self._entry = _read(compiled.as_text() or "")
         self._named = {
             where: {one.name: one for one in instructions}
             for where, instructions in self._computations.items()
@@ -154,22 +150,17 @@ class Program:
     def _collectives_of(self, where: str) -> Iterator[Collective]:
         instructions = self._computations[where]
         for one in instructions:
-            kind = one.opcode.removesuffix("-start")
+            kind = one.opcode
             if kind not in KINDS:
                 continue
             groups = _groups(one.rest)
             if len(groups[0]) < 2:
                 continue
             arrays = _arrays(one.result)
-            if kind == "all-gather" and one.opcode != kind:
-                arrays = arrays[len(arrays) // 2 :]  # (operands, results)
-            elif kind == "reduce-scatter":
-                arrays = [Array(a.dtype, (*a.shape, len(groups[0]))) for a in arrays]
             arrays = [
                 replace(array, dtype="bf16") if self._is_bfloat16(where, one, k) else array
                 for k, array in enumerate(arrays)
             ]
-            operation = re.search(r'op_name="([^"]*)"', one.rest)
             parts = {kind: arrays}
             if kind == "all-reduce":
                 members = len(groups[0])
@@ -183,13 +174,7 @@ class Program:
                 }
             for name, some in parts.items():
                 if some:
-                    yield Collective(
-                        name,
-                        tuple(some),
-                        groups,
-                        self._times[where],
-                        operation[1] if operation else "",
-                    )
+                    yield Collective(name, tuple(some), groups, self._times[where])
 
     def _is_bfloat16(self, where: str, one: _Instruction, index: int) -> bool:
         """Whether array `index` of a collective is a bfloat16, made wider for the exchange only."""
@@ -345,11 +330,8 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
     """Reads the groups of an instruction in any of the forms that XLA writes them in.
 
     `{{0,1},{2,3}}`; `[2,2]<=[2,2]T(1,0)`: an iota, transposed, in rows; `mesh['a'=2,'b'=2] {'b'}`:
-    along axes of a mesh; `source_target_pairs` of a permute, here one group.
+    along axes of a mesh.
     """
-    pairs = re.search(r"source_target_pairs=\{\{([\d,{}]*)\}\}", line)
-    if pairs:
-        return (tuple(sorted({int(n) for n in re.findall(r"\d+", pairs[1])})),)
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
