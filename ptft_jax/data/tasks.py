@@ -184,7 +184,7 @@ def load_task(
     """The examples of a GLUE task (`name` in GLUE_TASKS), or of one's own table (`name` "text").
 
     data_dir: for GLUE the folder with CoLA/, SST-2/, …, empty for TFDS; for a table the folder with
-    train and dev (and perhaps test) as .csv, .tsv or .jsonl. table: its columns, for a table only.
+    train and dev (and perhaps test) as .csv, .tsv, .jsonl or .parquet. table: its columns.
     Raises ConfigError for an unknown task or missing files, DataError for their content.
     """
     if name == TABLE_TASK:
@@ -254,7 +254,7 @@ def _load_table_task(data_dir: str | Path | None, settings: TableSettings) -> Ta
     if not data_dir:
         raise ConfigError(
             f"the task '{TABLE_TASK}' needs --config.data_dir=DIR, a folder with train and dev "
-            "(and perhaps test) as .csv, .tsv or .jsonl"
+            "(and perhaps test) as .csv, .tsv, .jsonl or .parquet"
         )
     if not Path(data_dir).is_dir():
         raise ConfigError(f"data_dir={data_dir} is not a folder; {_listing(Path(data_dir).parent)}")
@@ -268,7 +268,7 @@ def _load_table_task(data_dir: str | Path | None, settings: TableSettings) -> Ta
             tables[split] = read_table(path, required, optional=(settings.label_column,))
         elif split != "test":
             raise ConfigError(
-                f"data_dir={data_dir} has no {split}.csv, {split}.tsv or {split}.jsonl; "
+                f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet; "
                 f"{_listing(Path(data_dir))}"
             )
     names = () if settings.regression else _find_labels(tables["train"], settings.label_column)
