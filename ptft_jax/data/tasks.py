@@ -241,12 +241,12 @@ def _read_tfds(name: str, task: GlueTask) -> dict[str, Split]:
     prepared = tfds.read_glue(name, task.tfds_texts or task.texts, task.folder)
     splits = {}
     for split, (_, tfds_name) in task.splits.items():
-        part = prepared[tfds_name]
+        texts, found = prepared[tfds_name]
         labels = None
         if not split.startswith("test"):
-            labels = np.array(part.labels, np.int32 if task.label_names else np.float32)
-        texts_b = part.texts[1] if len(part.texts) == 2 else None
-        splits[split] = Split(part.texts[0], texts_b, labels, f"TFDS glue/{name} {tfds_name}")
+            labels = np.array(found, np.int32 if task.label_names else np.float32)
+        texts_b = texts[1] if len(texts) == 2 else None
+        splits[split] = Split(texts[0], texts_b, labels, f"TFDS glue/{name} {tfds_name}")
     return splits
 
 
