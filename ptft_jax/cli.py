@@ -21,7 +21,7 @@ COMMANDS = {
     "prepare": "raw text → tokenizer and token shards",
     "check": "finds what is wrong with a corpus, or with raw text",
     "data inspect": "rows of a corpus as the model gets them, decoded",
-    "data stats": "a page about a corpus and the rows made of it",
+    "data stats": "a corpus and the rows made of it in tables and charts",
     "pretrain": "MLM + NSP pretraining",
     "finetune": "fine-tuning on GLUE or on your own table",
     "plan": "memory, traffic, time and cost of pretraining on machines that are not at hand",

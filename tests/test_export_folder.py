@@ -317,13 +317,19 @@ def test_card_says_what_it_was_given():
     text = card(
         config,
         name='run "é": 1 # two\n| three 🙂',
-        data={"task": "mrpc", "examples": {"train": 3668}, "sources": ["a.txt", "b.txt"]},
+        data={
+            "task": "mrpc",
+            "language": "en",
+            "examples": {"train": 3668},
+            "sources": ["a.txt", "b.txt"],
+        },
         scores={"dev": {"accuracy": 0.8676470588235294, "f1": 0.9}, "test": {"loss": float("nan")}},
         training={"optimizer": {"name": "adamw", "learning_rate": 5e-5}, "steps": 345},
         base_model="../models/base: x",
     )
     meta, body = front_matter(text)
     assert meta["library_name"] == "transformers"
+    assert meta["language"] == "en"
     assert meta["pipeline_tag"] == "text-classification"
     assert meta["base_model"] == "../models/base: x"
     assert "license" not in meta
@@ -334,7 +340,7 @@ def test_card_says_what_it_was_given():
     assert "| optimizer.learning_rate | 5e-05 |" in body
     assert "| examples.train | 3,668 |" in body
     assert "| sources | a.txt, b.txt |" in body
-    assert "| dev | accuracy | 0.867647 |" in body
+    assert "| dev.accuracy | 0.867647 |" in body
     assert "| num_hidden_layers | 12 |" in body
 
 
@@ -347,13 +353,14 @@ def test_card_sums_a_corpus_up():
         "splits": {"train": {"documents": 3, "sentences": 50, "tokens": 1234, "shard_tokens": [9]}},
         "files": {"train/tokens-00000.bin": {"bytes": 1, "sha256": "cd"}},
         "sources": [{"name": f"{i}.txt", "weight": [1.0, 2.5][i % 2]} for i in range(4)],
-        "licence": "CC0",
+        "licence": "CC BY-SA 4.0",
     }
     data = corpus_summary(manifest, most=2)
-    body = front_matter(card(EncoderConfig(), name="x", data=data))[1]
+    meta, body = front_matter(card(EncoderConfig(), name="x", data=data))
+    assert (meta["license"], meta["license_name"]) == ("other", "cc-by-sa-4.0")
     assert "| train.tokens | 1,234 |" in body
     assert "| sources | 0.txt, 1.txt (weight 2.5), and 2 more |" in body
-    assert "| licence | CC0 |" in body
+    assert "| licence | CC BY-SA 4.0 |" in body
     assert "tokens-00000" not in body
 
 

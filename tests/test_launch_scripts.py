@@ -197,13 +197,16 @@ def test_slurm_gives_tasks_their_gpus(capsys, flags, given):
 
 
 def test_tpu_words_survive_gcloud_and_two_shells(tmp_path):
-    """The words pass through gcloud, ssh and the worker's shell before ptft gets them."""
-    env = tool(tmp_path / "bin", "gcloud")
-    words = [f"--config.data_dir={word}" for word in HARD]
+    """The words pass through gcloud, ssh and the worker's shell before ptft gets them.
+
+    Its exit code is handed on.
+    """
+    env = tool(tmp_path / "bin", "gcloud", code=7)
+    words = [*PRETRAIN, *(f"--config.data_dir={word}" for word in HARD), "--run_dir=a b"]
     home = tmp_path / "it's home"
-    script = ["bash", str(ROOT / "launch" / "tpu_vm.sh"), "--name=pod", "--zone=zone"]
-    where = ["--project=p", f"--repo_dir={home}", "--", "pretrain"]
-    subprocess.run([*script, *where, *words], env=env, check=True)
+    flags = ("--name=pod", "--zone=zone", "--project=p", f"--repo_dir={home}")
+    done = ptft("launch", "tpu", *flags, "--", *words, env=env)
+    assert done.returncode == 7, done.stderr
     (*given, command), _ = recorded(tmp_path / "bin")
     assert given == [
         *("compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=zone", "--project=p", "--worker=all")
@@ -213,19 +216,7 @@ def test_tpu_words_survive_gcloud_and_two_shells(tmp_path):
     tool(home / ".venv" / "bin", "ptft")
     for shell in ("bash", "sh"):
         subprocess.run([shell, "-c", command.removeprefix("--command=")], check=True)
-        assert recorded(home / ".venv" / "bin")[0] == ["pretrain", *words]
-
-
-def test_tpu_starts_gcloud(tmp_path):
-    """The whole way from the command line to gcloud; its exit code is handed on."""
-    env = tool(tmp_path / "bin", "gcloud", code=7)
-    flags = ("--name=pod", "--zone=zone", "--project=p", "--repo_dir=code")
-    done = ptft("launch", "tpu", *flags, "--", *PRETRAIN, "--run_dir=a b", env=env)
-    assert done.returncode == 7, done.stderr
-    *given, command = recorded(tmp_path / "bin")[0]
-    assert given[4:] == ["pod", "--zone=zone", "--project=p", "--worker=all"]
-    words = shlex.split(command.removeprefix("--command="))
-    assert words == ["cd", "code", "&&", "exec", ".venv/bin/ptft", *PRETRAIN, "--run_dir=a b"]
+        assert recorded(home / ".venv" / "bin")[0] == words
 
 
 def jobset(capsys, *flags: str, words=(*PRETRAIN, "--run_dir=/data/run")) -> dict:
@@ -335,7 +326,7 @@ def test_mpi_reads_a_hostfile(tmp_path):
     """The first host of the file, whatever comments stand before it."""
     hostfile = tmp_path / "hosts"
     hostfile.write_text("# ours\n\nnode3 slots=4  # fast\nnode4 slots=4\n")
-    assert hosts_of([], str(hostfile), 8) == ("node3", ["--hostfile", str(hostfile)])
+    assert hosts_of([], str(hostfile)) == ("node3", ["--hostfile", str(hostfile)])
 
 
 def test_slurm_and_the_code_agree_when_to_start_again():
@@ -362,14 +353,26 @@ MISTAKES = [
     ("slurm", (*GOOD_RUN, "--heartbeat_seconds=0"), "--heartbeat_seconds=0"),
     ("slurm", (*GOOD_RUN, "stray"), "'stray': expected flags only"),
     ("slurm", ("--", "pretrain", "--config=nowhere.py"), "there is no Python file 'nowhere.py'"),
-    ("slurm", ("--nodes=0", *GOOD_RUN), "--nodes=0: expected from 1"),
+    ("slurm", ("--nodes=0", *GOOD_RUN), "--nodes=0: 0 is not an integer in the range [1, 100000]"),
     ("slurm", ("--nodes=two", *GOOD_RUN), "--nodes"),
     ("slurm", ("--sbatch=--qos='high", *GOOD_RUN), "No closing quotation"),
     ("slurm", ("--gpus_per_node=8", "--tasks_per_node=2", *GOOD_RUN), "one task for each GPU"),
-    ("local", ("--processes=0", *GOOD_RUN), "--processes=0: expected from 1"),
-    ("local", ("--port=70000", *GOOD_RUN), "--port=70000: expected from 1 to 65535"),
-    ("local", ("--restarts=-1", *GOOD_RUN), "--restarts=-1: expected from 0"),
-    ("local", ("--grace_seconds=nan", *GOOD_RUN), "--grace_seconds=nan: expected at least 0"),
+    (
+        "local",
+        ("--processes=0", *GOOD_RUN),
+        "--processes=0: 0 is not an integer in the range [1, 100000]",
+    ),
+    (
+        "local",
+        ("--port=70000", *GOOD_RUN),
+        "--port=70000: 70000 is not an integer in the range [0, 65535]",
+    ),
+    (
+        "local",
+        ("--restarts=-1", *GOOD_RUN),
+        "--restarts=-1: -1 is not an integer in the range [0, 100000]",
+    ),
+    ("local", ("--grace_seconds=nan", *GOOD_RUN), "--grace_seconds=nan: invalid literal"),
     ("local", (*GOOD_RUN, "--local_device_ids=0"), "--local_device_ids is set by"),
     ("gke", ("--name=Bert_1", *GOOD_RUN), "--name=Bert_1: expected at most 40 small letters"),
     ("gke", ("--image=", *GOOD_RUN), "--image is missing"),
@@ -382,7 +385,6 @@ MISTAKES = [
     ("gke", ("--secrets=hf_AbC", *GOOD_RUN), "expected names of Kubernetes Secrets"),
     ("gke", ("--volume=/data", *GOOD_RUN), "--volume=/data: expected CLAIM:/path"),
     ("tpu", ("--zone=", *GOOD_RUN), "--zone is missing"),
-    ("mpi", ("--processes=3", "--hosts=a:1,b", *GOOD_RUN), "the hosts have 2 slots"),
     ("mpi", ("--hosts=a:x", *GOOD_RUN), "--hosts=a:x: expected HOST or HOST:SLOTS"),
     ("mpi", ("--hosts=localhost,b", *GOOD_RUN), "expected its name in the network"),
     ("mpi", ("--hosts=a", "--hostfile=b", *GOOD_RUN), "expected one of them"),

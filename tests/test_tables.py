@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ptft_jax.data.tables import find_split, nearest, read_table
@@ -42,6 +44,17 @@ def test_json_lines(tmp_path):
     table = read_table(path)
     assert table.columns == {"text": ["a", "é"], "label": [1, 2]}
     assert table.lines == [1, 3]
+
+
+def test_parquet(tmp_path):
+    """What Hugging Face datasets are stored in; its values keep their types, its rows numbers."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": ["a", "é\r\n"], "no": [[1], [2]], "label": [1, 0]}), path)
+    table = read_table(path, ["text", "label"])
+    assert table.columns == {"text": ["a", "é\r\n"], "label": [1, 0]}
+    assert table.at(1) == f"{path}, row 2"
+    with pytest.raises(DataError, match="no column 'txt'"):
+        read_table(path, ["txt"])
 
 
 def test_a_header_can_be_given_and_columns_chosen(tmp_path):
@@ -94,12 +107,14 @@ def test_fields_larger_than_the_csv_limit(tmp_path):
         ),
         ("t.csv", 'text,label\n"a\nb",1\nc\n', r"line 4: 1 columns where 2 are expected"),
         ("t.tsv", "text\tlabel\na\t1\n\nb\t0\n", r"line 3: 1 columns where 2"),
-        ("t.csv", 'text,label\n"a,1\n', r"begins on line 2: not valid CSV"),
+        ("t.csv", 'text,label\n"a,1\n', r"begins on line 2: not valid"),
+        ("t.tsv", "text\tlabel\na\rb\t1\n", r"begins on line 2: not valid"),
+        ("t.parquet", "no Parquet", r"cannot be read as Parquet"),
         ("t.csv", "text,text\na,b\n", r"column 'text' occurs more than once"),
-        ("t.csv", "", "is empty"),
-        ("t.tsv", "", "is empty"),
-        ("t.jsonl", "\n", "is empty"),
-        ("t.tsv", "text\tlabel\n", "header but no rows"),
+        ("t.csv", "", "has no rows"),
+        ("t.tsv", "", "has no rows"),
+        ("t.jsonl", "\n", "has no rows"),
+        ("t.tsv", "text\tlabel\n", "has no rows"),
         ("t.jsonl", '{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
         ("t.jsonl", '["a"]\n', "line 1: a JSON list; expected one object per line"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', "line 2: no field 'label'"),
@@ -132,7 +147,9 @@ def test_missing_file_and_unknown_format(tmp_path):
     """A path that cannot be a table is a setting to mend, not bad content."""
     with pytest.raises(ConfigError, match="no such file"):
         read_table(tmp_path / "t.csv")
-    with pytest.raises(ConfigError, match=r"must end in \.csv, \.tsv, \.jsonl, not '\.txt'"):
+    with pytest.raises(
+        ConfigError, match=r"must end in \.csv, \.tsv, \.jsonl, \.parquet, not '\.txt'"
+    ):
         read_table(write(tmp_path, "t.txt", "a"))
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on a table of your own: any folder with train and dev as .csv, .tsv or .jsonl.
+"""Fine-tuning on a table of your own: train and dev as .csv, .tsv, .jsonl or .parquet.
 
     ptft finetune --config=configs/finetune/text.py --config.data_dir=FOLDER \\
         --init_from=RUN_OR_HF_DIR --run_dir=RUN

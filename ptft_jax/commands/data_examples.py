@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from ptft_jax.commands.pretraining_config import PhaseConfig, phases_of, pretraining_settings
+from ptft_jax.commands.pretraining_config import phases_of, pretraining_settings
 from ptft_jax.commands.screen import count
 from ptft_jax.commands.settings import Config, require_data_dir
 from ptft_jax.data.corpus import Corpus
@@ -48,16 +48,11 @@ def open_examples(config: Config, split: str, phase: int) -> OpenedExamples:
         DataError: the corpus is damaged.
     """
     data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
-    chosen = _phase(config, phase)
+    phases = phases_of(config)
+    if not 1 <= phase <= len(phases):
+        there = f"phases 1 to {len(phases)}" if len(phases) > 1 else "one phase"
+        raise ConfigError(f"--phase={phase}: the config has {there}.")
     corpus = Corpus.open(data_dir, split)
     tokenizer = TextTokenizer.load(corpus.tokenizer_dir)
-    examples = PretrainingExamples(corpus, tokenizer, pretraining_settings(chosen.config))
-    return OpenedExamples(corpus, tokenizer, examples)
-
-
-def _phase(config: Config, number: int) -> PhaseConfig:
-    phases = phases_of(config)
-    if not 1 <= number <= len(phases):
-        there = f"phases 1 to {len(phases)}" if len(phases) > 1 else "one phase"
-        raise ConfigError(f"--phase={number}: the config has {there}.")
-    return phases[number - 1]
+    settings = pretraining_settings(phases[phase - 1].config)
+    return OpenedExamples(corpus, tokenizer, PretrainingExamples(corpus, tokenizer, settings))

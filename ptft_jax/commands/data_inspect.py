@@ -31,10 +31,9 @@ _SEGMENT_STYLES = ("", "blue")
 
 
 class ShownToken(NamedTuple):
-    """A token of a row: what it is, its spelling, and what stands there if it is predicted.
+    """A token of a row: a key of the styles, its spelling, whether a space goes before it.
 
-    `kind` is a key of the styles. `begins_word`: whether a space goes before it. `replaced` is ""
-    unless another token stands there.
+    `replaced` is what stands there instead if it is predicted, "" if nothing does.
     """
 
     kind: str
@@ -95,33 +94,24 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 def shown_examples(row: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> list[ShownExample]:
     """Takes a row (without the batch axis) apart into its examples, in their order."""
-    predicted = {
-        int(place): int(original)
-        for place, original, weight in zip(
-            row["masked_lm_positions"],
-            row["masked_lm_ids"],
-            row["masked_lm_weights"],
-            strict=True,
-        )
-        if weight
-    }
+    real = row["masked_lm_weights"] > 0
+    places, originals = row["masked_lm_positions"][real], row["masked_lm_ids"][real]
+    predicted = dict(zip(places.tolist(), originals.tolist(), strict=True))
     number = row.get("segment_ids", row["attention_mask"])
     positions = row.get("position_ids", np.arange(len(number)))
     found = []
     for example in range(1, int(number.max()) + 1):
         places = np.flatnonzero(number == example)
-        segments: list[list[ShownToken]] = [[] for _ in range(int(row["token_type_ids"].max()) + 1)]
+        segments: dict[int, list[ShownToken]] = {}
         for place in places.tolist():
-            segments[row["token_type_ids"][place]].append(
-                _shown_token(int(row["input_ids"][place]), predicted.get(place), tokenizer)
-            )
+            token = _shown_token(int(row["input_ids"][place]), predicted.get(place), tokenizer)
+            segments.setdefault(int(row["token_type_ids"][place]), []).append(token)
         label = -1
         if "next_sentence_labels" in row and row["next_sentence_weights"][example - 1]:
             label = int(row["next_sentence_labels"][example - 1])
         start = int(places[0])
-        found.append(
-            ShownExample(start, int(positions[start]), [part for part in segments if part], label)
-        )
+        parts = [segments[number] for number in sorted(segments)]
+        found.append(ShownExample(start, int(positions[start]), parts, label))
     return found
 
 
@@ -169,13 +159,10 @@ def show_row(console: Console, examples: list[ShownExample], input_format: str) 
             f"{sum(predictions.values())} predicted: "
             + ", ".join(f"{many} {kind}" for kind, many in predictions.items() if many),
         ]
-        if input_format in LABELS:
-            labels = LABELS[input_format]
-            parts.append(
-                f"label {example.label}: {labels[example.label]}"
-                if example.label >= 0
-                else "no label"
-            )
+        if example.label >= 0:
+            parts.append(f"label {example.label}: {LABELS[input_format][example.label]}")
+        elif input_format in LABELS:
+            parts.append("no label")
         console.print(Text("  " + " · ".join(parts), "dim"))
         names = ("A", "B") if input_format in LABELS else (" ", " ")
         for name, segment, style in zip(names, example.segments, _SEGMENT_STYLES, strict=False):
@@ -185,34 +172,24 @@ def show_row(console: Console, examples: list[ShownExample], input_format: str) 
 
 
 def joined(tokens: list[ShownToken], style: str = "") -> Text:
-    """Joins tokens to words; what is predicted stands in ⟦ ⟧."""
+    """Joins tokens to words; what is predicted stands in ⟦ ⟧, as the legend says."""
     text = Text(style=style)
     for number, token in enumerate(tokens):
-        if number and token.begins_word:
-            text.append(" ")
-        text.append_text(marked(token))
+        written = f"{token.text}→{token.replaced}" if token.replaced else token.text
+        if token.kind in ("masked", "random", "kept"):
+            written = f"⟦{written}⟧" if token.replaced else f"⟦{written}=⟧"
+        text.append(" " if number and token.begins_word else "")
+        text.append(written, _STYLES[token.kind])
     return text
-
-
-def marked(token: ShownToken) -> Text:
-    """Writes a token with the marks of the legend."""
-    written = token.text
-    if token.replaced:
-        written = f"⟦{token.text}→{token.replaced}⟧"
-    elif token.kind == "kept":
-        written = f"⟦{token.text}=⟧"
-    return Text(written, _STYLES[token.kind])
 
 
 def _legend() -> Text:
     examples = {
-        " masked  ": ShownToken("masked", "river", True, "[MASK]"),
-        " a random token instead  ": ShownToken("random", "river", True, "stone"),
-        " predicted as it is  ": ShownToken("kept", "river", True),
-        " added  ": ShownToken("special", "[CLS]", True),
-        " unknown word": ShownToken("unknown", "[UNK]", True),
+        "masked": ShownToken("masked", "river", True, "[MASK]"),
+        "a random token instead": ShownToken("random", "river", True, "stone"),
+        "predicted as it is": ShownToken("kept", "river", True),
+        "added": ShownToken("special", "[CLS]", True),
+        "unknown word": ShownToken("unknown", "[UNK]", True),
     }
-    text = Text("predicted  ", "bold")
-    for meaning, token in examples.items():
-        text.append_text(marked(token)).append(meaning, "not bold")
-    return text
+    shown = [joined([token]).append(f" {meaning}", "") for meaning, token in examples.items()]
+    return Text("  ").join([Text("predicted", "bold"), *shown])

@@ -21,6 +21,7 @@ from ptft_jax.convert.folder import ARCHITECTURES, architecture, check_out_dir, 
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus import MANIFEST, Manifest
+from ptft_jax.data.tasks import GLUE_TASKS
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
@@ -178,7 +179,8 @@ def _data(opened: TrainedRun) -> dict[str, Any] | None:
     """Returns what the model was trained on, from the corpus manifest or the task's name."""
     config = opened.record.config
     if opened.record.command == "finetune":
-        return {"task": config["task"]}
+        task = config["task"]
+        return {"task": task} | ({"language": "en"} if task in GLUE_TASKS else {})
     data_dir = Path(config.get("data_dir") or "")
     if opened.record.command != "pretrain" or not (data_dir / MANIFEST).is_file():
         return None

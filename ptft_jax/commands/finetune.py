@@ -3,8 +3,8 @@
 Fine-tunes an encoder on a GLUE task or on a table of your own, and scores it.
 
 --config.data_dir=GLUE_DIR is the folder with CoLA/, SST-2/, …; without it GLUE comes from
-tensorflow_datasets. configs/finetune/text.py takes any folder with train and dev as .csv, .tsv or
-.jsonl. The same command started again resumes the run.
+tensorflow_datasets. configs/finetune/text.py takes any folder with train and dev as .csv, .tsv,
+.jsonl or .parquet. The same command started again resumes the run.
 """
 
 import dataclasses

@@ -7,9 +7,10 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -27,7 +28,15 @@ LAUNCHERS_OWN = ("coordinator_address", "num_processes", "process_id")
 # What is checked of a job's settings when it starts, and can be checked before.
 _JOB_FLAGS = ("start_timeout_seconds", "heartbeat_seconds", "control_port", "watchdog_seconds")
 DEFAULT_PORT = 8476
-_PROCESS_LIMIT = 100_000
+
+# What some launchers have alike.
+COUNT, COUNT_OR_NONE = range(1, 100_001), range(100_001)
+PORT = range(65536)
+PROCESSES = {"processes": (COUNT, 1, "How many processes to start.")}
+NODES = {
+    "nodes": (COUNT, None, "How many nodes; None: one, or those of a TPU topology."),
+    "gpus_per_node": (COUNT_OR_NONE, 0, "GPUs on each node."),
+}
 
 
 class Command(NamedTuple):
@@ -37,13 +46,31 @@ class Command(NamedTuple):
     run_dir: str
 
 
-def define_launch_flags(values: flags.FlagValues) -> None:
-    """Defines what all launchers have; flags after the command's name belong to that command."""
-    flags.DEFINE_bool(
-        "dry_run", False, "Print what would run, and run nothing.", flag_values=values
-    )
+def define_launch_flags(
+    values: flags.FlagValues, own: Mapping[str, tuple[type | range, Any, str]]
+) -> None:
+    """Defines a launcher's own flags, name → (kind, default, help), and what all launchers have.
+
+    A kind is str, list (of strings), or the range of whole numbers that may be. Flags after the
+    command's name belong to that command.
+    """
+    for name, (kind, default, text) in own.items():
+        if isinstance(kind, range):
+            flags.DEFINE_integer(name, default, text, kind[0], kind[-1], flag_values=values)
+        else:
+            define = flags.DEFINE_list if kind is list else flags.DEFINE_string
+            define(name, default, text, flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print what would run, run nothing.", flag_values=values)
     # Parsing stops at the first word that is no flag, so `--` may also be left out.
     values.set_gnu_getopt(False)
+
+
+def required(values: flags.FlagValues, flag: str, what: str) -> str:
+    """Returns a flag's value, or raises ConfigError where it has none."""
+    value: Any = values[flag].value
+    if not value:
+        raise ConfigError(f"--{flag} is missing: expected {what}.")
+    return value
 
 
 def checked_command(
@@ -51,14 +78,9 @@ def checked_command(
 ) -> Command:
     """Parses a command line of ptft as that command would, without running it.
 
-    Args:
-        launcher: name of the launching command, for the messages.
-        words: the command and its flags.
-        sets: the command's flags that the launcher sets.
-
-    Raises:
-        ConfigError: no command, one that runs in a single process only, or flags and config keys
-            that the command would refuse.
+    `launcher` is the launching command, for the messages; `sets` are the flags that it sets itself.
+    Raises ConfigError for no command, one that runs in a single process only, and flags and config
+    keys that the command would refuse.
     """
     example = f"ptft {launcher} … -- pretrain --config=FILE --run_dir=RUN"
     if not words:
@@ -88,18 +110,6 @@ def checked_command(
     return Command(words, values["run_dir"].value)
 
 
-def check_count(flag: str, value: int, least: int = 1) -> None:
-    """Raises ConfigError when a number of processes, nodes or devices cannot be."""
-    if not least <= value <= _PROCESS_LIMIT:
-        raise ConfigError(f"--{flag}={value}: expected from {least} to {_PROCESS_LIMIT}.")
-
-
-def check_port(value: int) -> None:
-    """Raises ConfigError when --port is none; 0 stands for a choice of ours."""
-    if not 0 <= value < 65536:
-        raise ConfigError(f"--port={value}: expected from 1 to 65535, or 0 for a free one.")
-
-
 def script(name: str) -> Path:
     """Returns a file of `launch/`, which is a folder of the checkout, not of the package."""
     path = settings.ROOT / "launch" / name
@@ -122,22 +132,36 @@ def ptft_executable() -> str:
     return str(path)
 
 
-def require_tool(name: str, how: str) -> None:
-    """Raises ConfigError when a program is not on PATH, saying how to install it."""
-    if shutil.which(name) is None:
-        raise ConfigError(f"{name} is not on PATH: {how}")
-
-
 def shown(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """Returns a command, and the variables set for it, in the form that a shell reads."""
     set_first = [f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items()]
     return " ".join([*set_first, shlex.join(command)])
 
 
-def replace_process(
-    command: Sequence[str], environment: Mapping[str, str] | None = None
-) -> NoReturn:
-    """Becomes the given program, so that its signals and its exit code are this process's."""
+def start(
+    values: flags.FlagValues,
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    tool: str,
+    install: str,
+    reads: str | None = None,
+) -> None:
+    """Becomes the given program, so that its signals and its exit code are this process's.
+
+    Its standard input is `reads`, if given. With --dry_run it is printed instead. Raises
+    ConfigError, saying how to install it, when `tool` is not on PATH.
+    """
+    if values.dry_run:
+        print(shown(command, environment))
+        return
+    if shutil.which(tool) is None:
+        raise ConfigError(f"{tool} is not on PATH: {install}")
     sys.stdout.flush()
     sys.stderr.flush()
+    if reads is not None:
+        with tempfile.TemporaryFile() as file:
+            file.write(reads.encode())
+            file.seek(0)
+            os.dup2(file.fileno(), 0)
     os.execvpe(command[0], list(command), {**os.environ, **(environment or {})})

@@ -13,63 +13,46 @@ values of secrets belong in no command line and in no file. TPUs: --tpu_type=tpu
 import json
 import math
 import re
-import subprocess
 from typing import Any
 
 from absl import flags
 
 from ptft_jax.commands.launch_command import (
+    COUNT,
+    COUNT_OR_NONE,
     DEFAULT_PORT,
-    check_count,
+    NODES,
     checked_command,
     define_launch_flags,
-    require_tool,
+    required,
     script,
+    start,
 )
 from ptft_jax.commands.launch_restarts import NO_RESTART_CODES
-from ptft_jax.errors import ConfigError, PtftError
+from ptft_jax.errors import ConfigError
 
 # A JobSet's name becomes part of its pods' host names, which have 63 characters at most.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _OBJECT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _VOLUME = re.compile(r"([a-z0-9][-a-z0-9.]*):(/[^:]+)")
+_FLAGS = NODES | {
+    "name": (str, None, "Name of the job set."),
+    "image": (str, None, "Container image that holds ptft."),
+    "gpu_type": (str, None, "Kind of GPU, like nvidia-h100-80gb; None: any."),
+    "tpu_type": (str, None, "Kind of TPU nodes, like tpu-v5-lite-podslice."),
+    "tpu_topology": (str, None, "Topology of the slice, like 4x4."),
+    "tpus_per_node": (COUNT, 4, "TPU chips of each node."),
+    "max_restarts": (COUNT_OR_NONE, 10, "How often all pods are started again."),
+    "grace_seconds": (COUNT, 120, "From SIGTERM to SIGKILL: the time to save."),
+    "secrets": (list, [], "Secrets whose entries become environment variables."),
+    "volume": (list, [], "CLAIM:/path of persistent volumes."),
+    "namespace": (str, None, "Namespace of the job set; None: kubectl's."),
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("name", None, "Name of the job set.", flag_values=values)
-    flags.DEFINE_string("image", None, "Container image that holds ptft.", flag_values=values)
-    flags.DEFINE_integer(
-        "nodes",
-        None,
-        "How many nodes; None: one, or those of the TPU topology.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("gpus_per_node", 0, "GPUs on each node.", flag_values=values)
-    flags.DEFINE_string(
-        "gpu_type", None, "Kind of GPU, like nvidia-h100-80gb; None: any.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "tpu_type", None, "Kind of TPU nodes, like tpu-v5-lite-podslice.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "tpu_topology", None, "Topology of the slice, like 4x4.", flag_values=values
-    )
-    flags.DEFINE_integer("tpus_per_node", 4, "TPU chips of each node.", flag_values=values)
-    flags.DEFINE_integer(
-        "max_restarts", 10, "How often all pods are started again.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "grace_seconds", 120, "From SIGTERM to SIGKILL: the time to save.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "secrets", [], "Secrets whose entries become environment variables.", flag_values=values
-    )
-    flags.DEFINE_list("volume", [], "CLAIM:/path of persistent volumes.", flag_values=values)
-    flags.DEFINE_string(
-        "namespace", None, "Namespace of the job set; None: kubectl's.", flag_values=values
-    )
-    define_launch_flags(values)
+    define_launch_flags(values, _FLAGS)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -78,14 +61,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if values.dry_run:
         print(text, end="")
         return
-    require_tool("kubectl", "install it (https://kubernetes.io/docs/tasks/tools) and log in.")
     namespace = [f"--namespace={values.namespace}"] if values.namespace else []
+    hint = "install it (https://kubernetes.io/docs/tasks/tools) and log in."
     apply = ["kubectl", "apply", *namespace, "-f", "-"]
-    done = subprocess.run(apply, input=text, text=True, check=False)
-    if done.returncode:
-        error = PtftError(f"{' '.join(apply)} ended with exit code {done.returncode}, see above.")
-        error.exit_code = done.returncode
-        raise error
+    start(values, apply, reads=text, tool="kubectl", install=hint)
 
 
 def render(values: flags.FlagValues, words: list[str]) -> str:
@@ -94,7 +73,8 @@ def render(values: flags.FlagValues, words: list[str]) -> str:
     Raises:
         ConfigError: a name, a number or the choice of accelerators cannot be.
     """
-    name, image = _required(values, "name"), _required(values, "image")
+    name = required(values, "name", "a name for the job set")
+    image = required(values, "image", "a container image that holds ptft")
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"--name={name}: expected at most 40 small letters, digits and hyphens, beginning "
@@ -106,10 +86,7 @@ def render(values: flags.FlagValues, words: list[str]) -> str:
                 f"--secrets={secret}: expected names of Kubernetes Secrets, not their values; make "
                 "one with `kubectl create secret generic NAME --from-env-file=FILE`."
             )
-    check_count("max_restarts", values.max_restarts, least=0)
-    check_count("grace_seconds", values.grace_seconds)
     nodes, resources, selector, annotations = _accelerators(values)
-    volumes = _volumes(values.volume)
     address = f"{name}-worker-0-0.{name}:{DEFAULT_PORT}"
     filled = {
         "name": name,
@@ -130,8 +107,7 @@ def render(values: flags.FlagValues, words: list[str]) -> str:
         "port": DEFAULT_PORT,
         "env_from": [{"secretRef": {"name": secret}} for secret in values.secrets],
         "resources": resources,
-        "volume_mounts": [mount for mount, _ in volumes],
-        "volumes": [volume for _, volume in volumes],
+        **_volumes(values.volume),
     }
     template = script("gke_jobset.yaml").read_text(encoding="utf-8")
     # JSON is YAML, and quotes whatever a value may hold.
@@ -140,23 +116,9 @@ def render(values: flags.FlagValues, words: list[str]) -> str:
     )
 
 
-def _required(values: flags.FlagValues, flag: str) -> str:
-    value = values[flag].value
-    if not value:
-        raise ConfigError(f"--{flag} is missing: expected {_REQUIRED[flag]}.")
-    return value
-
-
-_REQUIRED = {"name": "a name for the job set", "image": "a container image that holds ptft"}
-
-
 def _accelerators(values: flags.FlagValues) -> tuple[int, dict, dict, dict]:
     """Returns the number of nodes, and a pod's resources, node selector and annotations."""
     nodes = values.nodes
-    if nodes is not None:
-        check_count("nodes", nodes)
-    check_count("gpus_per_node", values.gpus_per_node, least=0)
-    check_count("tpus_per_node", values.tpus_per_node)
     if (values.tpu_type is None) != (values.tpu_topology is None):
         raise ConfigError(
             "--tpu_type and --tpu_topology belong together, like "
@@ -193,23 +155,15 @@ def _accelerators(values: flags.FlagValues) -> tuple[int, dict, dict, dict]:
     return wanted, {"limits": {"google.com/tpu": values.tpus_per_node}}, selector, one_pool
 
 
-def _volumes(given: list[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Returns mount and volume for each --volume, and for shared memory, which NCCL needs."""
-    found: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (
-            {"name": "shared-memory", "mountPath": "/dev/shm"},
-            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
-        )
-    ]
+def _volumes(given: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Returns mounts and volumes: those of --volume, and shared memory, which NCCL needs."""
+    mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
+    volumes: list[dict[str, Any]] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
     for number, text in enumerate(given):
         match = _VOLUME.fullmatch(text)
         if match is None:
             raise ConfigError(f"--volume={text}: expected CLAIM:/path, like runs:/data.")
         name = f"volume-{number}"
-        found.append(
-            (
-                {"name": name, "mountPath": match[2]},
-                {"name": name, "persistentVolumeClaim": {"claimName": match[1]}},
-            )
-        )
-    return found
+        mounts.append({"name": name, "mountPath": match[2]})
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": match[1]}})
+    return {"volume_mounts": mounts, "volumes": volumes}

@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from absl import flags
 
 from ptft_jax.commands.launch_command import (
+    COUNT,
+    COUNT_OR_NONE,
     LAUNCHERS_OWN,
-    check_count,
-    check_port,
+    PORT,
+    PROCESSES,
     checked_command,
     define_launch_flags,
     shown,
@@ -30,17 +32,24 @@ from ptft_jax.commands.launch_processes import Start, supervise
 from ptft_jax.errors import ConfigError
 
 _HOST = "127.0.0.1"
+_FLAGS = PROCESSES | {
+    "devices_per_process": (
+        COUNT,
+        None,
+        "Devices of each process; None: one on a CPU, an equal share of the GPUs.",
+    ),
+    "port": (PORT, 0, "Port at which the processes meet; 0: a free one."),
+    "restarts": (
+        COUNT_OR_NONE,
+        0,
+        "How often to start all processes again after one was killed, hung, lost or told to stop.",
+    ),
+    "grace_seconds": (COUNT_OR_NONE, 15, "How long the others may outlive one that has failed."),
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_integer("processes", 1, "How many processes to start.", flag_values=values)
-    flags.DEFINE_integer(
-        "devices_per_process",
-        None,
-        "Devices of each process; None: one on a CPU, an equal share of the GPUs.",
-        flag_values=values,
-    )
     flags.DEFINE_enum(
         "platform",
         "auto",
@@ -48,33 +57,11 @@ def define_flags(values: flags.FlagValues) -> None:
         "auto: the GPUs that are visible here, the CPU where there are none.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "port", 0, "Port at which the processes meet; 0: a free one.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "restarts",
-        0,
-        "How often to start all processes again after one was killed, hung, lost or told to stop.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "grace_seconds",
-        15.0,
-        "How long the others may take to end once a process has failed.",
-        flag_values=values,
-    )
-    define_launch_flags(values)
+    define_launch_flags(values, _FLAGS)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
-    check_count("processes", values.processes)
-    if values.devices_per_process is not None:
-        check_count("devices_per_process", values.devices_per_process)
-    check_port(values.port)
-    check_count("restarts", values.restarts, least=0)
-    if not values.grace_seconds >= 0:
-        raise ConfigError(f"--grace_seconds={values.grace_seconds:g}: expected at least 0.")
     # Each process sees its own devices only, so there is nothing to choose among.
     own = (*LAUNCHERS_OWN, "local_device_ids")
     command = checked_command("launch local", positional, own)
@@ -153,16 +140,12 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Returns the names (numbers or UUIDs) of the GPUs that a program here would see."""
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [
-            name for name in (part.strip() for part in chosen.split(",")) if name not in ("", "-1")
-        ]
+        return [name for part in chosen.split(",") if (name := part.strip()) not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     found = subprocess.run(query, capture_output=True, text=True, check=False)
-    if found.returncode:
-        return []
-    return found.stdout.split()
+    return [] if found.returncode else found.stdout.split()
 
 
 def free_port() -> int:

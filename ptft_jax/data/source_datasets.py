@@ -1,8 +1,8 @@
 """Text sets of TensorFlow Datasets and of the Hugging Face Hub as parts of a source."""
 
-import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ class TfdsPart:
         self.size = int(builder.info.splits[split].num_bytes or 1)
         self.record: FileRecord | DatasetRecord | None = None
         self._text_column = text_column
+        config = builder.builder_config
         self._described = DatasetRecord(
-            f"tfds:{builder.info.name}{_config_of(builder)}",
+            "tfds:" + (f"{builder.name}/{config.name}" if config else builder.name),
             str(builder.info.version),
             split,
             len(self._source),
@@ -85,10 +86,6 @@ def _parse_tfds(location: str) -> tuple[str, str]:
     return name, split
 
 
-def _config_of(builder: Any) -> str:
-    return f"/{builder.builder_config.name}" if builder.builder_config else ""
-
-
 class HuggingFacePart:
     """A split of a dataset of the Hugging Face Hub, or of a folder that `datasets` reads, streamed.
 
@@ -102,10 +99,17 @@ class HuggingFacePart:
         reached or has no such config, split or column.
         """
         path, config, split = _parse_hugging_face(location)
-        datasets = _import_datasets(location)
+        try:
+            import datasets
+        except ImportError as error:
+            raise ConfigError(
+                f"inputs: {location!r} needs the package `datasets`, which is not installed; run "
+                "pip install 'ptft_jax[hf]'"
+            ) from error
+        datasets.disable_progress_bars()
         try:
             builder = datasets.load_dataset_builder(path, config)
-            stream = builder.as_streaming_dataset(split=split)
+            stream: Any = builder.as_streaming_dataset(split=split)
             columns = stream.column_names
             if columns is None:
                 columns = list(next(iter(stream), {text_column: ""}))
@@ -123,14 +127,13 @@ class HuggingFacePart:
         self._expected = int(getattr(size, "num_examples", 0) or 0)
         self.record: FileRecord | DatasetRecord | None = None
         self._stream = stream.select_columns([text_column])
-        self._text_column = text_column
+        self._column = text_column
         # The commit of a dataset on the Hub; of a folder, a hash of its files.
-        revision = str(builder.base_path).rpartition("@")[2].partition("/")[0]
-        on_hub = str(builder.base_path).startswith("hf://")
-        name = path if on_hub else Path(path).name
+        commit = re.match(r"hf://[^@]*@([^/]+)", str(builder.base_path))
+        name = Path(path).name if Path(path).is_dir() else path
         self._described = DatasetRecord(
             f"hf:{name}{f'/{config}' if config else ''}",
-            revision if on_hub and "@" in str(builder.base_path) else str(builder.hash),
+            commit[1] if commit else str(builder.hash),
             split,
             0,
         )
@@ -142,30 +145,23 @@ class HuggingFacePart:
 
     def read(self, report: Report = stop) -> Iterator[Document]:
         """Yield the records as documents, in the order of the dataset."""
-        count = 0
-        for record in self._records():
-            count += 1
-            expected = max(self._expected, count)
-            for lines in record_documents(
-                f"{self.name}, record {count}", record[self._text_column], report
-            ):
-                yield Document(lines, count, self.size * count // expected)
-        described = self._described
-        self.record = DatasetRecord(described.name, described.version, described.split, count)
-
-    def _records(self) -> Iterator[Any]:
-        records = iter(self._stream)
+        count, records = 0, iter(self._stream)
         while True:
             try:
-                record = next(records)
-            except StopIteration:
-                return
+                record = next(records, None)
             except Exception as error:  # the network, most of the time
                 raise DataError(
                     f"{self.name}: reading failed ({type(error).__name__}: {error}); start the "
                     "same command again"
                 ) from error
-            yield record
+            if record is None:
+                break
+            count += 1
+            done = self.size * count // max(self._expected, count)
+            where = f"{self.name}, record {count}"
+            for lines in record_documents(where, record[self._column], report):
+                yield Document(lines, count, done)
+        self.record = replace(self._described, records=count)
 
 
 def _parse_hugging_face(location: str) -> tuple[str, str | None, str]:
@@ -177,26 +173,3 @@ def _parse_hugging_face(location: str) -> tuple[str, str | None, str]:
     if not all(names) or len(names) > 3:
         raise ConfigError(f"inputs: {location!r}: expected hf:[ORGANISATION/]NAME[/CONFIG][:SPLIT]")
     return "/".join(names[:2]), names[2] if len(names) == 3 else None, split
-
-
-def _import_datasets(location: str) -> Any:
-    # The library would import PyTorch and JAX where they are installed, for nothing here; others
-    # who read these variables must not notice.
-    switches = ("USE_TORCH", "USE_JAX", "USE_TF")
-    before = {name: os.environ.get(name) for name in switches}
-    os.environ.update(dict.fromkeys(switches, "0"))
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(
-            f"inputs: {location!r} needs the package `datasets`, which is not installed; run "
-            "pip install 'ptft_jax[hf]'"
-        ) from error
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    datasets.disable_progress_bars()
-    return datasets

@@ -184,7 +184,7 @@ def load_task(
     """The examples of a GLUE task (`name` in GLUE_TASKS), or of one's own table (`name` "text").
 
     data_dir: for GLUE the folder with CoLA/, SST-2/, …, empty for TFDS; for a table the folder with
-    train and dev (and perhaps test) as .csv, .tsv or .jsonl. table: its columns, for a table only.
+    train and dev (and perhaps test) as .csv, .tsv, .jsonl or .parquet. table: its columns.
     Raises ConfigError for an unknown task or missing files, DataError for their content.
     """
     if name == TABLE_TASK:
@@ -241,12 +241,12 @@ def _read_tfds(name: str, task: GlueTask) -> dict[str, Split]:
     prepared = tfds.read_glue(name, task.tfds_texts or task.texts, task.folder)
     splits = {}
     for split, (_, tfds_name) in task.splits.items():
-        part = prepared[tfds_name]
+        texts, found = prepared[tfds_name]
         labels = None
         if not split.startswith("test"):
-            labels = np.array(part.labels, np.int32 if task.label_names else np.float32)
-        texts_b = part.texts[1] if len(part.texts) == 2 else None
-        splits[split] = Split(part.texts[0], texts_b, labels, f"TFDS glue/{name} {tfds_name}")
+            labels = np.array(found, np.int32 if task.label_names else np.float32)
+        texts_b = texts[1] if len(texts) == 2 else None
+        splits[split] = Split(texts[0], texts_b, labels, f"TFDS glue/{name} {tfds_name}")
     return splits
 
 
@@ -254,7 +254,7 @@ def _load_table_task(data_dir: str | Path | None, settings: TableSettings) -> Ta
     if not data_dir:
         raise ConfigError(
             f"the task '{TABLE_TASK}' needs --config.data_dir=DIR, a folder with train and dev "
-            "(and perhaps test) as .csv, .tsv or .jsonl"
+            "(and perhaps test) as .csv, .tsv, .jsonl or .parquet"
         )
     if not Path(data_dir).is_dir():
         raise ConfigError(f"data_dir={data_dir} is not a folder; {_listing(Path(data_dir).parent)}")
@@ -268,7 +268,7 @@ def _load_table_task(data_dir: str | Path | None, settings: TableSettings) -> Ta
             tables[split] = read_table(path, required, optional=(settings.label_column,))
         elif split != "test":
             raise ConfigError(
-                f"data_dir={data_dir} has no {split}.csv, {split}.tsv or {split}.jsonl; "
+                f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet; "
                 f"{_listing(Path(data_dir))}"
             )
     names = () if settings.regression else _find_labels(tables["train"], settings.label_column)

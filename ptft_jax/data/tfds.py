@@ -8,12 +8,10 @@ A text set is never downloaded here: Wikipedia takes hours, and packages that no
 
 import logging
 import os
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from ptft_jax.errors import ConfigError
@@ -22,19 +20,14 @@ DOWNLOAD_HOST = "https://dl.fbaipublicfiles.com"
 ANSWER_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class PreparedSplit:
-    """One split in the order of the original file; labels are -1 where there are none."""
+def read_glue(
+    name: str, text_columns: Sequence[str], folder: str
+) -> dict[str, tuple[tuple[list[str], ...], list[float]]]:
+    """Texts and labels of all splits of the TFDS dataset glue/`name`, in the files' first order.
 
-    texts: tuple[list[str], ...]
-    labels: list[float]
-
-
-def read_glue(name: str, text_columns: Sequence[str], folder: str) -> dict[str, PreparedSplit]:
-    """All splits of the TFDS dataset glue/`name` under the split names of TFDS.
-
-    text_columns: the features that hold the texts. folder: the task's name in the standard TSV
-    layout, for the error message. Raises ConfigError if the task is neither prepared nor to be had.
+    Splits have the names of TFDS; labels are -1 where there are none. text_columns: the features
+    that hold the texts. folder: the task's name in the standard TSV layout, for the error message.
+    Raises ConfigError if the task is neither prepared nor to be had.
     """
     with absl_errors_only():  # TFDS warns of each folder that is not there
         builder = _builder(name, folder)
@@ -46,7 +39,7 @@ def read_glue(name: str, text_columns: Sequence[str], folder: str) -> dict[str, 
     for split, source in sources.items():
         rows = sorted(source.__getitems__(list(range(len(source)))), key=lambda row: row["idx"])
         texts = tuple([row[column].decode("utf-8") for row in rows] for column in text_columns)
-        splits[split] = PreparedSplit(texts, [float(row["label"]) for row in rows])
+        splits[split] = texts, [float(row["label"]) for row in rows]
     return splits
 
 
@@ -99,27 +92,16 @@ def _instead(name: str, folder: str) -> str:
     )
 
 
-def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether the host of a URL answers an HTTP request at all, known after at most `seconds`."""
-    result = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(
-                urllib.request.Request(url, method="HEAD"), timeout=seconds
-            ).close()
-            result.append(True)
-        except urllib.error.HTTPError as refusal:  # an answer, if not a friendly one
-            refusal.close()
-            result.append(True)
-        except OSError:
-            pass
-
-    # Looking up a name obeys no timeout, so it is waited for from outside.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(result)
+def answers(url: str) -> bool:
+    """Whether the host of a URL answers an HTTP request at all, within ANSWER_SECONDS."""
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError as refusal:  # an answer, if not a friendly one
+        refusal.close()
+    except OSError:
+        return False
+    return True
 
 
 def text_builder(name: str) -> Any:
