@@ -149,7 +149,7 @@ def expected(case: Case) -> dict[tuple[str, tuple[str, ...]], int]:
 def test_a_step_exchanges_what_theory_says(case):
     """Each axis pays its own price and no other: nothing is moved, no sum is made twice.
 
-    `data` sums every gradient once for each micro-batch. `fsdp` gathers each layer forward and
+    `data` sums every gradient once per update, however many micro-batches. `fsdp` gathers each layer forward and
     again backward, and cuts its gradient. `tensor` sums activations twice per layer and pass.
     """
     found, theory = executed(case), expected(case)
@@ -160,11 +160,25 @@ def test_a_step_exchanges_what_theory_says(case):
     assert found == theory
 
 
+def test_accumulation_exchanges_gradients_once():
+    """Over `data` an update of four micro-batches executes the exchanges of arrays that one does.
+
+    Executed: occurrences in the program times the trips of the loops around them.
+    """
+
+    def times(accumulate):
+        case = Case((8, 1, 1), 2, accumulate=accumulate, dropout=False)
+        found = program(case).collectives()
+        return sum(one.times for one in found if any(array.size > 1 for array in one.arrays))
+
+    assert times(4) == times(1) > 0
+
+
 @pytest.mark.parametrize("case", HALF, ids=str)
 def test_bfloat16_is_exchanged_as_such(case):
     """A kernel that is gathered before it is cast would double the largest part of the traffic.
 
-    What stays float32 (LayerNorm, positions) is a few percent of this tiny model.
+    The CPU backend gathers the two kernels outside the layers again going backward: 3 % here.
     """
     found, theory = executed(case), expected(case)
     kind = max(theory, key=lambda one: theory[one])

@@ -91,7 +91,8 @@ def pretrain() -> Config:
 def finetune() -> Config:
     """Returns the config of `ptft finetune`.
 
-    `steps` 0 trains for `epochs`. `eval_every` and `checkpoint_every` None mean once per epoch, 0
+    `steps` 0 trains for `epochs`. `eval_batch_size` None takes a micro-batch of training,
+    `batch_size` / `accumulate`: what fits in training fits there. `eval_every` and `checkpoint_every` None mean once per epoch, 0
     only at the end. `length_buckets`: lengths that batches are padded to; () pads all to
     `max_seq_length`. `model` may change what does not decide the shape of a parameter; None keeps
     what `--init_from` says.
@@ -101,7 +102,7 @@ def finetune() -> Config:
     config.epochs = 3.0
     config.length_buckets = (32, 64, 96, 128)
     config.eval_every = placeholder(int)
-    config.eval_batch_size = 32
+    config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)
     config.optimizer.learning_rate = 2e-5
     config.schedule.warmup_ratio = 0.1

@@ -126,8 +126,8 @@ def _evaluator(opened: TrainedRun, model: Model, mesh: Any, job: Job) -> Evaluat
     phase = next(p for p in phases_of(config) if opened.step <= p.until or p.until == config.steps)
     dev = PretrainingExamples(corpus, tokenizer, pretraining_settings(phase.config))
     objective = PretrainingObjective(next_sentence="nsp" in opened.model_config.heads)
-    batch_size = phase.config.batch_size
-    return pretraining_evaluator(model, objective, dev, batch_size, config.eval_examples, mesh, job)
+    sizes = phase.config.batch_size, phase.config.accumulate, config.eval_examples
+    return pretraining_evaluator(model, objective, dev, *sizes, mesh, job)
 
 
 def _check_data(opened: TrainedRun, now: dict[str, str]) -> None:

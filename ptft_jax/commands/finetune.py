@@ -222,9 +222,8 @@ def make_evaluate(
 ) -> Evaluate:
     """Returns the evaluation function of a fine-tuning run."""
     objective = ClassificationObjective(regression=task.label_names is None)
-    return classification_evaluator(
-        model, objective, dev, task.metrics, config.eval_batch_size, mesh, job
-    )
+    batch_size = config.eval_batch_size or config.batch_size // config.accumulate
+    return classification_evaluator(model, objective, dev, task.metrics, batch_size, mesh, job)
 
 
 def _model_config(config: Config, initial: EncoderConfig) -> EncoderConfig:

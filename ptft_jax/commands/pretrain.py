@@ -142,6 +142,7 @@ def pretrain(
                         objective,
                         dev,
                         phase.config.batch_size,
+                        phase.config.accumulate,
                         config.eval_examples,
                     ),
                 )

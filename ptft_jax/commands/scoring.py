@@ -31,6 +31,7 @@ def pretraining_evaluator(
     objective: PretrainingObjective,
     examples: PretrainingExamples,
     batch_size: int,
+    accumulate: int,
     max_examples: int,
     mesh: Mesh,
     job: Job,
@@ -38,15 +39,16 @@ def pretraining_evaluator(
     """Returns the function from parameters to {"dev": {loss, mlm_accuracy, …}}.
 
     The examples are those of epoch 0 of the split, the same at every call. `max_examples` 0 means
-    all of them; it is rounded up to whole batches. The function raises DataError where the loss is
-    not finite.
+    all of them; it is rounded up to whole batches of training, which are read in its micro-batches:
+    what fits in training fits here. The function raises DataError where the loss is not finite.
     """
     step = make_eval_step(model, objective)
-    rows = process_rows(mesh, batch_size)
-    max_batches = -(-max_examples // batch_size) if max_examples else None
+    part = batch_size // accumulate
+    rows = process_rows(mesh, part)
+    max_batches = -(-max_examples // batch_size) * accumulate if max_examples else None
 
     def run(params: Params) -> dict[str, dict[str, float]]:
-        batches = evaluation_batches(examples, batch_size, rows, max_batches)
+        batches = evaluation_batches(examples, part, rows, max_batches)
         put = partial(put_batch, mesh=mesh)
         with _split("dev"):
             means = evaluate(step, params, until_stopped(batches, job), put)

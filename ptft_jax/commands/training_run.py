@@ -107,7 +107,7 @@ def checked_mesh(config: Config, model: Model, *phases: Config) -> Mesh:
     mesh = make_mesh(MeshConfig(**config.mesh))
     for phase in (config, *phases):
         check_batch(phase.batch_size, phase.accumulate, mesh)
-    if "eval_batch_size" in config:
+    if config.get("eval_batch_size") is not None:
         check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
     check_model(model.config, mesh)
     return mesh

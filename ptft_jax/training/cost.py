@@ -159,42 +159,49 @@ def exchanges(
 ) -> list[Exchange]:
     """Returns what a layout makes the devices exchange in one update, scalars left out.
 
-    `data` reduces every gradient, and `fsdp` cuts it; `fsdp` gathers the layers' parameters forward
-    and their kernels again backward (with `remat` all of them), the other parameters once; `tensor`
-    sums activations twice per layer and pass, then the embeddings' output, the gradient of the MLM
-    head's input, and three numbers for each prediction. Parameters count in the model's dtype; the
-    few that are exchanged in float32 whatever it is (LayerNorm, positions) do not matter.
+    `fsdp` gathers the layers' parameters forward and their kernels again backward (with `remat` all
+    of them), the other parameters once, and cuts every gradient in each micro-batch; `data` sums
+    what is left of them once per update. Gradients are float32, kernels and their biases are
+    gathered in the model's dtype. `tensor` sums activations twice per layer and pass, then the
+    embeddings' output (float32), the gradient of the MLM head's input, and three numbers for each
+    prediction.
     """
     config = model.config
     width = jnp.dtype(config.dtype).itemsize
-    gradients = split = layers = again = 0
+    gradients = split = once = layers = again = 0
     leaves = jax.tree_util.tree_leaves_with_path(model.abstract())
     axes = jax.tree.leaves(model.axes(), is_leaf=lambda node: isinstance(node, tuple))
     for (path, leaf), names in zip(leaves, axes, strict=True):
-        along = [partition.LOGICAL_TO_MESH[name] for name in names]
-        size = width * leaf.size // (sizes["tensor"] if "tensor" in along else 1)
-        gradients += size
+        name = jax.tree_util.keystr(path)
+        along = [partition.LOGICAL_TO_MESH[axis] for axis in names]
+        size = leaf.size // (sizes["tensor"] if "tensor" in along else 1)
+        gradients += 4 * size
         if "fsdp" in along:
-            split += size
+            split += 4 * size
+            stays = any(part in name for part in _FLOAT32_PARTS)
+            size *= 4 if stays else width
             if "layers" in names:
                 layers += size
-                again += size * (config.remat or "kernel" in jax.tree_util.keystr(path))
+                again += size * (config.remat or "kernel" in name)
+            else:
+                once += size
     found = []
     if sizes["fsdp"] > 1:
-        gathered = split - layers + accumulate * (layers + again)
-        found.append(Exchange("all-gather", ("fsdp",), gathered))
-    if sizes["data"] > 1:
-        # XLA cuts for `fsdp` only after one sum over both.
-        over = ("data", "fsdp") if sizes["fsdp"] > 1 else ("data",)
-        found.append(Exchange("all-reduce", over, accumulate * gradients))
-    elif sizes["fsdp"] > 1:
+        found.append(Exchange("all-gather", ("fsdp",), once + accumulate * (layers + again)))
         found.append(Exchange("reduce-scatter", ("fsdp",), accumulate * split))
         found.append(Exchange("all-reduce", ("fsdp",), accumulate * (gradients - split)))
+    if sizes["data"] > 1:
+        shares = gradients - split + split // sizes["fsdp"]
+        found.append(Exchange("all-reduce", ("data",), shares))
     if sizes["tensor"] > 1:
         here = batch_size // (sizes["data"] * sizes["fsdp"])
         (tokens,), (predictions,) = rows["input_ids"][0], rows["masked_lm_ids"][0]
-        sums = 2 * (3 if config.remat else 2) * config.num_hidden_layers + 1
-        size = sums * width * tokens * config.hidden_size
-        size += 4 * predictions * (config.hidden_size + 3)
+        sums = width * 2 * (3 if config.remat else 2) * config.num_hidden_layers + 4
+        size = sums * tokens * config.hidden_size
+        size += predictions * (width * config.hidden_size + 4 * 3)
         found.append(Exchange("all-reduce", ("tensor",), here * size))
     return found
+
+
+# Parameters that are used in float32 whatever the model's dtype is.
+_FLOAT32_PARTS = ("layer_norm", "embeddings", "'nsp'", "'classification'")
