@@ -88,7 +88,6 @@ def show(run_dir: Path, console: Console) -> None:
     logged = _last_metrics(run_dir / "metrics.jsonl")
     training = logged.pop("", {})
     state, code = _state(processes, run_dir, record)
-    runs = state.startswith("running")
     saved = max(manifests, default=0)
     step = max([saved, training.get("step", 0), *(beat.step or 0 for beat in beats)])
     if code == 0 and saved < step:
@@ -98,7 +97,7 @@ def show(run_dir: Path, console: Console) -> None:
     share = f" of {count(until)} ({step / until:.1%})" if until else ""
     words = f"{run_dir}: {record.command} {record.config.get('task') or ''}"
     rows = {"run": words.rstrip(), "state": state, "step": f"{count(step)}{share}"}
-    pace = starts[-1].steps_per_second if starts and runs else 0.0
+    pace = starts[-1].steps_per_second if starts and state.startswith("running") else 0.0
     if pace > 0 and until:
         rows["pace"] = f"{pace:.3g} steps/s, about {_span((until - step) / pace)} left"
     if training:
@@ -200,7 +199,8 @@ def _marks(processes: Sequence[_Process], pace: float) -> dict[int, str]:
     for one, _ in living:
         steps[one.number] += pace * (now - one.modified) if one.does == "training" else 0.0
     last, late = min(steps, key=lambda n: steps[n]), max(waited, key=lambda n: waited[n])
-    marks = {late: "waited most"} if waited[late] > 1.5 * median(waited.values()) else {}
+    least = max(0.05 * (living[0][1].time - living[0][1].start), 1.5 * median(waited.values()))
+    marks = {late: "waited most"} if waited[late] > least else {}
     return marks | ({last: "behind"} if median(steps.values()) - steps[last] > 1.5 else {})
 
 
@@ -234,9 +234,8 @@ def _print_account(starts: list[Start], console: Console) -> None:
             table.add_row(kind, _span(spent), f"{spent / wall:.1%}")
     console.print(table)
     lost = sum(start.lost_steps for start in starts)
-    console.print(
-        f"goodput {seconds['training'] / max(wall, 1e-9):.1%}, {count(lost)} steps made again"
-    )
+    goodput = seconds["training"] / max(wall, 1e-9)
+    console.print(f"goodput {goodput:.1%}, {count(lost)} steps made again")
 
 
 def _print_next(
