@@ -23,6 +23,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ptft_jax.training.time_account import account, read_events
+
 SETTINGS = ("steps=1000", "phases=()", "batch_size=2", "log_every=1", "checkpoint_every=0")
 # The claim: the first step of a warm start takes at most this share of a cold one's.
 MOST = 0.4
@@ -86,8 +88,7 @@ def seconds(args: argparse.Namespace, run_dir: Path, cache: Path) -> tuple[float
         process.send_signal(signal.SIGTERM)
         if process.wait() != 75:
             sys.exit(f"ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}")
-    account = json.loads((run_dir / "goodput.json").read_text(encoding="utf-8"))
-    return took, account["starts"][-1]["seconds"]["compiling"]
+    return took, account(read_events(run_dir))[-1].seconds["compiling"]
 
 
 def last_step(run_dir: Path) -> int:

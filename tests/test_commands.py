@@ -116,7 +116,7 @@ def test_a_run_folder_holds_what_others_rely_on(pretrained):
         "checkpoints",
         "tokenizer",
         "results.json",
-        "goodput.json",
+        "events.jsonl",
         "status",
     }
     assert {path.name for path in (pretrained / "checkpoints").iterdir()} == {"3", "6"}

@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -25,7 +24,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.training.checkpoints import Checkpoints
-from ptft_jax.training.goodput import Goodput
+from ptft_jax.training.heartbeat import Heartbeat, began
 from ptft_jax.training.job import Job
 from ptft_jax.training.loop import fit
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
@@ -148,27 +147,25 @@ def train(
     if job.is_first:
         run.folder.start(run.record, run.tokenizer)
     job.begin()
-    goodput = Goodput(
+    job.heartbeat = Heartbeat(
         run.folder.path,
         job.process_index,
         job.process_count,
-        hosts=job.gather("hosts", job.host),
+        job.gather("began", began())[0],
+        run.steps,
     )
-    if goodput.notice:
-        console.print(goodput.notice)
-    job.track(goodput, partial(_stacks_file, run.folder.path, job.process_index))
     with jax.set_mesh(mesh), checkpoints:
         with job.activity("restoring"):
             state, meta = _restore_or_init(
                 run, config, mesh, optimizer, abstract, checkpoints, console
             )
         start = int(state.step)
-        job.tracker.resumed(start, run.steps)
+        job.heartbeat.step = start
         sinks: list[Sink] = []
         if job.is_first:
             sinks += [MetricsWriter(run.folder.path, start), ConsoleProgress(run.steps, console)]
-        saver = _Saver(checkpoints, run, job)
-        began = time.monotonic()
+        saver = _Saver(checkpoints, run)
+        restored = time.monotonic()
         with Report(*sinks) as report:
             for phase in run.phases:
                 ends_run = phase is run.phases[-1]
@@ -215,28 +212,22 @@ def train(
             checkpoints.wait()
         results = {split: dict(metrics) for split, metrics in report.results.items()}
         best = checkpoints.best_step()
-    job.tracker.end(0)
     if job.is_first:
         write_results(run.folder.path, {**results, "step": run.steps})
         console.print(results_table(results))
         made = run.steps - start
         console.print(
-            f"{count(made)} updates in {time.monotonic() - began:.0f} s; checkpoints of steps "
+            f"{count(made)} updates in {time.monotonic() - restored:.0f} s; checkpoints of steps "
             f"{', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )
+    job.heartbeat.end(0)
     return results
 
 
 def _bytes(tree: Any) -> int:
     """Returns the size of a tree of arrays."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _stacks_file(folder: Path, process: int) -> TextIO:
-    """Opens the file for the stacks of a process that hangs."""
-    (folder / "status").mkdir(exist_ok=True)
-    return (folder / "status" / f"stacks-{process:05d}.txt").open("w", encoding="utf-8")
 
 
 def _finished(run: TrainingRun, checkpoints: Checkpoints) -> dict[str, dict[str, Any]] | None:
@@ -287,7 +278,6 @@ class _Saver:
 
     checkpoints: Checkpoints
     run: TrainingRun
-    job: Job
 
     def save(
         self, step: int, state: TrainState, next_index: int, metrics: Any, evaluation_due: bool
@@ -301,7 +291,6 @@ class _Saver:
             metrics,
             evaluation_due=evaluation_due,
         )
-        self.job.tracker.saved(step)
 
     def add_metrics(self, step: int, metrics: Any) -> None:
         self.checkpoints.record_metrics(step, metrics)

@@ -20,14 +20,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from ptft_jax.errors import HangError, PeerError, PtftError, StopError, StorageError
 from ptft_jax.training.channel import NEVER, NOW, Link, Message, Server
+from ptft_jax.training.heartbeat import Heartbeat
 from ptft_jax.training.storage import refusal
-from ptft_jax.training.tracker import Tracker
 
 # Compiling a large model, reading a corpus or writing a checkpoint may take this many times longer
 # than a step may.
@@ -52,6 +52,9 @@ class Job:
       heartbeat_seconds: how long a peer may be silent.
       watchdog_seconds: how long the main thread may be without progress (a step, a batch of an
         evaluation); ten times that where it starts, compiles, restores or saves. None: for ever.
+
+    Attributes:
+      heartbeat: what is told of this process; set by a run that has a folder.
     """
 
     def __init__(
@@ -63,10 +66,9 @@ class Job:
         self.host = socket.gethostname()
         self._link: Link | None = None
         self._server: Server | None = None
-        self._heartbeat = heartbeat_seconds
+        self._heartbeat_seconds = heartbeat_seconds
         self._watchdog = watchdog_seconds
-        self.tracker = Tracker()
-        self._stacks: Callable[[], Any] | None = None
+        self.heartbeat = Heartbeat()
         self._activities = ["starting"]
         self._progress = time.monotonic()
         # "joining" the others, "before" the first update, "running", or "finishing".
@@ -120,20 +122,17 @@ class Job:
             self.made_progress()
             return self._answers.pop(tag)
 
-    def track(self, tracker: Tracker, stacks: Callable[[], Any]) -> None:
-        """Reports to `tracker` from now on; `stacks` opens the file for the stacks of a hang."""
-        self.tracker, self._stacks = tracker, stacks
-
     @contextmanager
     def activity(self, name: str) -> Iterator[None]:
         """Names what the main thread does meanwhile; activities nest."""
         self._activities.append(name)
+        self.heartbeat.does(name)
         self.made_progress()
         try:
-            with self.tracker.activity(name):
-                yield
+            yield
         finally:
             self._activities.pop()
+            self.heartbeat.does(self._activities[-1])
             self.made_progress()
 
     def made_progress(self) -> None:
@@ -204,8 +203,7 @@ class Job:
                 self._fail(error)
             self.gather("the end", None)
             self._link.send({"bye": True})
-        self.tracker.end(_code_of(error))
-        self.tracker = Tracker()
+        self.heartbeat.end(_code_of(error))
         self._closed = True
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
@@ -226,7 +224,7 @@ class Job:
         code, message = _code_of(error), str(error) or type(error).__name__
         if code == 1:
             # Where a peer died, its collectives fail before it is known to be gone.
-            time.sleep(1.0 if "Jax" not in type(error).__name__ else self._heartbeat + 1)
+            time.sleep(1.0 if "Jax" not in type(error).__name__ else self._heartbeat_seconds + 1)
             traceback.print_exception(error)
             message = f"{type(error).__name__}: {error}"
         elif not self.is_first:
@@ -249,7 +247,7 @@ class Job:
             cursor = "\x1b[?25h\n" if sys.stdout.isatty() else ""
             print(f"{cursor}ptft{who}: {message}", file=sys.stderr, flush=True)
         with suppress(Exception):
-            self.tracker.end(code)
+            self.heartbeat.end(code)
         if self._link is not None:
             self._link.send({"bye": True})
         if self._server is not None:
@@ -268,7 +266,7 @@ class Job:
             raise KeyboardInterrupt
 
     def _watch(self, wake: socket.socket) -> None:
-        tick = min(1.0, self._heartbeat / 4, (self._watchdog or 1e9) / 8)
+        tick = min(1.0, self._heartbeat_seconds / 4, (self._watchdog or 1e9) / 8)
         with selectors.DefaultSelector() as selector:
             selector.register(wake, selectors.EVENT_READ)
             listens = False
@@ -295,12 +293,11 @@ class Job:
                     if now - sent >= tick:
                         sent = now
                         self._link.send({"beat": True})
-                    if now - heard > self._heartbeat:
+                    if now - heard > self._heartbeat_seconds:
                         self._lost({"process": 0, "why": f"silent for {now - heard:.0f} s"})
                 if self._join_until is not None and now > self._join_until:
                     self._leave(PeerError.exit_code, f"error: {NOT_ALL_CAME}", say=True)
                 self._check_progress(now)
-                self.tracker.beat()
         wake.close()
 
     def _signalled(self, number: int) -> None:
@@ -384,8 +381,8 @@ class Job:
         if idle <= limit:
             return
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        if self._stacks is not None:
-            with suppress(OSError), self._stacks() as file:
+        if self.heartbeat.stacks is not None:
+            with suppress(OSError), self.heartbeat.stacks.open("w", encoding="utf-8") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
         message = (
             f"error: no progress for {idle:.0f} s while {activity} (the limit is {limit:.0f} s, "

@@ -149,7 +149,7 @@ def fit(
             batch = next(batches)
             # Waiting costs nothing while the devices still run the step before.
             waited = time.monotonic() - started if metrics["tokens"].is_ready() else 0.0
-            job.tracker.add_data_wait(waited)
+            job.heartbeat.waited += waited
             if rate.timing:
                 state, metrics = step(state, put(batch))
                 rate.add(metrics["tokens"], waited)
@@ -162,7 +162,7 @@ def fit(
                 job.has_begun()
                 rate.start()
             done += 1
-            job.tracker.step(done)
+            job.heartbeat.step = done
             saver.check()
 
             last = ends_run and done == until
