@@ -149,8 +149,9 @@ def expected(case: Case) -> dict[tuple[str, tuple[str, ...]], int]:
 def test_a_step_exchanges_what_theory_says(case):
     """Each axis pays its own price and no other: nothing is moved, no sum is made twice.
 
-    `data` sums every gradient once per update, however many micro-batches. `fsdp` gathers each layer forward and
-    again backward, and cuts its gradient. `tensor` sums activations twice per layer and pass.
+    `data` sums every gradient once per update, however many micro-batches. `fsdp` gathers each
+    layer forward and again backward, and cuts its gradient. `tensor` sums activations twice per
+    layer and pass.
     """
     found, theory = executed(case), expected(case)
     if case.remat and case.axes["fsdp"] > 1:
