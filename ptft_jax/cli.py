@@ -40,12 +40,29 @@ COMMANDS = {
     "launch mpi": "a training command under Open MPI",
 }
 
-# `import` is no name for a Python module; commands that share one are objects in it.
+# The module of each command below `ptft_jax.commands`; those that share one are objects in it.
 _MODULES = {
-    "import": "import_hf",
-    "ckpt ls": "checkpoints.Ls",
-    "ckpt verify": "checkpoints.Verify",
-    "ckpt rewind": "checkpoints.Rewind",
+    "demo": "use.demo",
+    "prepare": "data.prepare",
+    "check": "data.check",
+    "data inspect": "data.inspect",
+    "data stats": "data.stats",
+    "pretrain": "train.pretrain",
+    "finetune": "train.finetune",
+    "plan": "look.plan",
+    "status": "look.status",
+    "evaluate": "train.evaluate",
+    "predict": "use.predict",
+    "export": "use.export",
+    "import": "use.import_hf",
+    "ckpt ls": "look.checkpoints:Ls",
+    "ckpt verify": "look.checkpoints:Verify",
+    "ckpt rewind": "look.checkpoints:Rewind",
+    "launch local": "launch.local",
+    "launch slurm": "launch.slurm",
+    "launch gke": "launch.gke",
+    "launch tpu": "launch.tpu",
+    "launch mpi": "launch.mpi",
 }
 # Commands that read another one's config, and those that can do without any.
 _CONFIG_OF = {
@@ -110,8 +127,8 @@ def _run(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, _stop_early)
     keep_freed_memory()
     module = module_of(name)
-    from ptft_jax.commands import settings
-    from ptft_jax.commands.defaults import BY_COMMAND
+    from ptft_jax.commands.parsing import parse
+    from ptft_jax.runs.defaults import BY_COMMAND
 
     defaults = BY_COMMAND.get(_CONFIG_OF.get(name, name))
     if wants_help:
@@ -119,13 +136,13 @@ def _run(arguments: list[str]) -> int:
         return 0
     if name in _CONFIG_OPTIONAL and not any(word.startswith("--config") for word in rest):
         defaults = None
-    values, positional = settings.parse(module.define_flags, rest, defaults)
+    values, positional = parse(module.define_flags, rest, defaults)
     module.run(values, positional)
     return 0
 
 
 def _stop_early(number: int, frame: Any) -> None:
-    """Ends a command that loads its modules; later its job takes SIGTERM (`training.job`)."""
+    """Ends a command that loads its modules; later its job takes SIGTERM (`cluster.job`)."""
     print("ptft: stopped by SIGTERM before the first update: nothing to save", file=sys.stderr)
     os._exit(StopError.exit_code)
 
@@ -136,13 +153,13 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
     Raises:
         ConfigError: there is no such command.
     """
-    from ptft_jax.commands import settings
+    from ptft_jax.runs.config import nearest
 
     parts = _parts_of(arguments[0])
     words = 2 if parts and len(arguments) > 1 and arguments[1][:1] != "-" else 1
     name = " ".join(arguments[:words])
     if name not in COMMANDS:
-        near = settings.nearest(name, parts or list(COMMANDS))
+        near = nearest(name, parts or list(COMMANDS))
         hint = f"; did you mean '{near}'?" if near else ""
         known = ", ".join(parts or COMMANDS)
         raise ConfigError(f"there is no command {name!r}{hint} Commands: {known}.")
@@ -151,7 +168,7 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def module_of(name: str) -> Any:
     """Imports a command's module, when it is called and not before: JAX takes seconds to load."""
-    module, _, part = _MODULES.get(name, name.replace(" ", "_")).partition(".")
+    module, _, part = _MODULES[name].partition(":")
     found = importlib.import_module(f"ptft_jax.commands.{module}")
     return getattr(found, part) if part else found
 
@@ -173,7 +190,8 @@ def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:
 
 def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | None) -> str:
     """Returns a command's docstring, its flags, and the config's keys with their values."""
-    from ptft_jax.commands import settings
+    from ptft_jax.commands.parsing import config_of
+    from ptft_jax.runs.config import flatten, load_config
 
     values = flags.FlagValues()
     module.define_flags(values)
@@ -185,11 +203,11 @@ def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | N
         default = "" if flag.default is None else f" (default: {flag.default})"
         lines.append(f"  --{name}: {flag.help}{default}")
     if defaults is not None:
-        file = settings.config_of(arguments)
-        config = defaults() if file is None else settings.load_config(file)
+        file = config_of(arguments)
+        config = defaults() if file is None else load_config(file)
         source = "the command's own defaults; a config file changes some" if file is None else file
         lines += ["", f"Keys of the config, with the values of {source}:"]
-        for name, value in settings.flatten(config.to_dict()).items():
+        for name, value in flatten(config.to_dict()).items():
             lines.append(f"  --config.{name}={value}")
         made = inspect.cleandoc(defaults.__doc__ or "").partition("\n\n")[2]
         lines += ["", made] if made else []

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from small_state import abstract, assert_same_shards, make_state, save
 
-from ptft_jax.training.checkpoints import Checkpoints
+from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
 index, port, place = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])

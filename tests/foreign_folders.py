@@ -13,7 +13,7 @@ import jax
 from command_line import finetune_flags, prepare_corpus, pretrain_flags, run
 
 from ptft_jax.convert.folder import write_hf_folder
-from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 

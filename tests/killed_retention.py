@@ -21,8 +21,8 @@ from pathlib import Path
 
 from lasting_calls import count_calls
 
-from ptft_jax.training import retention
-from ptft_jax.training.checkpoint_manifest import verify
+from ptft_jax.training.checkpoints import retention
+from ptft_jax.training.checkpoints.manifest import verify
 
 # A killed process loses nothing that it has written, so the disk need not be waited for here.
 os.fsync = lambda descriptor: None

@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 from small_corpus import FIRST
 
-from ptft_jax.data.masking import Draws, FlatText, choose
+from ptft_jax.data.pretraining.masking import Draws, FlatText, choose
 
 VOCABULARY = 300
 rng_of_tables = np.random.default_rng(11)

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 
-from ptft_jax.commands.launch_processes import Start, supervise
+from ptft_jax.commands.launch.supervisor import Start, supervise
 from ptft_jax.errors import PtftError
 
 # What a program has at hand: `number` of the process, `say`, `on_signal`, and `forever`.

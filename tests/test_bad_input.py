@@ -16,7 +16,7 @@ from command_line import finetune_flags, pretrain_flags, run, tree, write_corpus
 from foreign_folders import make_run
 from safetensors.numpy import load_file, save_file
 
-from ptft_jax.commands.run_folder import RunFolder, host_params, open_run
+from ptft_jax.runs.folder import RunFolder, host_params, open_run
 from ptft_jax.training.state import TrainState
 
 PREPARE = "--config=configs/data/text.py"
@@ -99,7 +99,7 @@ def no_compilation(monkeypatch):
         raise AssertionError("something was compiled before the mistake was found")
 
     for name in ("init_state", "make_train_step"):
-        monkeypatch.setattr(f"ptft_jax.commands.training_run.{name}", forbidden)
+        monkeypatch.setattr(f"ptft_jax.commands.train.training_run.{name}", forbidden)
     monkeypatch.setattr(jax, "jit", forbidden)
 
 
@@ -461,7 +461,7 @@ def test_an_import_that_breaks_off_leaves_nothing(place, monkeypatch):
     def broken(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ptft_jax.training.checkpoints.Checkpoints.save", broken)
+    monkeypatch.setattr("ptft_jax.training.checkpoints.store.Checkpoints.save", broken)
     before = tree(place)
     with contextlib.suppress(OSError):
         run("import", f"--hf_dir={place}/hf", f"--run_dir={place}/new")
@@ -474,6 +474,6 @@ def test_no_permission_is_said_without_a_traceback(place, monkeypatch, capsys):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "/somewhere/else")
 
-    monkeypatch.setattr("ptft_jax.commands.import_hf.read_hf_folder", refuse)
+    monkeypatch.setattr("ptft_jax.commands.use.import_hf.read_hf_folder", refuse)
     assert run("import", f"--hf_dir={place}/hf", f"--run_dir={place}/new") == 2
     assert "/somewhere/else: permission denied" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from ptft_jax.training.channel import Link, Server, connect
+from ptft_jax.training.cluster.control_channel import Link, Server, connect
 
 TOKEN = "t0ken"
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import run, tree, write_corpus
 
-from ptft_jax.data import documents
-from ptft_jax.data.checking import check_corpus, check_inputs
-from ptft_jax.data.corpus import Corpus, FileRecord
+from ptft_jax.data.corpus.check import check_corpus, check_inputs
+from ptft_jax.data.corpus.store import Corpus, FileRecord
+from ptft_jax.data.text import documents
 from ptft_jax.errors import ConfigError, DataError
 
 PREPARE = "--config=configs/data/text.py"

@@ -21,14 +21,14 @@ from checkpoint_damage import damaged, files_of, single_flips
 from small_state import CONFIG, TOKENIZER, abstract, assert_same, make_state, save
 
 from ptft_jax.errors import ConfigError, DataError, StorageError
-from ptft_jax.training import retention
-from ptft_jax.training.checkpoint_manifest import (
+from ptft_jax.training.checkpoints import retention
+from ptft_jax.training.checkpoints.manifest import (
     DamagedCheckpointError,
     make_manifest,
     read_manifest,
     write_manifest,
 )
-from ptft_jax.training.checkpoints import Checkpoints
+from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.state import TrainState
 
@@ -181,8 +181,8 @@ SAVES = textwrap.dedent(
     """
     import os, resource, signal, sys, time
     import jax, numpy as np
-    from ptft_jax.training import retention
-    from ptft_jax.training.checkpoints import Checkpoints
+    from ptft_jax.training.checkpoints import retention
+    from ptft_jax.training.checkpoints.store import Checkpoints
     from ptft_jax.training.state import TrainState
 
     def state(kilobytes):
@@ -284,7 +284,7 @@ def test_background_errors_come_out(tmp_path, mesh, monkeypatch, called):
     def broken(*_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("ptft_jax.training.retention.make_manifest", broken)
+    monkeypatch.setattr("ptft_jax.training.checkpoints.retention.make_manifest", broken)
     save(checkpoints, 2, make_state(mesh))
     calls = {
         "check": lambda: [time.sleep(0.01) or checkpoints.check() for _ in range(1000)],
@@ -316,7 +316,7 @@ def test_an_error_on_the_way_out_is_not_hidden(tmp_path, mesh, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ptft_jax.training.retention.make_manifest", full)
+    monkeypatch.setattr("ptft_jax.training.checkpoints.retention.make_manifest", full)
     with pytest.raises(KeyError, match="second"):
         ends_by(KeyError("second"), 2)
     assert os.listdir(tmp_path) == ["1"]

@@ -13,8 +13,8 @@ import pytest
 from checkpoint_damage import damaged, files_of, flipped
 
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.training import retention
-from ptft_jax.training.checkpoint_manifest import (
+from ptft_jax.training.checkpoints import retention
+from ptft_jax.training.checkpoints.manifest import (
     DamagedCheckpointError,
     FileRecord,
     Manifest,
@@ -157,7 +157,7 @@ def test_other_spellings_and_versions(checkpoint, monkeypatch):
     path.write_bytes(content)
     manifest = read_manifest(checkpoint)
     with monkeypatch.context() as patched:
-        patched.setattr("ptft_jax.training.checkpoint_manifest.FORMAT_VERSION", 2)
+        patched.setattr("ptft_jax.training.checkpoints.manifest.FORMAT_VERSION", 2)
         write_manifest(checkpoint, manifest)
     with pytest.raises(ConfigError, match=r"version 2; expected .* version 1"):
         verify(checkpoint)
@@ -180,7 +180,7 @@ def test_permission_and_other_errors_are_no_damage(checkpoint, monkeypatch):
         def fail(*_, **__):
             raise OSError(number, os.strerror(number), "a file")
 
-        monkeypatch.setattr("ptft_jax.training.checkpoint_manifest._hashed", fail)
+        monkeypatch.setattr("ptft_jax.training.checkpoints.manifest._hashed", fail)
 
     fails(errno.EIO)
     assert "cannot be read" in str(content_damage(checkpoint, manifest, ["params/d/1"])[0])

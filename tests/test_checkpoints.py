@@ -14,7 +14,7 @@ import pytest
 from small_state import CONFIG, TOKENIZER, abstract, assert_same, make_state, save
 
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.training.checkpoints import Checkpoints
+from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.state import TrainState
 
@@ -179,7 +179,7 @@ def test_kill_during_a_save(tmp_path):
         """
         import os, signal, sys
         import jax, numpy as np
-        from ptft_jax.training.checkpoints import Checkpoints
+        from ptft_jax.training.checkpoints.store import Checkpoints
         from ptft_jax.training.state import TrainState
         def state(step):
             params = {"kernel": jax.device_put(np.full((4096, 4096), step, np.float32))}

@@ -12,10 +12,10 @@ import pytest
 from command_line import run, tree
 from small_state import TOKENIZER
 
-from ptft_jax.commands.run_folder import RunFolder, RunRecord
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.runs.folder import RunFolder, RunRecord
+from ptft_jax.training.metric_sinks import write_atomically
 from ptft_jax.training.state import TrainState
-from ptft_jax.training.writers import write_atomically
 
 
 def state() -> TrainState:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ptft_jax.data.classification import ClassificationExamples
-from ptft_jax.data.pipeline import Batches, evaluation_batches
-from ptft_jax.data.tasks import Split, load_task
-from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.batches import Batches, evaluation_batches
+from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.table import Split, load_task
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 TOKENIZER = TextTokenizer.wordpiece(

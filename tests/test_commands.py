@@ -23,7 +23,7 @@ from command_line import (
     write_corpus,
 )
 
-from ptft_jax.commands.run_folder import RunFolder
+from ptft_jax.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +148,9 @@ def test_evaluate_gives_the_results_of_the_run_again(pretrained, sst2, mnli, cap
 
 def test_evaluate_runs_where_the_mesh_of_the_run_does_not_fit(mnli, monkeypatch, capsys):
     """A run of eight devices is scored on a laptop; its mesh is a matter of training only."""
-    from ptft_jax.commands import evaluate as command
+    from ptft_jax.commands.train import evaluate as command
     from ptft_jax.errors import ConfigError
-    from ptft_jax.training.job import Job
+    from ptft_jax.training.cluster.job import Job
 
     def refuse(*_):
         raise ConfigError("mesh.data=8 needs 8 devices")

@@ -13,13 +13,13 @@ from command_line import run, tree, write_corpus
 from rich.console import Console
 from small_corpus import SmallCorpus, random_documents, unmasked_ids
 
-from ptft_jax.commands.data_inspect import joined, printable, show_row, shown_examples
-from ptft_jax.data.corpus import Corpus
-from ptft_jax.data.masking import STRATEGIES, MaskingSettings
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
-from ptft_jax.data.row_statistics import row_statistics, run_length_shares
-from ptft_jax.data.statistics import source_statistics, token_statistics
-from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.commands.data.inspect import joined, printable, show_row, shown_examples
+from ptft_jax.data.corpus.statistics import source_statistics, token_statistics
+from ptft_jax.data.corpus.store import Corpus
+from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining.masking import STRATEGIES, MaskingSettings
+from ptft_jax.data.pretraining.measure import row_statistics, run_length_shares
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
 CONFIG = "--config=configs/pretrain/bert_tiny.py"
 # A file name that would be markup if it were not escaped.
@@ -200,7 +200,7 @@ def test_a_phase_is_shown_with_its_length(place, tmp_path, capsys):
     """Rows of phase 2 have phase 2's length."""
     config = tmp_path / "phases.py"
     config.write_text(
-        "from ptft_jax.commands import defaults\n"
+        "from ptft_jax.runs import defaults\n"
         "def get_config():\n"
         "    config = defaults.pretrain()\n"
         "    config.phases = ({'step_ratio': 0.9, 'max_seq_length': 64},)\n"

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptft_jax.data import inputs
-from ptft_jax.data.corpus import Corpus, Manifest
-from ptft_jax.data.deduplication import (
+from ptft_jax.data.corpus.duplicates import (
     HashSet,
     NearIndex,
     bands_for,
@@ -17,8 +15,10 @@ from ptft_jax.data.deduplication import (
     minhash_signatures,
     normalized,
 )
-from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.work_folder import AppendFile
+from ptft_jax.data.corpus.journal import AppendFile
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.store import Corpus, Manifest
+from ptft_jax.data.text import sources as inputs
 from ptft_jax.errors import ConfigError
 
 WORDS = [f"word{number}" for number in range(500)]

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from ptft_jax.commands import preflight
 from ptft_jax.errors import ConfigError, StorageError
-from ptft_jax.training import distributed
-from ptft_jax.training.distributed import JobConfig, join_job
-from ptft_jax.training.job import Job
+from ptft_jax.runs import start_checks as preflight
+from ptft_jax.training.cluster import start as distributed
+from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.cluster.start import JobConfig, join_job
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
 SLURM = {

@@ -14,14 +14,15 @@ import pytest
 from absl import flags
 
 from ptft_jax import cli
-from ptft_jax.commands import defaults, settings
-from ptft_jax.data.tasks import GLUE_TASKS
+from ptft_jax.data.tasks.table import GLUE_TASKS
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import flatten
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = sorted(ROOT.glob("configs/*/*.py"))
 DEFAULTS = {
-    name: settings.flatten(getattr(defaults, name)().to_dict())
+    name: flatten(getattr(defaults, name)().to_dict())
     for name in ("prepare", "pretrain", "finetune")
 }
 

@@ -11,9 +11,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ptft_jax.data.corpus import FileRecord
-from ptft_jax.data.documents import Document
-from ptft_jax.data.source_files import FilePart, find_files
+from ptft_jax.data.corpus.store import FileRecord
+from ptft_jax.data.text.documents import Document
+from ptft_jax.data.text.files import FilePart, find_files
 from ptft_jax.errors import ConfigError, DataError
 
 if sys.version_info >= (3, 14):
@@ -84,7 +84,7 @@ def test_reading_takes_the_checksum_of_the_file(tmp_path, name):
 
 def test_an_endless_document_is_cut(tmp_path, monkeypatch):
     """A file without blank lines must not have to fit in memory, nor a record with all the text."""
-    monkeypatch.setattr("ptft_jax.data.documents.MAX_DOCUMENT_CHARACTERS", 10)
+    monkeypatch.setattr("ptft_jax.data.text.documents.MAX_DOCUMENT_CHARACTERS", 10)
     path = tmp_path / "a.txt"
     path.write_text("aaaaaa\nbbbbbb\ncccccc\n")
     assert lines_of(path) == [("aaaaaa", "bbbbbb"), ("cccccc",)]
@@ -116,7 +116,7 @@ def test_a_damaged_compressed_file_is_a_data_error(tmp_path, suffix):
 
 def test_an_endless_line_is_a_data_error(tmp_path, monkeypatch):
     """A binary file must not fill the memory."""
-    monkeypatch.setattr("ptft_jax.data.documents.MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("ptft_jax.data.text.documents.MAX_LINE_BYTES", 1 << 20)
     path = tmp_path / "a.txt"
     path.write_text("short\n" + "x" * (1 << 21))
     with pytest.raises(DataError, match=r"a\.txt, line 2: longer than 1 MiB"):

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from ptft_jax.data import embedded
-from ptft_jax.data.embedded import gather_documentation, prose_paragraphs, read_paragraphs
+from ptft_jax.demo import documentation as embedded
+from ptft_jax.demo.documentation import gather_documentation, prose_paragraphs, read_paragraphs
 from ptft_jax.errors import ConfigError
 
 PROSE = (

@@ -16,7 +16,7 @@ from ptft_jax.convert.bert import to_hf
 from ptft_jax.convert.folder import ARCHITECTURES, check_out_dir, read_hf_folder, write_hf_folder
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import verify_against_torch
-from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig
 

@@ -1,4 +1,4 @@
-"""Faults in real processes, in their quick form; `bash launch/faults.sh` has the full one.
+"""Faults in real processes, in their quick form; `bash benchmarks/faults.sh` has the full one.
 
 What is tested, and the figures of the full form, are in docs/reliability.md.
 """

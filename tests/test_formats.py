@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from small_corpus import CLS, FIRST, SEP, SmallCorpus, random_documents, unmasked_ids
 
-from ptft_jax.data import segments as segments_module
-from ptft_jax.data.formats import FORMATS, PAIR_FORMATS, make_format
-from ptft_jax.data.masking import MaskingSettings
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining import segments as segments_module
+from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining.formats import FORMATS, PAIR_FORMATS, make_format
+from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.data.randomness import as_below, as_uniform, random_uint64
 
 LENGTH = 16  # of a row: room for 14 tokens of one segment, 13 of two

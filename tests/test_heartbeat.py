@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 
-from ptft_jax.training.heartbeat import Heartbeat, read_heartbeats
-from ptft_jax.training.time_account import account, read_events, totals
+from ptft_jax.training.accounting.heartbeat import Heartbeat, read_heartbeats
+from ptft_jax.training.accounting.time_account import account, read_events, totals
 
 
 def wait_for(done):
@@ -52,7 +52,8 @@ def test_what_processes_say(tmp_path):
 def test_the_start_after_a_kill_knows_how_far_it_came(tmp_path):
     """SIGKILL leaves half a line, and a heartbeat, which the next start adds to the events."""
     program = (
-        "import sys, time; from pathlib import Path; from ptft_jax.training import heartbeat\n"
+        "import sys, time; from pathlib import Path\n"
+        "from ptft_jax.training.accounting import heartbeat\n"
         "heartbeat.INTERVAL = 0.1\n"
         "one = heartbeat.Heartbeat(Path(sys.argv[1]), 0, 1, time.time(), 10)\n"
         "one.step = 0\none.does('training')\ntime.sleep(2)\none.step = 5\ntime.sleep(60)"
@@ -116,7 +117,7 @@ def test_python_and_jax_are_part_of_the_first_start_only():
     """What a process loads counts for the run it was started for, not for one that follows."""
     program = (
         "import time, ptft_jax; time.sleep(0.3)\n"
-        "from ptft_jax.training.heartbeat import began\n"
+        "from ptft_jax.training.accounting.heartbeat import began\n"
         "print(*(time.time() - began() for _ in range(2)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptft_jax.data.held_out import HashEnds
+from ptft_jax.data.corpus.dev_split import HashEnds
+from ptft_jax.data.corpus.journal import AppendFile
 from ptft_jax.data.randomness import random_uint64
-from ptft_jax.data.vocabulary_sample import VocabularySample
-from ptft_jax.data.work_folder import AppendFile
+from ptft_jax.data.tokenizer.sample import VocabularySample
 from ptft_jax.errors import DataError
 
 

@@ -12,7 +12,7 @@ from command_line import run, tree
 from foreign_folders import make_folders, one_error, reading, safetensors, tensor, zipped
 
 from ptft_jax.convert.folder import read_hf_folder
-from ptft_jax.data.corpus import Corpus
+from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.errors import DataError, PtftError
 
 

@@ -14,7 +14,7 @@ import pytest
 from test_loop import BATCH_SIZE, Batches, Record, run, train_step
 
 from ptft_jax.errors import StopError
-from ptft_jax.training.job import Job
+from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.loop import until_stopped
 
 
@@ -177,7 +177,7 @@ def in_a_process(body, **limits):
     """Runs a program that enters a job; returns its exit code, what it said, and the time."""
     head = f"""
         import os, signal, sys, threading, time
-        from ptft_jax.training.job import Job
+        from ptft_jax.training.cluster.job import Job
         with Job(**{limits!r}) as job:
     """
     program = textwrap.dedent(head) + textwrap.indent(textwrap.dedent(body), "    ")
@@ -221,8 +221,8 @@ def test_a_second_ctrl_c_does_not_wait():
 
 TWO_PROCESSES = """
 import threading, time
-from ptft_jax.training.channel import Server, connect
-from ptft_jax.training.job import Job
+from ptft_jax.training.cluster.control_channel import Server, connect
+from ptft_jax.training.cluster.job import Job
 
 server = Server(2, "token", 60)
 passed = threading.Event()

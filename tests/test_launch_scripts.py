@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from command_line import run, tree
 
-from ptft_jax.commands.launch_local import split_devices
-from ptft_jax.commands.launch_mpi import hosts_of
-from ptft_jax.commands.launch_restarts import NO_RESTART_CODES, RESTART_CODES
+from ptft_jax.commands.launch.local import split_devices
+from ptft_jax.commands.launch.mpi import hosts_of
+from ptft_jax.commands.launch.restarts import NO_RESTART_CODES, RESTART_CODES
 from ptft_jax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,14 +28,14 @@ from masking_reference import (
 )
 from small_corpus import CLS, FIRST, MASK, SEP, SmallCorpus, unmasked_ids
 
-from ptft_jax.data.masking import (
+from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining.masking import (
     STRATEGIES,
     Draws,
     MaskingSettings,
     choose,
     replace,
 )
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
 from ptft_jax.errors import ConfigError
 
 # Properties that hold for every draw.

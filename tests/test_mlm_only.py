@@ -14,7 +14,7 @@ from command_line import (
     sentences,
 )
 
-from ptft_jax.commands.run_folder import open_run
+from ptft_jax.runs.folder import open_run
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ import pytest
 from scipy.stats import chi2
 from small_corpus import FIRST, SmallCorpus, random_documents, unmasked_ids
 
-from ptft_jax.data import pretraining as pretraining_module
-from ptft_jax.data.corpus import Corpus
-from ptft_jax.data.formats import FORMATS, PAIR_FORMATS
-from ptft_jax.data.masking import STRATEGIES, MaskingSettings
-from ptft_jax.data.pipeline import Batches, evaluation_batches
-from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
-from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.batches import Batches, evaluation_batches
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.store import Corpus
+from ptft_jax.data.pretraining import examples as pretraining_module
+from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining.formats import FORMATS, PAIR_FORMATS
+from ptft_jax.data.pretraining.masking import STRATEGIES, MaskingSettings
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
 
 def in_rows(plan, lengths):
@@ -382,7 +382,7 @@ def test_rows_of_real_text_are_full(shared_data, tmp_path):
 
     This part has 1,500 examples, so that the number of rows that they need varies by a percent
     from epoch to epoch, and the room for the fullest epoch costs that much; the rows that are used
-    are full. All of the text fills 99.4 % with its 57,000 examples (launch/input_benchmark.py).
+    are full. All of the text fills 99.4 % with its 57,000 examples (benchmarks/input.py).
     """
     for name in ("eltec_eng", "openstax_ccby"):
         with lzma.open(shared_data / "text" / f"{name}.txt.xz", "rt", encoding="utf-8") as file:

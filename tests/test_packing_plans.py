@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptft_jax.data.packing import best_fit_decreasing
+from ptft_jax.data.pretraining.packing import best_fit_decreasing
 
 
 def length_sets():

@@ -16,10 +16,11 @@ from command_line import (
     run,
 )
 
-from ptft_jax.commands import defaults, training_run
-from ptft_jax.commands.pretraining_config import phases_of
-from ptft_jax.data.pipeline import Batches
+from ptft_jax.commands.train import training_run
+from ptft_jax.data.batches import Batches
 from ptft_jax.errors import ConfigError
+from ptft_jax.runs import defaults
+from ptft_jax.runs.phases import phases_of
 
 PHASES = "({'step': 5, 'max_seq_length': 48, 'batch_size': 8, 'max_predictions_per_seq': 7},)"
 STEPS, BORDER = 9, 5

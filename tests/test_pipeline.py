@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from ptft_jax.data.pipeline import Batches, evaluation_batches
+from ptft_jax.data.batches import Batches, evaluation_batches
 from ptft_jax.errors import ConfigError, DataError
 
 

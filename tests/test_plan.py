@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from command_line import MODEL, prepare_corpus, run
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.accelerators import ACCELERATORS, Assumptions, advice, estimate_seconds
-from ptft_jax.commands.plan import row_shapes
-from ptft_jax.commands.pretraining_config import pretraining_settings
-from ptft_jax.data.corpus import Corpus
-from ptft_jax.data.pretraining import PretrainingExamples
-from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.commands.look.accelerators import ACCELERATORS, Assumptions, advice, estimate_seconds
+from ptft_jax.commands.look.plan import row_shapes
+from ptft_jax.data.corpus.store import Corpus
+from ptft_jax.data.pretraining.examples import PretrainingExamples
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.runs import defaults
+from ptft_jax.runs.phases import pretraining_settings
 from ptft_jax.training.cost import Exchange, Memory
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptft_jax.data.corpus import Corpus, FileRecord, Manifest
-from ptft_jax.data.inputs import Position, open_sources, read_blocks
-from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.sentences import split_sentences
-from ptft_jax.data.tokenizer import TextTokenizer
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.store import Corpus, FileRecord, Manifest
+from ptft_jax.data.text.sentences import split_sentences
+from ptft_jax.data.text.sources import Position, open_sources, read_blocks
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 WORDS = ["the", "cat", "dog", "man", "sees", "finds", "over", "red", "old", "walks", "[SEP]"]
@@ -125,7 +125,7 @@ def test_workers_and_blocks_do_not_change_a_byte(tmp_path, settings, monkeypatch
     settings = replace(settings, shard_tokens=200)
     prepare_corpus(settings, tmp_path / "one")
     for workers in (1, 2, 4):
-        monkeypatch.setattr("ptft_jax.data.inputs.BLOCK_CHARACTERS", 300 * workers)
+        monkeypatch.setattr("ptft_jax.data.text.sources.BLOCK_CHARACTERS", 300 * workers)
         prepare_corpus(replace(settings, workers=workers), tmp_path / str(workers))
         assert digests(tmp_path / "one") == digests(tmp_path / str(workers))
     assert "train/tokens-00003.bin" in digests(tmp_path / "one")
@@ -340,7 +340,7 @@ def test_text_that_changes_meanwhile_is_an_error(tmp_path, text, monkeypatch, wo
     """A corpus of two versions of a file would match no checksum in its manifest."""
     path = tmp_path / "text.txt"
     path.write_bytes(lzma.decompress(text.read_bytes()))
-    monkeypatch.setattr("ptft_jax.data.inputs.BLOCK_CHARACTERS", 1000)
+    monkeypatch.setattr("ptft_jax.data.text.sources.BLOCK_CHARACTERS", 1000)
     settings = PrepareSettings((str(path),), vocab_size=120, workers=workers)
 
     def change(description: str, done: int, total: int) -> None:

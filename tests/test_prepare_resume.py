@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from ptft_jax.cli import main
-from ptft_jax.data import inputs, preparation
-from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.source_files import FilePart
+from ptft_jax.data.corpus import making as preparation
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.text import sources as inputs
+from ptft_jax.data.text.files import FilePart
 from ptft_jax.errors import ConfigError, DataError, PtftError
 
 WORDS = ["the", "cat", "dog", "man", "sees", "finds", "over", "red", "old", "walks"]
@@ -143,7 +144,7 @@ def test_ctrl_c_leaves_the_command_with_130(tmp_path, settings, monkeypatch, cap
     def interrupting(console):
         yield interrupt_at("Encoding the text", 0.5)
 
-    monkeypatch.setattr("ptft_jax.commands.prepare.progress_bars", interrupting)
+    monkeypatch.setattr("ptft_jax.commands.data.prepare.progress_bars", interrupting)
     command = ["prepare", "--config=configs/data/text.py", "--config.vocab_size=100"]
     command += [f"--config.inputs={','.join(settings.inputs)}", f"--out_dir={tmp_path}/data"]
     assert main(command) == 130
@@ -255,8 +256,9 @@ def test_two_runs_do_not_write_at_once(tmp_path, settings):
 RUN = """
 import sys, json, time
 from pathlib import Path
-from ptft_jax.data import inputs, preparation
-from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.text import sources as inputs
+from ptft_jax.data.corpus import making as preparation
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
 
 if __name__ == "__main__":
     preparation.COMMIT_SECONDS = 0.0

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from small_corpus import FIRST, SmallCorpus, random_documents, unmasked_ids
 
-from ptft_jax.data.corpus import Corpus
-from ptft_jax.data.formats import FORMATS, PAIR_FORMATS
-from ptft_jax.data.masking import MaskingSettings
-from ptft_jax.data.pipeline import Batches, evaluation_batches
-from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
-from ptft_jax.data.sentence_pairs import truncated_lengths
-from ptft_jax.data.tokenizer import TextTokenizer
-from ptft_jax.data.tokenizer_models import SPECIAL_TOKENS
+from ptft_jax.data.batches import Batches, evaluation_batches
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.store import Corpus
+from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining.formats import FORMATS, PAIR_FORMATS
+from ptft_jax.data.pretraining.masking import MaskingSettings
+from ptft_jax.data.pretraining.pairs import truncated_lengths
+from ptft_jax.data.tokenizer.models import SPECIAL_TOKENS
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 DOCUMENTS = 60

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.training import retention
-from ptft_jax.training.checkpoint_manifest import make_manifest, write_manifest
-from ptft_jax.training.rewind import rewind, rewind_once, rewinds, skip_at
+from ptft_jax.training.checkpoints import retention
+from ptft_jax.training.checkpoints.manifest import make_manifest, write_manifest
+from ptft_jax.training.checkpoints.rewind import rewind, rewind_once, rewinds, skip_at
 
 
 def save(run: Path, *steps: int) -> None:

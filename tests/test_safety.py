@@ -32,7 +32,7 @@ BANNED_CALLS = {
 # Who may import by name or path: the commands' own modules, `--config` files, torch where it is.
 IMPORTERS = {
     "ptft_jax/cli.py": {"importlib.import_module"},
-    "ptft_jax/commands/settings.py": {"importlib.util.spec_from_file_location", "exec_module"},
+    "ptft_jax/runs/config.py": {"importlib.util.spec_from_file_location", "exec_module"},
     "ptft_jax/convert/verify.py": {"importlib.import_module"},
 }
 
@@ -125,7 +125,11 @@ def watch(event, arguments):
             seen.append([event, name])
 import jax, transformers, torch
 from ptft_jax.cli import main
-from ptft_jax.commands import evaluate, export, finetune, import_hf, predict
+from ptft_jax.commands.train import evaluate
+from ptft_jax.commands.use import export
+from ptft_jax.commands.train import finetune
+from ptft_jax.commands.use import import_hf
+from ptft_jax.commands.use import predict
 sys.addaudithook(watch)
 codes = [main(line) for line in json.load(open(sys.argv[2]))]
 print(json.dumps([codes, [s for s in seen if s[0] != "marshal.loads"]]))

@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import chi2
 from small_corpus import SmallCorpus
 
-from ptft_jax.data.masking import MaskingSettings
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
-from ptft_jax.data.sampling import Sampler
+from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining.masking import MaskingSettings
+from ptft_jax.data.pretraining.order import Sampler
 
 # Of a sound sampler one test in a million fails; the seeds are fixed, so none does.
 UNLIKELY = 1e-6

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from small_corpus import SmallCorpus
 
-from ptft_jax.commands.scoring import pretraining_evaluator
-from ptft_jax.data.pretraining import PretrainingExamples, PretrainingSettings
+from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.runs.evaluators import pretraining_evaluator
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
 ALONE = SimpleNamespace(stops_here=lambda: False)

@@ -67,7 +67,7 @@ def test_a_credential_in_a_url_is_refused_and_not_repeated(tmp_path, value, caps
 def test_a_credential_in_a_config_file_is_refused(tmp_path, capsys):
     """A config file is read by others as well, and its values go into config.json."""
     (tmp_path / "config.py").write_text(
-        "from ptft_jax.commands.defaults import prepare\n"
+        "from ptft_jax.runs.defaults import prepare\n"
         "def get_config():\n    config = prepare()\n"
         f"    config.inputs = 'https://me:{SECRET}@host/a.txt'\n    return config\n"
     )

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from ptft_jax.data.sentences import split_sentences
-from ptft_jax.data.source_files import FilePart, find_files
+from ptft_jax.data.text.files import FilePart, find_files
+from ptft_jax.data.text.sentences import split_sentences
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from ptft_jax.commands.settings import load_config
+from ptft_jax.runs.config import load_config
 
 FILE = """from ml_collections import ConfigDict
 def get_config():

@@ -10,11 +10,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from ptft_jax.data import inputs
-from ptft_jax.data.corpus import DatasetRecord, Manifest
-from ptft_jax.data.inputs import Position, Source, open_sources, read_blocks
-from ptft_jax.data.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.source_files import find_files
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.store import DatasetRecord, Manifest
+from ptft_jax.data.text import sources as inputs
+from ptft_jax.data.text.files import find_files
+from ptft_jax.data.text.sources import Position, Source, open_sources, read_blocks
 from ptft_jax.errors import ConfigError, DataError
 
 

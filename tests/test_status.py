@@ -13,10 +13,10 @@ import pytest
 from command_line import metrics, prepare_corpus, pretrain_flags, run, tree
 from rich.console import Console
 
-from ptft_jax.commands import status
-from ptft_jax.training import retention
-from ptft_jax.training.checkpoint_manifest import Manifest, write_manifest
-from ptft_jax.training.time_account import Beat, account, end_of, read_events, totals
+from ptft_jax.commands.look import status
+from ptft_jax.training.accounting.time_account import Beat, account, end_of, read_events, totals
+from ptft_jax.training.checkpoints import retention
+from ptft_jax.training.checkpoints.manifest import Manifest, write_manifest
 
 BEGAN = time.time() - 1000.0
 CONFIG = {

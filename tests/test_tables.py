@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ptft_jax.data.tables import find_split, nearest, read_table
+from ptft_jax.data.tasks.reading import find_split, nearest, read_table
 from ptft_jax.errors import ConfigError, DataError
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ptft_jax.data.tasks import GLUE_TASKS, TableSettings, load_task
+from ptft_jax.data.tasks.table import GLUE_TASKS, TableSettings, load_task
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.objectives.metrics import METRICS
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ptft_jax.training.time_account import Beat, account, end_of, read_events, totals
+from ptft_jax.training.accounting.time_account import Beat, account, end_of, read_events, totals
 
 NOW = 1_700_000_000.0
 

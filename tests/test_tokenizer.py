@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tokenizer_checks import HARD_TEXTS, check_auto_tokenizer
 
-from ptft_jax.data.tokenizer import TextTokenizer
-from ptft_jax.data.tokenizer_models import SPECIAL_TOKENS
-from ptft_jax.data.tokenizer_training import train_tokenizer
+from ptft_jax.data.tokenizer.models import SPECIAL_TOKENS
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.data.tokenizer.training import train_tokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 SMALL_VOCABULARY = [*SPECIAL_TOKENS, "the", "cat", "##s", "s", "a", "##t", "c", "##a", ".", "!"]

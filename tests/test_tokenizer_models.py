@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from tokenizer_checks import HARD_TEXTS, check_auto_tokenizer
 
-from ptft_jax.data import word_cache
-from ptft_jax.data.classification import ClassificationExamples
-from ptft_jax.data.sentences import split_sentences
-from ptft_jax.data.tasks import Split
-from ptft_jax.data.tokenizer import TextTokenizer
-from ptft_jax.data.tokenizer_training import train_tokenizer
-from ptft_jax.data.word_cache import WordCache
+from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.table import Split
+from ptft_jax.data.text.sentences import split_sentences
+from ptft_jax.data.tokenizer import words as word_cache
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.data.tokenizer.training import train_tokenizer
+from ptft_jax.data.tokenizer.words import WordCache
 from ptft_jax.errors import DataError
 
 KINDS = ("wordpiece", "bpe", "unigram")

@@ -9,9 +9,9 @@ import tracemalloc
 
 import pytest
 
-from ptft_jax.data import tokenizer_training
-from ptft_jax.data.tokenizer_models import SPECIAL_TOKENS
-from ptft_jax.data.tokenizer_training import SMALLEST, train_tokenizer
+from ptft_jax.data.tokenizer import training as tokenizer_training
+from ptft_jax.data.tokenizer.models import SPECIAL_TOKENS
+from ptft_jax.data.tokenizer.training import SMALLEST, train_tokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 KINDS = ("wordpiece", "bpe", "unigram")
@@ -31,7 +31,7 @@ def test_special_tokens_come_first_and_the_size_is_kept(kind):
 
 # Prints the digest of one tokenizer of each kind, of texts with many ties.
 TRAIN_AND_PRINT = """
-from ptft_jax.data.tokenizer_training import train_tokenizer
+from ptft_jax.data.tokenizer.training import train_tokenizer
 letters = "abcdefghijklmnopqrstuvwxyz"
 texts = [f"word{i % 37} thing{i % 11}s {letters[i % 26]}{letters[i % 23]} Ünï" for i in range(900)]
 texts += [a + b + a + b + c for a in letters for b in letters for c in "xyz"]

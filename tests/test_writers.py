@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ptft_jax.training import writers
-from ptft_jax.training.writers import ConsoleProgress, MetricsWriter, Report, write_results
+from ptft_jax.training import metric_sinks as writers
+from ptft_jax.training.metric_sinks import ConsoleProgress, MetricsWriter, Report, write_results
 
 
 def entries(run_dir):
@@ -59,7 +59,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
 def test_writing_for_tensorboard_needs_no_torch(tmp_path):
     """Its import costs each process of a job three seconds."""
     code = (
-        "import sys; from ptft_jax.training.writers import MetricsWriter;"
+        "import sys; from ptft_jax.training.metric_sinks import MetricsWriter;"
         f"MetricsWriter({str(tmp_path)!r}).training(1, {{'loss': 1.0}});"
         "print([name for name in ('torch', 'tensorflow') if name in sys.modules])"
     )

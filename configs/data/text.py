@@ -5,8 +5,8 @@
 `ptft prepare --help` says what `inputs` may name, and lists all keys.
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config() -> Config:

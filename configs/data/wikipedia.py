@@ -11,8 +11,8 @@ with network, disk and patience (it parses the dump of 2023-06-01, about 20 GB o
 and then be named by TFDS_DATA_DIR. An article is a document. Its headings and lists stay in.
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config() -> Config:

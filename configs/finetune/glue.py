@@ -12,8 +12,8 @@ examples: cola 56.5 (Matthews), sst2 92.3, mrpc 84.1/88.9 (accuracy/F1), stsb 88
 qqp 90.7/87.5, mnli 83.9/84.1, qnli 90.7, rte 65.7. docs/results.md has the figures measured here.
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config(task: str = "") -> Config:

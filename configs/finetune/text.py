@@ -7,8 +7,8 @@ Columns: `table.text_column` ("text"), `table.text_pair_column` (none), `table.l
 ("label"). The labels are those found in the train file; `table.regression` reads numbers instead.
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config() -> Config:

@@ -7,8 +7,8 @@ The base model of Devlin et al. 2019; batch 256, 1M updates, learning rate 1e-4,
 Expected: GLUE test average 79.6 after the authors' pretraining (Devlin et al. 2019, table 1).
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config() -> Config:

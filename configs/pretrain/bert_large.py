@@ -7,8 +7,8 @@ The large model of Devlin et al. 2019, in bfloat16 with rematerialised layers.
 Expected: GLUE test average 82.1 after the authors' pretraining (Devlin et al. 2019, table 1).
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config() -> Config:

@@ -7,8 +7,8 @@ One of the compact models of Turc et al. 2019, "Well-Read Students Learn Better"
 Expected: GLUE test average 73.5 after the authors' pretraining (google-research/bert README).
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config() -> Config:

@@ -7,8 +7,8 @@ One of the compact models of Turc et al. 2019, "Well-Read Students Learn Better"
 Expected: see the demo's row in docs/results.md; this size is for trying things out.
 """
 
-from ptft_jax.commands import defaults
-from ptft_jax.commands.settings import Config
+from ptft_jax.runs import defaults
+from ptft_jax.runs.config import Config
 
 
 def get_config() -> Config:

@@ -1,0 +1,1 @@
+"""Hugging Face ↔ ours: bert and mapping (names), folder (read, write), model_card, verify."""

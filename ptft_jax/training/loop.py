@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from ptft_jax.errors import DataError
-from ptft_jax.training.job import Job
+from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.metric_sinks import Report
 from ptft_jax.training.state import TrainState
-from ptft_jax.training.writers import Report
 
 Batch = Mapping[str, np.ndarray]
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]

@@ -16,8 +16,8 @@ from command_line import pretrain_flags, write_corpus
 
 from ptft_jax.cli import main as ptft
 from ptft_jax.errors import DataError
-from ptft_jax.training import retention
-from ptft_jax.training.checkpoint_manifest import content_damage, read_manifest, structure_damage
+from ptft_jax.training.checkpoints import retention
+from ptft_jax.training.checkpoints.manifest import content_damage, read_manifest, structure_damage
 
 ROOT = Path(__file__).resolve().parents[2]
 WRAPPED = Path(__file__).with_name("wrapped.py")

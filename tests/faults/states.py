@@ -12,7 +12,7 @@ from command_line import write_corpus
 from faults.jobs import Job, Result, flags_of, ids, lines, losses, numbers, whole_steps
 
 from ptft_jax.cli import main as ptft
-from ptft_jax.commands.run_folder import open_run
+from ptft_jax.runs.folder import open_run
 
 
 def flips(place: Path, count: int, seed: int = 0) -> Result:

@@ -1,4 +1,4 @@
-"""The scenarios by name, each in a quick form for the tests and a full one for launch/faults.sh."""
+"""The scenarios by name, each in a quick form for the tests and a full one beside it."""
 
 import json
 import os

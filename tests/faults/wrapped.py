@@ -20,8 +20,9 @@ import numpy as np
 from jax._src import cache_key
 
 from ptft_jax import cli
-from ptft_jax.commands import pretrain, scoring, training_run
-from ptft_jax.data.pretraining import PretrainingExamples
+from ptft_jax.commands.train import pretrain, training_run
+from ptft_jax.data.pretraining.examples import PretrainingExamples
+from ptft_jax.runs import evaluators as scoring
 
 # A call that Python cannot interrupt, as compiling is none either.
 _sleep = ctypes.CDLL(None).usleep

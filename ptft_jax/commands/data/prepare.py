@@ -1,0 +1,95 @@
+"""ptft prepare --config=configs/data/text.py --config.inputs=INPUT[,INPUT…] --out_dir=DATA
+
+Turns text into a tokenizer and shards of token ids.
+
+An input is a file or pattern (.txt with a blank line between documents; .jsonl or .parquet with a
+document per record; .gz, .xz and .zst of the first two), a URL (gs://, s3://, https://), a dataset
+of TFDS (tfds:wikipedia/20230601.en) or of the Hugging Face Hub (hf:ORGANISATION/NAME/CONFIG:SPLIT),
+each with @WEIGHT after it to draw from it more or less often. A vocabulary is learned, or taken
+from --config.vocab=vocab.txt (or a tokenizer folder). A run that was interrupted goes on when it is
+started again. The result does not depend on that, nor on --config.workers.
+"""
+
+from absl import flags
+
+from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars, say
+from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.store import Manifest, SplitCounts
+from ptft_jax.errors import ConfigError
+from ptft_jax.runs.config import Config, check_place
+
+_KINDS = {"wordpiece": "WordPiece", "bpe": "BPE", "unigram": "Unigram"}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("out_dir", None, "Folder to make for the corpus.", flag_values=values)
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    if positional:
+        raise ConfigError(f"{positional[0]!r}: inputs are given as --config.inputs=FILES.")
+    if not values.out_dir:
+        raise ConfigError("--out_dir is missing: name the folder to make for the corpus.")
+    check_place("out_dir", values.out_dir)
+    prepare(values.config, values.out_dir)
+    made(
+        make_console(),
+        "corpus",
+        {"folder": values.out_dir, "manifest": f"{values.out_dir}/manifest.json"},
+        [
+            "ptft pretrain --config=configs/pretrain/bert_tiny.py "
+            f"--config.data_dir={values.out_dir} --run_dir=runs/pretrain"
+        ],
+    )
+
+
+def prepare(config: Config, out_dir: str) -> Manifest:
+    """Prepares a corpus with progress on screen, and says what came out."""
+    console = make_console()
+    settings = dict(config)
+    inputs = tuple(part.strip() for part in settings.pop("inputs").split(",") if part.strip())
+    if not inputs:
+        raise ConfigError(
+            "--config.inputs is empty: name the text files, for example 'text/*.txt'."
+        )
+    with progress_bars(console) as progress:
+        manifest = prepare_corpus(
+            PrepareSettings(inputs=inputs, **settings),
+            out_dir,
+            progress,
+            lambda text: say(console, text),
+        )
+    if manifest.reused:
+        console.print(f"{out_dir} already holds this very corpus: kept")
+    facts(console, _rows(manifest))
+    return manifest
+
+
+def _rows(manifest: Manifest) -> dict[str, str]:
+    rows = {"tokenizer": f"{_KINDS[manifest.tokenizer_kind]}, {count(manifest.vocab_size)} tokens"}
+    for name, split in manifest.splits.items():
+        rows[name] = (
+            f"{count(split.documents)} documents, {count(split.sentences)} sentences, "
+            f"{count(split.tokens)} tokens{_unknown(split)}"
+        )
+    if len(manifest.sources) > 1:
+        for source in manifest.sources:
+            tokens = sum(counts.tokens for counts in source.counts.values())
+            weight = "" if source.weight == 1 else f", drawn {source.weight:g} times as often"
+            rows[source.name] = f"{count(tokens)} tokens{weight}"
+    if manifest.settings["deduplicate"] != "none":
+        read = sum(source.documents_read for source in manifest.sources)
+        exact = sum(source.exact_duplicates for source in manifest.sources)
+        near = sum(source.near_duplicates for source in manifest.sources)
+        rows["left out"] = (
+            f"{count(exact)} exact and {count(near)} near duplicates of {count(read)} documents"
+        )
+    return rows
+
+
+def _unknown(split: SplitCounts) -> str:
+    if not split.unknown_tokens:
+        return ""
+    return f", {count(split.unknown_tokens)} of them unknown"

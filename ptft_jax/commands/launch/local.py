@@ -1,0 +1,154 @@
+"""ptft launch local --processes=2 -- pretrain --config=FILE --config.data_dir=DATA --run_dir=RUN
+
+Starts a command in several processes on this machine, shows their output and watches over them.
+What follows `--` is the command, as it would be typed for one process.
+
+The output of process 0 is shown as it is; of the others, what goes to standard error, behind their
+number. RUN/logs/process-00003.log gets all of a process's output. SIGTERM or Ctrl-C lets the job
+save and stop. When a process fails, the others get --grace_seconds to end by themselves; the exit
+code is that of the first one that failed, 128 + n for a death by signal n.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from absl import flags
+
+from ptft_jax.commands.launch.command import (
+    COUNT,
+    COUNT_OR_NONE,
+    LAUNCHERS_OWN,
+    PORT,
+    PROCESSES,
+    checked_command,
+    define_launch_flags,
+    shown,
+)
+from ptft_jax.commands.launch.supervisor import Start, supervise
+from ptft_jax.errors import ConfigError
+
+_HOST = "127.0.0.1"
+_FLAGS = PROCESSES | {
+    "devices_per_process": (
+        COUNT,
+        None,
+        "Devices of each process; None: one on a CPU, an equal share of the GPUs.",
+    ),
+    "port": (PORT, 0, "Port at which the processes meet; 0: a free one."),
+    "restarts": (
+        COUNT_OR_NONE,
+        0,
+        "How often to start all processes again after one was killed, hung, lost or told to stop.",
+    ),
+    "grace_seconds": (COUNT_OR_NONE, 15, "How long the others may outlive one that has failed."),
+}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_enum(
+        "platform",
+        "auto",
+        ["auto", "cpu", "gpu"],
+        "auto: the GPUs that are visible here, the CPU where there are none.",
+        flag_values=values,
+    )
+    define_launch_flags(values, _FLAGS)
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    # Each process sees its own devices only, so there is nothing to choose among.
+    own = (*LAUNCHERS_OWN, "local_device_ids")
+    command = checked_command("launch local", positional, own)
+    devices = split_devices(values.platform, values.processes, values.devices_per_process)
+
+    def make_starts() -> list[Start]:
+        port = values.port or free_port()
+        return [
+            Start(
+                [
+                    *(sys.executable, "-m", "ptft_jax", *command.words),
+                    f"--coordinator_address={_HOST}:{port}",
+                    f"--num_processes={values.processes}",
+                    f"--process_id={process}",
+                ],
+                environment,
+            )
+            for process, environment in enumerate(devices)
+        ]
+
+    if values.dry_run:
+        for start in make_starts():
+            print(shown(start.command, start.environment), "&")
+        print("wait")
+        return
+    supervise(
+        make_starts,
+        run_dir=command.run_dir,
+        restarts=values.restarts,
+        grace_seconds=values.grace_seconds,
+    )
+
+
+def split_devices(
+    platform: str,
+    processes: int,
+    per_process: int | None,
+    environment: Mapping[str, str] = os.environ,
+) -> list[dict[str, str]]:
+    """Returns the variables that give each process its devices.
+
+    Raises:
+        ConfigError: there are not that many GPUs, or they cannot be shared out equally.
+    """
+    if platform == "auto" and environment.get("JAX_PLATFORMS") == "cpu":
+        platform = "cpu"
+    gpus = [] if platform == "cpu" else visible_gpus(environment)
+    if platform == "gpu" and not gpus:
+        raise ConfigError(
+            "--platform=gpu: no GPU is visible here (nvidia-smi, CUDA_VISIBLE_DEVICES); expected "
+            "at least one, or --platform=cpu."
+        )
+    if not gpus:
+        devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(per_process or 1)}
+        return [devices] * processes
+    if per_process is None:
+        per_process = len(gpus) // processes
+        if per_process * processes != len(gpus) or not per_process:
+            raise ConfigError(
+                f"--processes={processes}: {len(gpus)} visible GPUs cannot be shared out equally; "
+                "expected a divisor, --devices_per_process, or --platform=cpu."
+            )
+    if per_process * processes > len(gpus):
+        raise ConfigError(
+            f"--processes={processes} --devices_per_process={per_process}: needs "
+            f"{processes * per_process} GPUs, but {len(gpus)} are visible; or --platform=cpu."
+        )
+    shares = [gpus[start : start + per_process] for start in range(0, len(gpus), per_process)]
+    return [
+        {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": ",".join(share)}
+        for share in shares[:processes]
+    ]
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Returns the names (numbers or UUIDs) of the GPUs that a program here would see."""
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for part in chosen.split(",") if (name := part.strip()) not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    return [] if found.returncode else found.stdout.split()
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nobody uses at this moment."""
+    with socket.create_server((_HOST, 0)) as server:
+        return server.getsockname()[1]

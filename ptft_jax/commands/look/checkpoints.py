@@ -1,0 +1,221 @@
+"""ptft ckpt ls, verify and rewind: the checkpoints of a run from the command line."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import flags
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ptft_jax.commands.screen import count, made, make_console, progress_bars, short
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.training.checkpoints import retention
+from ptft_jax.training.checkpoints.manifest import (
+    DamagedCheckpointError,
+    damage_text,
+    read_manifest,
+    structure_damage,
+    verify,
+)
+from ptft_jax.training.checkpoints.rewind import rewind
+from ptft_jax.training.storage import folder_size, size_text
+
+_UNLIMITED = 10_000
+
+
+class Ls:
+    """ptft ckpt ls --run_dir=RUN
+
+    Lists the checkpoints of a run, and what else lies beside them.
+
+    Names and sizes of all files are compared with each manifest, contents are not: that is
+    `ptft ckpt verify`. What was set aside, and what a killed run has left, is listed too.
+    """
+
+    @staticmethod
+    def define_flags(values: flags.FlagValues) -> None:
+        """Defines the command's flags."""
+        flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
+
+    @staticmethod
+    def run(values: flags.FlagValues, positional: list[str]) -> None:
+        """Runs the command."""
+        folder = _run_folder(values.run_dir, positional)
+        checkpoints, best = folder.path / "checkpoints", folder.record().best
+        manifests = retention.complete(checkpoints)
+        best_step = retention.best_of({s: held.metrics for s, held in manifests.items()}, best)
+        table = Table("step", "when", "size", "metrics", "marks", "state", box=SIMPLE_HEAD)
+        numbers = retention.numbered(checkpoints)
+        for step in numbers:
+            path, held = checkpoints / str(step), manifests.get(step)
+            metrics = "-" if held is None else _metrics(held.metrics)
+            if held and held.evaluation_due:
+                metrics = "evaluation due"
+            marks = ["best"] * (step == best_step)
+            marks += ["last"] * (step == max(manifests, default=None))
+            _add_row(table, *_columns(str(step), path), metrics, ", ".join(marks), _state(path))
+        for path in retention.leftovers(checkpoints):
+            step, _, what = path.name.partition(".")
+            state = "being deleted" if what == "deleting" else "unfinished"
+            _add_row(table, *_columns(step, path), "-", "", state)
+        aside = retention.aside(checkpoints)
+        for step, _, path in aside:
+            _add_row(table, *_columns(str(step), path), "-", "", f"set aside as {path.name}")
+        console = make_console()
+        _show(console, table)
+        listed = {"run": str(folder.path), "checkpoints": count(len(manifests))}
+        if aside:
+            size = sum(folder_size(path) for _, _, path in aside)
+            listed["set aside"] = f"{len(aside)}, {size_text(size)}; delete them when you wish"
+        following = [f"ptft ckpt verify --run_dir={folder.path}"] if numbers else []
+        made(console, "listed", listed, following)
+
+
+class Verify:
+    """ptft ckpt verify --run_dir=RUN [--checkpoint=all|last|best|STEP]
+
+    Compares every file of a run's checkpoints with the SHA-256 in their manifests.
+
+    Nothing is changed. The exit code is 65 when something is damaged: a run that goes on from there
+    would set that checkpoint aside and use the one before.
+    """
+
+    @staticmethod
+    def define_flags(values: flags.FlagValues) -> None:
+        """Defines the command's flags."""
+        Ls.define_flags(values)
+        flags.DEFINE_string(
+            "checkpoint", "all", "Which checkpoint: all, last, best or a step.", flag_values=values
+        )
+
+    @staticmethod
+    def run(values: flags.FlagValues, positional: list[str]) -> None:
+        """Runs the command."""
+        folder = _run_folder(values.run_dir, positional)
+        places = _chosen(folder, values.checkpoint)
+        console = make_console()
+        found: dict[Path, DamagedCheckpointError | None] = {}
+        with progress_bars(console) as progress:
+            for number, place in enumerate(places, start=1):
+                found[place] = None
+                try:
+                    verify(place)
+                except DamagedCheckpointError as error:
+                    found[place] = error
+                progress("Hashing", number, len(places))
+        # A run that is training deletes what it no longer needs.
+        found = {place: error for place, error in found.items() if place.exists()}
+        table = Table("step", "size", "state", box=SIMPLE_HEAD)
+        for place, error in found.items():
+            state = "whole" if error is None else _without_path(error)
+            _add_row(table, place.name, size_text(folder_size(place)), state)
+        _show(console, table)
+        damaged = [str(error) for error in found.values() if error]
+        whole = f"{count(len(found) - len(damaged))} of {count(len(found))} whole"
+        following = [f"ptft ckpt ls --run_dir={folder.path}"] if damaged else []
+        made(console, "verified", {"run": str(folder.path), "checkpoints": whole}, following)
+        if damaged:
+            raise DataError(
+                f"{'; '.join(damaged)}. A run that goes on sets such a checkpoint aside and uses "
+                "the one before; or bring the file back from a copy"
+            )
+
+
+class Rewind:
+    """ptft ckpt rewind --run_dir=RUN --step=STEP [--skip_batches=K]
+
+    Takes a run back to an earlier checkpoint; with K it then leaves out the K batches that follow.
+
+    Later checkpoints are renamed to N.rewound-1 and not deleted. The command line that the run was
+    started with goes on from STEP. For a loss spike: STEP is a checkpoint before it, K is large
+    enough to pass the batches that caused it.
+    """
+
+    @staticmethod
+    def define_flags(values: flags.FlagValues) -> None:
+        """Defines the command's flags."""
+        Ls.define_flags(values)
+        flags.DEFINE_integer("step", None, "Checkpoint to go back to.", flag_values=values)
+        flags.DEFINE_integer("skip_batches", 0, "Batches to leave out there.", flag_values=values)
+
+    @staticmethod
+    def run(values: flags.FlagValues, positional: list[str]) -> None:
+        """Runs the command."""
+        folder = _run_folder(values.run_dir, positional)
+        if values.step is None:
+            raise ConfigError("--step is missing: name the checkpoint to go back to.")
+        aside = rewind(folder.path, values.step, values.skip_batches)
+        what = {
+            "run": str(folder.path),
+            "last checkpoint": str(values.step),
+            "left out from there": f"{count(values.skip_batches)} batches",
+            "set aside": ", ".join(path.name for path in aside) or "nothing",
+            "recorded in": f"{folder.path}/rewinds.json",
+            "to go on": "the command line that the run was started with",
+        }
+        made(make_console(), "rewound", what, [f"ptft ckpt ls --run_dir={folder.path}"])
+
+
+def _run_folder(run_dir: str | None, positional: list[str]) -> RunFolder:
+    """Returns the run that a flag names."""
+    if positional:
+        raise ConfigError(f"{positional[0]!r}: expected flags only, like --run_dir=RUN.")
+    if not run_dir:
+        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    folder = RunFolder(run_dir)
+    folder.record()
+    return folder
+
+
+def _chosen(folder: RunFolder, which: str) -> list[Path]:
+    checkpoints = folder.checkpoints(best=folder.record().best)
+    steps = retention.numbered(checkpoints.folder)
+    if not steps:
+        raise ConfigError(f"{checkpoints.folder} holds no checkpoint yet: let the run save one.")
+    if which != "all":
+        # A damaged one can be named, which `choose` would not find.
+        named = which.isdecimal() and int(which) in steps
+        steps = [int(which) if named else checkpoints.choose(which)]
+    return [checkpoints.folder / str(step) for step in steps]
+
+
+def _state(path: Path) -> str:
+    """Says whether names and sizes of a checkpoint's files are right."""
+    try:
+        damage = structure_damage(path, read_manifest(path))
+    except DamagedCheckpointError as error:
+        return _without_path(error)
+    return _without_path(damage_text(path, damage)) if damage else "whole"
+
+
+def _without_path(text: object) -> str:
+    """Leaves out of what is said of a damaged checkpoint which one it is: its row says that."""
+    return f"damaged: {str(text).partition('is damaged: ')[2]}"
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    """Adds a row of plain texts, in which brackets are no markup."""
+    table.add_row(*map(Text, cells))
+
+
+def _show(console: Console, table: Table) -> None:
+    """Prints a table; into a file or a pipe a line for each row, so that it can be searched."""
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_UNLIMITED)
+    console.print(table)
+
+
+def _columns(step: str, path: Path) -> tuple[str, str, str]:
+    try:
+        when = datetime.datetime.fromtimestamp(path.lstat().st_mtime).isoformat(" ", "minutes")
+    except FileNotFoundError:  # a run that is training has deleted or renamed it meanwhile
+        when = "gone now"
+    return step, when, size_text(folder_size(path))
+
+
+def _metrics(metrics: Mapping[str, float | None]) -> str:
+    return "  ".join(f"{name} {short(value)}" for name, value in metrics.items()) or "-"

@@ -1,0 +1,142 @@
+"""From a command line to flags and an ml_collections config, with every mistake caught by name."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from ptft_jax.commands.secrets import refuse_secrets
+from ptft_jax.errors import ConfigError
+from ptft_jax.runs.config import Config, flatten, load_config, nearest, some_configs
+
+
+def parse(
+    define: Callable[[flags.FlagValues], None],
+    arguments: Sequence[str],
+    defaults: Callable[[], Config] | None = None,
+) -> tuple[flags.FlagValues, list[str]]:
+    """Reads a command's flags.
+
+    Args:
+        define: defines the command's own flags.
+        arguments: what follows the command's name.
+        defaults: makes the config that names every key of the command, which then takes
+            `--config=FILE` and `--config.key=value`; None for a command without a config.
+
+    Returns:
+        The flag values, `config` (a locked ConfigDict) among them, and the positional arguments.
+
+    Raises:
+        ConfigError: an unknown flag or config key (with the nearest one), a value of a wrong type,
+            a credential in a URL, or a config file that is not there or lacks keys.
+    """
+    refuse_secrets(arguments)
+    if defaults is None:
+        return _read(define, arguments)
+    file, arguments = _split_config(arguments)
+    if file is None:
+        raise ConfigError(f"--config is missing: name a config file, {some_configs()}.")
+    config = load_config(file)
+    refuse_secrets((), flatten(config.to_dict()).items())
+    _check_complete(file, config, defaults())
+    known = flatten(config.to_dict())
+    for argument in arguments:
+        if argument.startswith(("--config.", "--noconfig.")):
+            _check_key(argument.partition("=")[0].partition("config.")[2], known)
+            if "=" in argument:
+                _check_value(argument, load_config(file))
+    return _read(define, arguments, config)
+
+
+def config_of(arguments: Sequence[str]) -> str | None:
+    """Returns the value of `--config` in a command line, None where there is none."""
+    return _split_config(arguments)[0]
+
+
+def _read(
+    define: Callable[[flags.FlagValues], None],
+    arguments: Sequence[str],
+    config: Any = None,
+) -> tuple[flags.FlagValues, list[str]]:
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    argv = ["ptft", *arguments]
+    if config is not None:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    define(values)
+    try:
+        return values, values(argv)[1:]
+    except flags.Error as error:
+        text = str(error).strip().rstrip(".?").rstrip()
+        raise ConfigError(f"{text}. `ptft COMMAND --help` lists the flags.") from error
+
+
+def _split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Takes `--config=FILE` or `--config FILE` out of a command line."""
+    found, rest = [], []
+    ahead = iter(arguments)
+    for argument in ahead:
+        if argument == "--config":
+            found.append(next(ahead, ""))
+        elif argument.startswith("--config="):
+            found.append(argument.removeprefix("--config="))
+        else:
+            rest.append(argument)
+    if len(found) > 1:
+        raise ConfigError(f"--config is given {len(found)} times, {', '.join(found)}: name one.")
+    return (found[0] or None) if found else None, rest
+
+
+def _check_complete(file: str, config: Config, defaults: Config) -> None:
+    """Raises ConfigError for a config made for another command, or with keys of its own."""
+    there, wanted = flatten(config.to_dict()), flatten(defaults.to_dict())
+    problems = [
+        f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+        for word, names in (
+            ("it lacks", sorted(wanted.keys() - there.keys())),
+            ("unknown are", sorted(there.keys() - wanted.keys())),
+        )
+        if names
+    ]
+    if problems:
+        raise ConfigError(
+            f"--config={file} is no config of this command: {'; '.join(problems)}. Expected what "
+            f"the command's function in ptft_jax/runs/defaults.py returns, with other values."
+        )
+
+
+def _check_key(key: str, known: dict[str, Any]) -> None:
+    if key in known:
+        return
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        raise ConfigError(
+            f"--config.{key}: '{key}' is a section; set its keys, like --config.{inside[0]}=…"
+        )
+    near = nearest(key, list(known))
+    hint = f"the nearest key is '{near}'" if near else f"the keys are {', '.join(known)}"
+    raise ConfigError(f"--config.{key}: the config has no key '{key}'; {hint}.")
+
+
+def _check_value(argument: str, config: Config) -> None:
+    """Raises ConfigError when an override is not of its key's type; writes into `config`."""
+    path = argument.partition("=")[0].removeprefix("--config.").split(".")
+    section = config
+    for name in path[:-1]:
+        section = section[name]
+    kind, now = section.get_type(path[-1]), section[path[-1]]
+    try:
+        _read(lambda _: None, [argument], config)
+    except ConfigError as error:
+        example = "" if now in (None, "", ()) else f", like {now}"
+        raise ConfigError(f"{argument}: expected {_KINDS.get(kind, kind)}{example}.") from error
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list in brackets, like (32,64)",
+}

@@ -1,0 +1,84 @@
+"""ptft import --hf_dir=HF_DIR --run_dir=RUN
+
+Turns a Hugging Face BERT folder into a run that others can start from.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from ptft_jax.commands.describe import describe_model
+from ptft_jax.commands.screen import facts, made, make_console
+from ptft_jax.convert.folder import read_hf_folder
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import build_model
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.record import RunRecord
+from ptft_jax.training.state import TrainState
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("hf_dir", None, "Hugging Face folder to read.", flag_values=values)
+    flags.DEFINE_string("run_dir", None, "Folder of the run to make.", flag_values=values)
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    if positional:
+        raise ConfigError(f"{positional[0]!r}: expected flags only.")
+    for name in ("hf_dir", "run_dir"):
+        if not getattr(values, name):
+            raise ConfigError(f"--{name} is missing: name the folder.")
+    import_hf(values.hf_dir, values.run_dir)
+
+
+def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
+    """Imports a folder as step 0 of a new run."""
+    console = make_console()
+    folder = RunFolder(run_dir)
+    folder.check_usable()
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise ConfigError(f"--run_dir={run_dir} is not empty: choose a new folder.")
+    params, config, tokenizer, info = read_hf_folder(hf_dir)
+    labels = info.id2label if "classification" in config.heads and config.num_labels > 1 else None
+    record = RunRecord(
+        command="import",
+        config={"hf_dir": hf_dir},
+        model=dataclasses.asdict(config),
+        init_from=hf_dir,
+        labels=labels,
+    )
+    model = build_model(config)
+    folder.path.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place and moved there when it is whole.
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.path.name}.", dir=folder.path.parent))
+    try:
+        made_run = RunFolder(partial)
+        made_run.start(record, tokenizer)
+        with made_run.checkpoints() as checkpoints:
+            state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
+            checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
+        partial.chmod(0o755)
+        os.replace(partial, folder.path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    facts(console, {"model": describe_model(model), "heads": ", ".join(config.heads) or "none"})
+    made(
+        console,
+        "imported",
+        {"run": run_dir},
+        [
+            f"ptft finetune --config=configs/finetune/glue.py:sst2 --init_from={run_dir} "
+            "--config.data_dir=GLUE_DIR --run_dir=runs/sst2",
+            f"ptft export --run_dir={run_dir} --out_dir=hf/again",
+        ],
+    )
+    return record

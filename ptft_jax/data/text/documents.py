@@ -1,0 +1,182 @@
+"""Documents from lines of text, from lines of JSON and from single texts, in bounded memory."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, NamedTuple, NoReturn
+
+from ptft_jax.data.text.compression import DAMAGE
+from ptft_jax.errors import DataError
+
+# A line is a sentence, a paragraph or a JSON record; a longer one would have to be held in memory.
+MAX_LINE_BYTES = 1 << 25
+# A file without blank lines would be one document of any size: it is cut into parts of this size.
+# "War and Peace" has three million characters.
+MAX_DOCUMENT_CHARACTERS = 1 << 22
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# Told of a line or record that cannot be used. What raises ends the reading; else it goes on.
+Report = Callable[[DataError], object]
+
+
+def stop(error: DataError) -> NoReturn:
+    """End the reading: the report of whoever needs all of the text."""
+    raise error
+
+
+class Document(NamedTuple):
+    """The paragraphs of a document: stripped, none of them empty, at least one.
+
+    `number` says where it begins: the line of a file, or the record, from 1. `position` is how many
+    bytes of its file (in its compressed size) or dataset were read by its end.
+    """
+
+    lines: tuple[str, ...]
+    number: int
+    position: int
+
+
+def text_documents(
+    name: str, stream: BinaryIO, report: Report
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The documents of a text, each with the number of its first line.
+
+    A blank line and the end of the text end a document. Line ends are LF or CR LF, a byte-order
+    mark is dropped. `report` gets a DataError, with the text's name and the line, for text that is
+    not UTF-8 and for an endless line; it is raised for a damaged compressed file.
+    """
+    lines: list[str] = []
+    size = 0
+    first_line = 1
+    for number, line in _decoded_lines(name, stream, report):
+        if line and not lines:
+            first_line = number
+        if line:
+            lines.append(line)
+            size += len(line)
+        if lines and (not line or size >= MAX_DOCUMENT_CHARACTERS):
+            yield first_line, tuple(lines)
+            lines, size = [], 0
+    if lines:
+        yield first_line, tuple(lines)
+
+
+def json_documents(
+    name: str, stream: BinaryIO, text_column: str, report: Report
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The documents of JSON lines, each with the number of its line.
+
+    A record is a document: the string under `text_column`, whose lines are paragraphs; null is no
+    text. Blank lines are skipped. `report` also gets a DataError for a line that is no JSON object
+    or has no string there.
+    """
+    for number, line in _decoded_lines(name, stream, report):
+        if not line:
+            continue
+        where = f"{name}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            report(DataError(f"{where}: not JSON ({error}); expected one JSON object per line"))
+            continue
+        except RecursionError:
+            report(DataError(f"{where}: nested too deeply; expected one flat JSON object"))
+            continue
+        if not isinstance(record, dict):
+            kind, key = type(record).__name__, text_column
+            report(DataError(f"{where}: a JSON {kind}, expected an object with the key {key!r}"))
+        elif text_column not in record:
+            report(DataError(missing_column(where, text_column, record)))
+        else:
+            for lines in record_documents(where, record[text_column], report):
+                yield number, lines
+
+
+def record_documents(where: str, text: object, report: Report) -> Iterator[tuple[str, ...]]:
+    """The document that a record's text is: none if it is blank, several if it is very long.
+
+    `where` names the record in errors. None is no text. `report` gets a DataError for anything but
+    a string.
+    """
+    if text is None:
+        return
+    if not isinstance(text, str):
+        report(
+            DataError(
+                f"{where}: the text is of type {type(text).__name__}, expected a string; set "
+                "text_column to the column that holds the text"
+            )
+        )
+        return
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            report(
+                DataError(
+                    f"{where}: the text has half of a surrogate pair (character {error.start + 1}),"
+                    " which is no Unicode; remove it"
+                )
+            )
+            return
+    lines: list[str] = []
+    size = 0
+    for line in text.split("\n"):
+        line = line.strip()
+        if line:
+            lines.append(line)
+            size += len(line)
+        if size >= MAX_DOCUMENT_CHARACTERS:
+            yield tuple(lines)
+            lines, size = [], 0
+    if lines:
+        yield tuple(lines)
+
+
+def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
+    """The message for records without the text column."""
+    names = ", ".join(columns) or "none"
+    return (
+        f"{where}: no column {text_column!r}; it has: {names}. Set text_column to the one that "
+        "holds the text"
+    )
+
+
+def _decoded_lines(name: str, stream: BinaryIO, report: Report) -> Iterator[tuple[int, str]]:
+    number = 0
+    is_rest = False  # of a line that is too long
+    while True:
+        number += not is_rest
+        try:
+            line = stream.readline(MAX_LINE_BYTES)
+        except DAMAGE as error:
+            raise DataError(
+                f"{name}, near line {number}: the compressed file is damaged ({error})"
+            ) from error
+        if not line:
+            return
+        was_rest = is_rest
+        is_rest = len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n")
+        if is_rest and not was_rest:
+            report(
+                DataError(
+                    f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected one "
+                    "sentence, one paragraph or one JSON record per line"
+                )
+            )
+        if is_rest or was_rest:
+            continue
+        if number == 1:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            report(
+                DataError(
+                    f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position "
+                    f"{error.start + 1} of the line); convert the file, for example with "
+                    f"iconv -f latin1 -t utf-8"
+                )
+            )
+            continue
+        yield number, text.strip()

@@ -1,0 +1,291 @@
+"""Files of text, JSON lines and Parquet, plain or compressed, here or on remote storage."""
+
+import glob
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from ptft_jax.data.corpus.store import DatasetRecord, FileRecord
+from ptft_jax.data.text.compression import SUFFIXES, decompressed, kind_of, unpacked_head
+from ptft_jax.data.text.documents import (
+    Document,
+    Report,
+    json_documents,
+    missing_column,
+    record_documents,
+    stop,
+    text_documents,
+)
+from ptft_jax.errors import ConfigError, DataError
+
+_READ_AHEAD = 1 << 18
+# Parquet is read in small batches: a record may be a whole book.
+_PARQUET_ROWS = 16
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
+# What file systems call the mark that changes with the content of a file, best first.
+_MARKS = ("etag", "generation", "md5hash", "md5", "crc32c", "lastmodified", "mtime", "created")
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL, such as gs://bucket/name, and not a path of this machine."""
+    return _REMOTE.match(location) is not None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file is: `filesystem` is None on this machine, else the fsspec file system.
+
+    `path` names it for people, `key` for the file system. `mark` changes when the file does.
+    """
+
+    path: str
+    key: str
+    size: int
+    mark: str
+    filesystem: Any = None
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading bytes; ConfigError when that cannot be done."""
+        try:
+            if self.filesystem is None:
+                return Path(self.key).open("rb", buffering=0)
+            return self.filesystem.open(self.key, "rb")
+        except Exception as error:  # each remote file system has errors of its own
+            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{self.path}: cannot be read ({why})") from error
+
+
+def find_files(location: str) -> list[Place]:
+    """The files that a path, a URL or a glob pattern (`**` included) names, in alphabetical order.
+
+    Raises ConfigError when there is none, for a folder, and when the package for a remote file
+    system is missing or it gives no answer.
+    """
+    return _find_remote(location) if is_remote(location) else _find_local(location)
+
+
+def _find_local(pattern: str) -> list[Place]:
+    matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    if not matches:
+        raise ConfigError(f"inputs: no file matches {pattern!r} (searched from {Path.cwd()})")
+    # `**` matches folders as well; only one that is named itself is a mistake.
+    files = [match for match in matches if not Path(match).is_dir()]
+    if len(files) < len(matches) and "**" not in pattern:
+        folder = next(match for match in matches if Path(match).is_dir())
+        raise ConfigError(f"inputs: {folder} is a folder; name the files in it, as {folder}/*.txt")
+    if not files:
+        raise ConfigError(f"inputs: {pattern!r} matches folders only; name the files in them")
+    found = []
+    for path in map(Path, files):
+        status = path.stat()
+        found.append(
+            Place(str(path), str(path.absolute()), status.st_size, str(status.st_mtime_ns))
+        )
+    return found
+
+
+def _find_remote(url: str) -> list[Place]:
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        filesystem, pattern = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ConfigError(
+            f"inputs: {url!r} needs another package: {error}; install it, or copy the files here"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"inputs: {url!r}: {protocol}:// is not known ({error}); expected gs://, s3:// or "
+            "https://, or another file system of fsspec"
+        ) from error
+    try:
+        # In a web address ? begins a query.
+        magic = "*" in pattern if protocol.startswith("http") else glob.has_magic(pattern)
+        if magic:
+            keys = sorted(filesystem.glob(pattern))
+        else:
+            keys = [pattern] if filesystem.exists(pattern) else []
+        files = [(key, info) for key in keys if (info := filesystem.info(key))["type"] == "file"]
+    except Exception as error:  # each remote file system has errors of its own
+        raise ConfigError(
+            f"inputs: {url!r} cannot be listed ({type(error).__name__}: {error}); check the name, "
+            "the network and the credentials"
+        ) from error
+    if not files:
+        raise ConfigError(f"inputs: no file matches {url!r}")
+    return [
+        Place(filesystem.unstrip_protocol(key), key, info.get("size") or 0, _mark(info), filesystem)
+        for key, info in files
+    ]
+
+
+def _mark(info: dict[str, Any]) -> str:
+    values = {re.sub(r"[-_]", "", name.lower()): value for name, value in info.items()}
+    return next((str(values[name]) for name in _MARKS if values.get(name)), "")
+
+
+class FilePart:
+    """A file as a part of a source.
+
+    `location` is its path or URL. `record`, its size and SHA-256, is known once `read` has come to
+    the end. `identity` says whether it is still the same file without reading it.
+    """
+
+    def __init__(self, place: Place, text_column: str) -> None:
+        """Raises ConfigError for a file whose name says that it cannot be read."""
+        path = urlsplit(place.path).path if place.path.startswith("http") else place.path
+        self.name = Path(path).name
+        self.location = place.path
+        self.size = place.size
+        self.record: FileRecord | DatasetRecord | None = None
+        self._place = place
+        self._text_column = text_column
+        stem = Path(self.name.lower())
+        self._compression = stem.suffix if stem.suffix in SUFFIXES else ""
+        self._format = (stem.with_suffix("") if self._compression else stem).suffix
+        if self._format == ".json":
+            raise ConfigError(
+                f"inputs: {place.path}: one JSON value in a file cannot be read as a stream; write "
+                "one object per line and call it .jsonl"
+            )
+        if self._format == ".parquet" and self._compression:
+            raise ConfigError(
+                f"inputs: {place.path}: Parquet is compressed inside; unpack the file"
+            )
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What changes when the file does: path, size, and time or tag of its last change."""
+        path = self._place.path if self._place.filesystem else self._place.key
+        return {"path": path, "bytes": self.size, "mark": self._place.mark}
+
+    def checksum(self) -> FileRecord:
+        """Size and SHA-256 of the file, by reading it."""
+        with self._place.open() as raw:
+            reader = Reader(self.location, raw)
+            while reader.read(1 << 20):
+                pass
+        return FileRecord(reader.count, reader.digest())
+
+    def read(self, report: Report = stop) -> Iterator[Document]:
+        """Yield the documents of the file in order.
+
+        Raises ConfigError when it cannot be opened; DataError for a damaged file, an archive or
+        Parquet without the text column. `report` gets a DataError, with file and line or record,
+        for text that is not UTF-8, an endless line, or a record that has no text.
+        """
+        if self._format == ".parquet":
+            record = self.checksum()
+            yield from self._read_parquet(report)
+            self.record = record
+            return
+        path = self.location
+        with self._place.open() as raw:
+            reader = Reader(path, raw)
+            # The count is ahead of the unpacked bytes by what is buffered at most.
+            buffered = io.BufferedReader(reader, _READ_AHEAD)
+            kind = kind_of(unpacked_head(self._compression, buffered.peek(1 << 12)))
+            if kind:
+                inside = f" inside its {self._compression}" if self._compression else ""
+                raise DataError(
+                    f"{path} is {kind}{inside}: expected text or JSON lines, with .gz, .xz or .zst "
+                    "at the end of the name if it is compressed; unpack it first"
+                )
+            stream = decompressed(self._compression, buffered)
+            if self._format in (".jsonl", ".ndjson"):
+                documents = json_documents(path, stream, self._text_column, report)
+            else:
+                documents = text_documents(path, stream, report)
+            for number, lines in documents:
+                yield Document(lines, number, min(reader.count, self.size))
+            # What a decompressor leaves behind its end belongs to the file, too.
+            while buffered.read(_READ_AHEAD):
+                pass
+        self.record = FileRecord(reader.count, reader.digest())
+
+    def _read_parquet(self, report: Report) -> Iterator[Document]:
+        # Imported here: it takes a third of a second.
+        import pyarrow.parquet
+
+        path, column = self.location, self._text_column
+        number = 0
+        with self._place.open() as raw:
+            try:
+                # Pages are compared with their checksums, if whoever wrote the file wanted them.
+                file = pyarrow.parquet.ParquetFile(
+                    raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+                )
+                if column not in file.schema_arrow.names:
+                    raise DataError(missing_column(path, column, file.schema_arrow.names))
+                rows = max(file.metadata.num_rows, 1)
+                for batch in file.iter_batches(_PARQUET_ROWS, columns=[column], use_threads=False):
+                    for value in batch.column(0):
+                        number += 1
+                        where = f"{path}, record {number}"
+                        try:
+                            text = value.as_py()
+                        except UnicodeDecodeError as error:
+                            report(DataError(f"{where}: not UTF-8 ({error}); write the file again"))
+                            continue
+                        for lines in record_documents(where, text, report):
+                            yield Document(lines, number, self.size * number // rows)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise DataError(f"{path}: the Parquet file is damaged ({error})") from error
+
+
+class Reader(io.RawIOBase):
+    """Reads a file once from its beginning, counting and hashing what passes.
+
+    An error of the disk or the network becomes a DataError here, so that what a decompressor raises
+    is about the content.
+    """
+
+    def __init__(self, name: str, raw: BinaryIO) -> None:
+        self.count = 0
+        self._name = name
+        self._raw: Any = raw
+        self._sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            size = self._raw.readinto(buffer) or 0
+        except Exception as error:
+            raise DataError(
+                f"{self._name}: reading failed after {self.count} bytes "
+                f"({type(error).__name__}: {error}); start the same command again"
+            ) from error
+        self._sha256.update(memoryview(buffer)[:size])
+        self.count += size
+        return size
+
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def source_name(location: str) -> str:
+    """What a source of files is called: its pattern, of a path the last two names only.
+
+    Folders of a machine say nothing to the reader of a manifest.
+    """
+    if is_remote(location):
+        return location
+    return "/".join(Path(location).parts[-2:])
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, with a number after each that was there before: a.txt, a.txt (2)."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique

@@ -1,0 +1,167 @@
+"""What `inputs` names: sources with weights, made of files and datasets, read block by block."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ptft_jax.data.corpus.store import DatasetRecord, FileRecord
+from ptft_jax.data.text.documents import Document, Report, stop
+from ptft_jax.data.text.files import FilePart, find_files, source_name, unique_names
+from ptft_jax.errors import ConfigError, DataError
+
+# Documents travel to the workers in blocks of about this many characters: large enough to hide the
+# cost of sending, small enough to keep all workers busy. The result does not depend on it.
+BLOCK_CHARACTERS = 1 << 19
+
+
+class Part(Protocol):
+    """A file or a split of a dataset, read from its beginning.
+
+    `name` is for people. `size` counts what a document's `position` counts. `record` says what
+    exactly was read, and is known once `read` has come to the end.
+    """
+
+    name: str
+    size: int
+    record: FileRecord | DatasetRecord | None
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What changes when the content does, known without reading it."""
+        ...
+
+    def read(self, report: Report = stop) -> Iterator[Document]:
+        """Yield the documents in order; `report` is told of lines and records without use."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """One item of `inputs`: what it is called, how often to draw from it, and its parts."""
+
+    name: str
+    weight: float
+    parts: tuple[Part, ...]
+
+
+def split_weight(item: str) -> tuple[str, float]:
+    """The location and the weight of an item of `inputs`, LOCATION or LOCATION@WEIGHT.
+
+    What follows the last @ is a weight if it is a number; a path that ends like that is written
+    with @1 after it. Raises ConfigError for a weight that is not above 0.
+    """
+    location, at, number = item.rpartition("@")
+    try:
+        weight = float(number)
+    except ValueError:
+        return item, 1.0
+    if not at:
+        return item, 1.0
+    if not (0 < weight < math.inf):
+        raise ConfigError(f"inputs: {item!r}: the weight after @ must be above 0")
+    return location, weight
+
+
+def open_sources(items: Sequence[str], text_column: str) -> tuple[Source, ...]:
+    """The sources that the items of `inputs` name, in their order.
+
+    A file belongs to the first source that names it. Raises ConfigError for an item that names
+    nothing, or nothing new.
+    """
+    items = [item.strip() for item in items if item.strip()]
+    if not items:
+        raise ConfigError("inputs is empty: give at least one file or pattern, such as texts/*.txt")
+    split = [split_weight(item) for item in items]
+    names = unique_names([source_name(location) for location, _ in split])
+    taken: set[str] = set()
+    sources = []
+    for name, (location, weight) in zip(names, split, strict=True):
+        found = _open_parts(location, text_column)
+        keys = [str(part.identity) for part in found]
+        parts = [part for part, key in zip(found, keys, strict=True) if key not in taken]
+        if not parts:
+            raise ConfigError(
+                f"inputs: {location!r} names nothing that items before it have not; remove it"
+            )
+        taken.update(keys)
+        sources.append(Source(name, weight, tuple(parts)))
+    return tuple(sources)
+
+
+def _open_parts(location: str, text_column: str) -> list[Part]:
+    # Datasets are imported only where they are asked for: both libraries take a second.
+    if location.startswith("tfds:"):
+        from ptft_jax.data.text.datasets import TfdsPart
+
+        return [TfdsPart(location, text_column)]
+    if location.startswith("hf:") and not location.startswith("hf://"):
+        from ptft_jax.data.text.datasets import HuggingFacePart
+
+        return [HuggingFacePart(location, text_column)]
+    return [FilePart(place, text_column) for place in find_files(location)]
+
+
+class Position(NamedTuple):
+    """How far the inputs have been read: parts finished, and documents of the one after them."""
+
+    part: int = 0
+    documents: int = 0
+
+
+class Block(NamedTuple):
+    """Consecutive documents of one source; `end` and `bytes_read` say where it ends."""
+
+    source: int
+    documents: list[tuple[str, ...]]
+    characters: int
+    end: Position
+    bytes_read: int
+
+
+def read_blocks(sources: Sequence[Source], start: Position) -> Iterator[Block]:
+    """Yield all documents from `start` on, in order, in blocks; the last one may be empty.
+
+    Parts before `start` are not opened. Raises DataError when a part has fewer documents than
+    `start` says.
+    """
+    finished_bytes = sum(part.size for part in _all_parts(sources)[: start.part])
+    number = 0
+    for source_index, source in enumerate(sources):
+        waiting: list[tuple[str, ...]] = []
+        characters = 0
+        end = Position(number, 0)
+        for part in source.parts:
+            number += 1
+            if number <= start.part:
+                continue
+            skipped = start.documents if number == start.part + 1 else 0
+            count = 0
+            for document in part.read():
+                count += 1
+                if count <= skipped:
+                    continue
+                waiting.append(document.lines)
+                characters += sum(map(len, document.lines))
+                if characters >= BLOCK_CHARACTERS:
+                    position = Position(number - 1, count)
+                    done = finished_bytes + document.position
+                    yield Block(source_index, waiting, characters, position, done)
+                    waiting, characters = [], 0
+            if count < skipped:
+                raise changed(part)
+            finished_bytes += part.size
+            end = Position(number, 0)
+        if end.part > start.part:
+            yield Block(source_index, waiting, characters, end, finished_bytes)
+
+
+def _all_parts(sources: Sequence[Source]) -> list[Part]:
+    return [part for source in sources for part in source.parts]
+
+
+def changed(part: Part) -> DataError:
+    """The error for a part that is not what it was when it was read before."""
+    return DataError(
+        f"{part.name} has changed while the corpus was made; start the same command again"
+    )

@@ -1,0 +1,223 @@
+"""Text to token ids and back, with any WordPiece, BPE or Unigram model of `tokenizers`."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ptft_jax.data.tokenizer.models import (
+    BERT_TOKENS,
+    BertOptions,
+    SpecialTokens,
+    WordMark,
+    bert_wordpiece,
+    pair_template,
+    plain_backend,
+    splits_at_spaces,
+    tokens_by_id,
+    words_are_independent,
+)
+from ptft_jax.data.tokenizer.reading import read_tokenizer, write_tokenizer
+from ptft_jax.data.tokenizer.words import WordCache
+
+_KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}
+
+
+class TextTokenizer:
+    """A tokenizer with the special tokens of an encoder.
+
+    Attributes:
+        kind: "wordpiece", "bpe" or "unigram".
+        vocab_size: number of tokens; their ids are 0 to vocab_size - 1.
+        pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id: ids; unk_token_id is
+            None in a byte-level BPE without such a token.
+        pad_token, unk_token, cls_token, sep_token, mask_token: the same as they are spelled.
+        special_ids: sorted ids of these and of all other special tokens.
+        lowercase: whether text is lower-cased.
+        continues_word: bool [vocab_size], true where a token goes on with the word that the token
+            before it began: "##…" in WordPiece; no space before it in a byte-level BPE, the rule of
+            fairseq's whole-word masking; no "▁" before it in Unigram. False for special tokens.
+            The first token of a sentence begins a word whatever this says.
+    """
+
+    def __init__(
+        self, backend: Tokenizer, special: SpecialTokens, *, source: str = "the tokenizer"
+    ) -> None:
+        """Makes a tokenizer of a model and the spelling of its special tokens.
+
+        `source` names it in errors. Raises DataError when its ids are not 0, 1, 2, …, or when its
+        tokens don't show where a word begins.
+        """
+        known = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+        backend.add_special_tokens([token for token in special if token and token not in known])
+        backend.post_processor = pair_template(backend, special)
+        content = json.loads(backend.to_str())
+        self._backend = backend
+        self._special = special
+        self._tokens = tuple(tokens_by_id(backend, source))
+        self._vocabulary = {token: index for index, token in enumerate(self._tokens)}
+        self._mark = WordMark.of(content, source)
+        self.kind = _KINDS[content["model"]["type"]]
+        self.vocab_size = len(self._tokens)
+        self.pad_token, self.unk_token, self.cls_token, self.sep_token, self.mask_token = special
+        self.pad_token_id = self._vocabulary[special.pad]
+        self.unk_token_id = None if special.unk is None else self._vocabulary[special.unk]
+        self.cls_token_id = self._vocabulary[special.cls]
+        self.sep_token_id = self._vocabulary[special.sep]
+        self.mask_token_id = self._vocabulary[special.mask]
+        names = (token["content"] for token in content["added_tokens"] if token["special"])
+        self.special_ids = tuple(sorted(self._vocabulary[name] for name in names))
+        normalizer = backend.normalizer
+        self.lowercase = normalizer is not None and normalizer.normalize_str("A") == "a"
+        self.continues_word = self._mark.continues_word(self._tokens)
+        self.continues_word[list(self.special_ids)] = False
+        # The same tokenizer, but "[MASK]" written in a text is ordinary text and not the mask.
+        self._plain = plain_backend(content)
+        self._splits_at_spaces = splits_at_spaces(content)
+        self._cache = (
+            WordCache(self._encode_words, self._encode_plain)
+            if words_are_independent(content)
+            else None
+        )
+
+    @classmethod
+    def wordpiece(
+        cls,
+        tokens: Sequence[str],
+        *,
+        lowercase: bool,
+        strip_accents: bool | None = None,
+        handle_chinese_chars: bool = True,
+        source: str = "the vocabulary",
+    ) -> Self:
+        """BERT's own tokenizer with `tokens[i]` as token i, among them `[PAD]` … `[MASK]`.
+
+        `strip_accents` None means the same as `lowercase`, as in BERT. `source` names the
+        vocabulary in errors. Raises DataError when a special token is missing or a token repeated.
+        """
+        options = BertOptions(lowercase, strip_accents, handle_chinese_chars)
+        return cls(bert_wordpiece(tokens, options, source), BERT_TOKENS, source=source)
+
+    @classmethod
+    def load(cls, path: str | Path, *, lowercase: bool | None = None) -> Self:
+        """Reads a tokenizer.json, a vocab.txt, a vocab.json with its merges, or a folder of them.
+
+        Which token is the mask, and so on, is taken from the special_tokens_map.json and
+        tokenizer_config.json beside the file, else from its template, else from the usual names.
+        `lowercase` decides for a vocab.txt, which doesn't say it; None takes `do_lower_case` from
+        the tokenizer_config.json beside it, else true when no token has a capital letter. Raises
+        ConfigError when there is nothing to read at `path`, DataError when what is there cannot be
+        used.
+        """
+        backend, special = read_tokenizer(path, lowercase)
+        return cls(backend, special, source=str(path))
+
+    def save(self, folder: str | Path, *, model_max_length: int = 512) -> None:
+        """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+        AutoTokenizer.from_pretrained reads the folder when it also holds a BERT config.json. BERT's
+        own tokenizers get a vocab.txt as well. `model_max_length` is the number of tokens at which
+        transformers warns or truncates.
+        """
+        write_tokenizer(Path(folder), self.json, self._tokens, self._special, model_max_length)
+
+    def encode_batch(self, texts: Sequence[str], *, plain: bool = False) -> list[list[int]]:
+        """The ids of each text, without `[CLS]` and `[SEP]` around them.
+
+        As in transformers, special tokens are recognised where a text spells them out, and the
+        first word of a text has a space before it if the tokenizer puts one there. `plain=True` is
+        for the sentences of a corpus: special tokens are ordinary text, so that no text can forge
+        one, and the first word is encoded as any other, so that sentences can be joined.
+        """
+        if plain:
+            return self._encode_plain(texts)
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts in one array (uint32 [N]), and how many each has (int64 [texts]).
+
+        They are those of `encode_batch(texts, plain=True)`. Words are remembered between calls, so
+        this is many times faster on the large blocks of a corpus.
+        """
+        if self._cache is not None:
+            return self._cache.encode(texts)
+        encoded = self._encode_plain(texts)
+        lengths = np.array([len(ids) for ids in encoded], np.int64)
+        return np.fromiter(chain.from_iterable(encoded), np.uint32, int(lengths.sum())), lengths
+
+    def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        if not self._splits_at_spaces:
+            texts = [f" {text}" if text and text[0] != " " else text for text in texts]
+        encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def _encode_words(self, words: list[str]) -> list[list[int] | None]:
+        """The ids of words that stand between single spaces; None: it depends on the text."""
+        encoded = self._encode_plain(words)
+        if self._splits_at_spaces:
+            return list(encoded)
+        return [
+            ids if self._is_one_word(word) else None
+            for word, ids in zip(words, encoded, strict=True)
+        ]
+
+    def _is_one_word(self, word: str) -> bool:
+        """Whether a word is one word to the model too, alone and in a text."""
+        if word and word.isascii() and word.isprintable():
+            return True  # no normalizer makes white space of it
+        normalizer = self._plain.normalizer
+        if normalizer is None:
+            alone, within = f" {word}", f"x {word} x"
+        else:
+            alone, within = map(normalizer.normalize_str, (f" {word}", f"x {word} x"))
+        return (
+            alone[:1] == " "
+            and alone.split() == [alone[1:]]
+            and not alone.startswith(self._mark.begins, 1)
+            and within == f"x{alone} x"
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included."""
+        return self._backend.decode([int(index) for index in ids], skip_special_tokens=False)
+
+    def token(self, index: int) -> str:
+        """The token with id `index` as the vocabulary has it; IndexError when there is none."""
+        if not 0 <= index < self.vocab_size:
+            raise IndexError(f"token id {index}: the vocabulary has {self.vocab_size} entries")
+        return self._tokens[index]
+
+    def text_of(self, index: int) -> str:
+        """The token with id `index` as a reader knows it.
+
+        With a space before it where a token of BPE or Unigram begins a word, with its "##" where
+        one of WordPiece goes on with one.
+        """
+        token = self.token(index)
+        return token if index in self.special_ids else self._mark.text_of(token)
+
+    def id_of(self, token: str) -> int:
+        """The id of `token`, or the unknown token's; KeyError when there is neither."""
+        if token not in self._vocabulary and self.unk_token_id is not None:
+            return self.unk_token_id
+        return self._vocabulary[token]
+
+    @property
+    def json(self) -> str:
+        """The canonical content of tokenizer.json."""
+        return self._backend.to_str(pretty=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of tokenizer.json and of which special token has which part.
+
+        Equal for equal behaviour; BERT's spellings of the special tokens speak for themselves.
+        """
+        parts = "" if self._special == BERT_TOKENS else json.dumps(self._special)
+        return hashlib.sha256((self.json + parts).encode()).hexdigest()

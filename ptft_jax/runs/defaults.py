@@ -1,0 +1,131 @@
+"""The keys of the configs and their default values; files in `configs/` start from these."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ptft_jax.runs.config import Config
+from ptft_jax.data.corpus.prepare import PrepareSettings
+from ptft_jax.data.pretraining.examples import PretrainingSettings
+from ptft_jax.models.config import EncoderConfig
+
+# Keys of `EncoderConfig` that a command decides by itself.
+_DECIDED_ELSEWHERE = ("heads", "num_labels", "pad_token_id")
+
+
+def prepare() -> Config:
+    """Returns the config of `ptft prepare`; `PrepareSettings` says what the keys mean."""
+    settings = PrepareSettings(inputs=())
+    keys = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+    # Several inputs are separated by commas, so that one flag holds them.
+    return ConfigDict(keys | {"inputs": "", "strip_accents": placeholder(bool)})
+
+
+def _training() -> Config:
+    config: Config = ConfigDict()
+    config.seed = 0
+    config.data_dir = ""
+    config.steps = 0
+    config.batch_size = 32  # sequences per update, over all devices
+    config.accumulate = 1  # micro-batches that an update is made of
+    config.max_seq_length = 128
+    config.log_every = 10
+    config.keep_last = 2  # checkpoints kept beside the best one
+    config.workers = 1  # threads that make batches ahead of the device
+    config.max_skipped_in_row = 10  # updates without finite gradients that end the run
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "across_hosts": "data"})
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": 1e-4,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-6,
+            "weight_decay": 0.01,
+            "max_grad_norm": 1.0,
+        }
+    )
+    config.schedule = ConfigDict(
+        {
+            "name": "linear",
+            "warmup_steps": 0,
+            "warmup_ratio": 0.0,
+            "end_learning_rate_ratio": 0.0,
+        }
+    )
+    return config
+
+
+def pretrain() -> Config:
+    """Returns the config of `ptft pretrain`: BERT-base on sequences of 128, as in the paper.
+
+    `data_dir` is a folder made by `ptft prepare`. `model` holds the keys of `EncoderConfig`;
+    `model.vocab_size` None takes the size of the corpus's tokenizer. `eval_examples` 0 evaluates
+    on the whole dev split. `eval_every` and `checkpoint_every` count updates.
+    """
+    config = _training()
+    config.steps = 1_000_000
+    config.batch_size = 256
+    examples = PretrainingSettings()
+    for settings in (examples, examples.masking):
+        for name in settings.__dataclass_fields__:
+            if name not in config and name != "masking":
+                config[name] = getattr(settings, name)
+    config.masking = examples.masking.masking
+    config.phases = ()  # dicts: 'step' or 'step_ratio', and the keys that are others from there
+    config.eval_every = 1000
+    config.eval_examples = 2048
+    config.checkpoint_every = 1000
+    config.schedule.warmup_ratio = 0.01
+    model = EncoderConfig()
+    config.model = ConfigDict(
+        {
+            name: getattr(model, name)
+            for name in model.__dataclass_fields__
+            if name not in (*_DECIDED_ELSEWHERE, "classifier_dropout", "vocab_size")
+        }
+    )
+    config.model.vocab_size = placeholder(int)
+    return config
+
+
+def finetune() -> Config:
+    """Returns the config of `ptft finetune`.
+
+    `steps` 0 trains for `epochs`. `eval_batch_size` None takes a micro-batch of training,
+    `batch_size` / `accumulate`: what fits in training fits there. `eval_every` and
+    `checkpoint_every` None mean once per epoch, 0 only at the end. `length_buckets`: lengths that
+    batches are padded to; () pads all to `max_seq_length`. `model` may change what does not decide the shape of a parameter; None keeps
+    what `--init_from` says.
+    """
+    config = _training()
+    config.task = ""
+    config.epochs = 3.0
+    config.length_buckets = (32, 64, 96, 128)
+    config.eval_every = placeholder(int)
+    config.eval_batch_size = placeholder(int)
+    config.checkpoint_every = placeholder(int)
+    config.optimizer.learning_rate = 2e-5
+    config.schedule.warmup_ratio = 0.1
+    config.table = ConfigDict(
+        {
+            "text_column": "text",
+            "text_pair_column": "",
+            "label_column": "label",
+            "regression": False,
+        }
+    )
+    config.model = ConfigDict(
+        {
+            "hidden_dropout_prob": placeholder(float),
+            "attention_probs_dropout_prob": placeholder(float),
+            "classifier_dropout": placeholder(float),
+            "dtype": "float32",
+            "unroll": 1,
+            "remat": False,
+        }
+    )
+    return config
+
+
+# The commands that take a config, with the function that names its keys.
+BY_COMMAND = {"prepare": prepare, "pretrain": pretrain, "finetune": finetune}

@@ -1,0 +1,226 @@
+"""The folder of a run: what it was started with, and how to open it again.
+
+config.json     command, config, model, labels (see `RunRecord`)
+metrics.jsonl   one object per logged step
+tensorboard/    the same for TensorBoard
+checkpoints/    see `ptft_jax.training.checkpoints.store`
+tokenizer/      tokenizer.json, vocab.txt and what Hugging Face needs beside them
+results.json    the metrics of the finished run, by split
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ptft_jax.runs.record import RunRecord, read_record
+from ptft_jax.runs.config import Config, check_place, flatten
+from ptft_jax.data.foreign_files import read_json_object
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.build import Params, build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.metrics import not_finite
+from ptft_jax.training.checkpoints.store import Checkpoints
+from ptft_jax.training.cluster.agreement import Gather
+from ptft_jax.training.metric_sinks import write_atomically
+
+# Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
+_FREE = ("config.mesh.", "config.accumulate", "config.workers", "config.log_every")
+_FREE += ("config.keep_last",)
+# Keys of the model that decide what its parameters are: another run has to share them for its
+# parameters to fit and to mean the same.
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "vocab_size_multiple",
+    "pad_token_id",
+    "hidden_act",
+    "layer_norm_eps",
+)
+# What can never change within a run: the checkpoints would mean something else.
+_FIXED = ("command", "pairs", "config.optimizer.name", "labels", "model.heads", "model.num_labels")
+_FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
+
+# What marks a folder as something else, or as a run that has lost its config.json.
+_FOREIGN = ("checkpoints", "metrics.jsonl", "results.json", "manifest.json", "model.safetensors")
+
+
+class RunFolder:
+    """A run's folder; making the object touches nothing on disk."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.tokenizer_dir = self.path / "tokenizer"
+        self.results_file = self.path / "results.json"
+
+    def exists(self) -> bool:
+        """Says whether a run was started here."""
+        return self.config_file.is_file()
+
+    def has_checkpoint(self) -> bool:
+        """Says whether the run has anything to go on from."""
+        return self.exists() and self.checkpoints().latest_step() is not None
+
+    def tokenizer(self) -> TextTokenizer:
+        """Reads the run's tokenizer."""
+        return TextTokenizer.load(self.tokenizer_dir)
+
+    def check_usable(self) -> None:
+        """Refuses a place where no run can be made.
+
+        Raises:
+            ConfigError: there is a file in the way, or a folder of another kind.
+        """
+        check_place("run_dir", self.path)
+        foreign = [name for name in _FOREIGN if (self.path / name).exists()]
+        if foreign and not self.exists():
+            raise ConfigError(
+                f"--run_dir={self.path} holds {foreign[0]} but no config.json of a run: expected "
+                "a new folder or a run's folder; choose another, or remove this one."
+            )
+
+    def checkpoints(
+        self,
+        keep_last: int = 1,
+        best: tuple[str, str] | None = None,
+        gather: Gather | None = None,
+    ) -> Checkpoints:
+        """Returns the run's checkpoints; the arguments matter for saving, and to a job."""
+        more = {} if gather is None else {"gather": gather}
+        return Checkpoints(self.path / "checkpoints", keep_last, best, **more)
+
+    def record(self) -> RunRecord:
+        """Reads config.json; see `read_record`."""
+        return read_record(self.path)
+
+    def check_unchanged(
+        self, record: RunRecord, tokenizer: TextTokenizer, *, allow: bool
+    ) -> list[str]:
+        """Refuses to go on with a run under another config.
+
+        Args:
+            record: what the run is to be from now on.
+            tokenizer: of the data.
+            allow: whether anything that a run can take over may differ.
+
+        Returns:
+            The changes that are taken over, each in words.
+
+        Raises:
+            ConfigError: the record differs from the one that the run was started with in more than
+                it may.
+            DataError: the run's tokenizer is missing or damaged.
+        """
+        if not self.exists():
+            return []
+        there, now = (flatten(r.to_json()) for r in (self.record(), record))
+        differ = sorted(n for n in there.keys() | now.keys() if there.get(n) != now.get(n))
+        if not self.tokenizer_dir.is_dir():
+            raise DataError(
+                f"{self.tokenizer_dir} is missing: expected the tokenizer that the run was started "
+                "with; copy it back from another copy of the run."
+            )
+        changes = {n: f"{n}: {there.get(n)!r} in the run, {now.get(n)!r} now" for n in differ}
+        fixed = [changes[name] for name in differ if name.startswith(_FIXED)]
+        own = self.tokenizer().sha256
+        if own != tokenizer.sha256:
+            fixed.append(
+                f"tokenizer: SHA-256 {own[:12]} in the run, {tokenizer.sha256[:12]} in the data "
+                "now, so token ids would mean other words"
+            )
+        asked = [changes[name] for name in differ if not name.startswith((*_FREE, *_FIXED))]
+        if fixed or (asked and not allow):
+            listed = "\n".join(f"  {change}" for change in (*fixed, *asked))
+            mend = (
+                "These can never change within a run: start in another --run_dir (its --init_from "
+                "may name this run), or undo the changes."
+                if fixed
+                else "Start in another --run_dir, undo the changes, or go on with them by "
+                "--config_change=allow."
+            )
+            raise ConfigError(
+                f"--run_dir={self.path} holds a run that was started otherwise:\n{listed}\n{mend}"
+            )
+        return list(changes.values())
+
+    def start(self, record: RunRecord, tokenizer: TextTokenizer) -> None:
+        """Writes config.json and the tokenizer; the last thing to be called before training."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        length = record.encoder_config.max_position_embeddings
+        # Left alone in a run that goes on: a kill would leave half a tokenizer in a good run.
+        if not self.exists() or self.tokenizer().sha256 != tokenizer.sha256:
+            tokenizer.save(self.tokenizer_dir, model_max_length=length)
+        # Last, so that whatever has a config.json is a whole run.
+        write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
+
+    def results(self) -> dict[str, Any]:
+        """Returns the content of results.json, {} before the run has finished.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if not self.results_file.is_file():
+            return {}
+        mend = "remove it, and `ptft evaluate` writes it again"
+        return read_json_object(self.results_file, mend)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run opened for reading: everything that evaluation, prediction and export need."""
+
+    folder: RunFolder
+    record: RunRecord
+    config: Config
+    model_config: EncoderConfig
+    tokenizer: TextTokenizer
+    step: int
+    params: Params
+
+
+def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
+    """Opens a run at one of its checkpoints, with its parameters on one device.
+
+    Args:
+        run_dir: the run's folder.
+        which: "last", "best" or the number of a step.
+
+    Raises:
+        ConfigError: there is no such run or checkpoint.
+        DataError: something in the folder is damaged, or a parameter is not finite.
+    """
+    folder = RunFolder(run_dir)
+    record = folder.record()
+    config = record.encoder_config
+    with folder.checkpoints(best=record.best) as checkpoints:
+        step = checkpoints.choose(which)
+        params = checkpoints.restore_params(step, build_model(config).abstract())
+    for path, value in jax.tree_util.tree_leaves_with_path(host_params(params)):
+        if not np.isfinite(value).all():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise not_finite(f"{run_dir}, step {step}: parameter {name} is")
+    return TrainedRun(
+        folder=folder,
+        record=record,
+        config=ConfigDict(record.config),
+        model_config=config,
+        tokenizer=folder.tokenizer(),
+        step=step,
+        params=params,
+    )
+
+
+def host_params(params: Params) -> Params:
+    """Copies parameters to NumPy arrays."""
+    return jax.device_get(params)

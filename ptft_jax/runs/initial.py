@@ -1,0 +1,104 @@
+"""What a run starts from: another run's parameters or a Hugging Face folder."""
+
+import dataclasses
+from pathlib import Path
+
+from ptft_jax.runs.folder import host_params, open_run
+from ptft_jax.runs.record import FORMAT
+from ptft_jax.convert.folder import read_hf_folder
+from ptft_jax.data.foreign_files import read_json_object
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.build import Params
+from ptft_jax.models.config import EncoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """Parameters to start from.
+
+    Attributes:
+        params: nested dict of NumPy arrays, without the heads in `new`.
+        config: the model with the heads that were asked for.
+        tokenizer: the tokenizer of the source.
+        new: heads that the source lacks; they are initialised from the run's seed.
+        dropped: heads of the source that were not asked for.
+    """
+
+    params: Params
+    config: EncoderConfig
+    tokenizer: TextTokenizer
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def say(self, source: str) -> str:
+        """Returns the sentence for the screen about where parameters come from."""
+        text = f"initialised from {source}"
+        if self.new:
+            text += f"; new, from the seed: {', '.join(self.new)}"
+        if self.dropped:
+            text += f"; not used: {', '.join(self.dropped)}"
+        return text
+
+
+def load_initial(
+    source: str,
+    heads: tuple[str, ...],
+    *,
+    labels: tuple[str, ...] | None = None,
+    num_labels: int | None = None,
+) -> Initial:
+    """Reads the parameters of a run or of a Hugging Face folder.
+
+    Args:
+        source: the folder.
+        heads: the heads that the new model has.
+        labels: names of the new task's classes; a classification head of the source is kept only
+            if it has the same ones.
+        num_labels: width of a classification head; None if there is none.
+
+    Raises:
+        ConfigError: the folder is neither a run nor a Hugging Face folder.
+        DataError: its content is damaged.
+    """
+    path = Path(source)
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        found = "the folder has no config.json" if path.is_dir() else "there is no such folder"
+        raise ConfigError(
+            f"--init_from={source}: {found}; expected a run folder or a Hugging Face folder."
+        )
+    try:
+        is_run = read_json_object(config_file).get("format") == FORMAT
+    except DataError:  # said where the folder is read
+        is_run = False
+    if is_run:
+        run = open_run(source)
+        params, config, tokenizer = host_params(run.params), run.model_config, run.tokenizer
+        source_labels = run.record.labels
+        has = config.heads
+    else:
+        params, config, tokenizer, info = read_hf_folder(path, heads)
+        source_labels = info.id2label
+        has = (*info.found, *info.dropped)
+    kept = {head for head in has if head in heads}
+    if "classification" in kept and (
+        config.num_labels != num_labels or (labels or None) != (source_labels or None)
+    ):
+        kept.discard("classification")
+    params = {
+        "encoder": {
+            name: value
+            for name, value in params["encoder"].items()
+            if name != "pooler" or "pooler" in kept
+        },
+        "heads": {name: value for name, value in params.get("heads", {}).items() if name in kept},
+    }
+    changes = {"heads": heads} | ({} if num_labels is None else {"num_labels": num_labels})
+    return Initial(
+        params=params,
+        config=config.replace(**changes),
+        tokenizer=tokenizer,
+        new=tuple(head for head in heads if head not in kept),
+        dropped=tuple(head for head in has if head not in kept),
+    )

@@ -1,0 +1,82 @@
+"""config.json of a run: what it was started with. Reading it needs no JAX."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.training.metric_sinks import json_ready
+
+FORMAT = "ptft_jax run"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """The content of a run's config.json.
+
+    Attributes:
+        command: "pretrain", "finetune" or "import".
+        config: the command's whole config, overrides applied, as JSON values.
+        model: the resolved `EncoderConfig`, as JSON values.
+        init_from: what the run started from, None for fresh parameters.
+        labels: names of the classes in the order of their ids; None without classes.
+        best: the metric that decides which checkpoint is best, by split ("dev_loss"), and whether
+            "min" or "max" is good; None for a run that is not evaluated.
+        pairs: whether the texts of the task are pairs; None where that is not known.
+        data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
+    """
+
+    command: str
+    config: dict[str, Any]
+    model: dict[str, Any]
+    init_from: str | None = None
+    labels: tuple[str, ...] | None = None
+    best: tuple[str, str] | None = None
+    pairs: bool | None = None
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as JSON values."""
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION}
+        return json_ready(content | dataclasses.asdict(self))
+
+    @property
+    def encoder_config(self) -> EncoderConfig:
+        """The model's config."""
+        return EncoderConfig(**{**self.model, "heads": tuple(self.model["heads"])})
+
+
+def read_record(run_dir: Path) -> RunRecord:
+    """Reads RUN/config.json.
+
+    Raises:
+        ConfigError: there is no run, or it is of another format version.
+        DataError: the file is damaged.
+    """
+    file = run_dir / "config.json"
+    if not file.is_file():
+        raise ConfigError(
+            f"--run_dir={run_dir}: there is no run here (no config.json). Make one with "
+            "`ptft pretrain`, `ptft finetune` or `ptft import`."
+        )
+    refuse_ways_out(run_dir)
+    try:
+        content = read_json_object(file, "bring it back from a copy of the run")
+        if content.pop("format", None) != FORMAT:
+            raise ConfigError(
+                f"{file} is not the config of a ptft_jax run; a Hugging Face folder becomes one "
+                "through `ptft import --hf_dir=… --run_dir=…`."
+            )
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ConfigError(f"{file}: run format {version!r}, expected {FORMAT_VERSION}.")
+        for name in ("labels", "best"):
+            content[name] = None if content[name] is None else tuple(content[name])
+        record = RunRecord(**content)
+        _ = record.encoder_config
+        return record
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{file} is damaged: {error!r}") from error

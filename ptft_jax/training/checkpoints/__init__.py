@@ -1,0 +1,1 @@
+"""Checkpoints: store (save and restore), async_writer, manifest, arrays, retention, rewind."""

@@ -1,0 +1,1 @@
+"""The processes of a job: start (who takes part), job, control_channel, agreement."""
