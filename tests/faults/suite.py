@@ -25,8 +25,8 @@ class Scenario(NamedTuple):
 
 
 def by_pytest(place: Path, name: str, tries: int, select: str, **environment: str) -> Result:
-    """Runs the full form of a test of tests/test_checkpoint_damage.py."""
-    file = Path(__file__).resolve().parents[1] / "test_checkpoint_damage.py"
+    """Runs the full form of a test of tests/training/checkpoints/test_checkpoint_damage.py."""
+    file = Path(__file__).resolve().parents[1] / "training/checkpoints/test_checkpoint_damage.py"
     command = [sys.executable, "-m", "pytest", "-q", str(file), "-k", select]
     command += ["-p", "no:cacheprovider", f"--basetemp={place / 'pytest'}"]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
@@ -113,7 +113,7 @@ SCENARIOS = {
         0.5,
     ),
     "flips": Scenario(
-        None,  # as tests/test_checkpoint_damage.py does, in one process
+        None,  # as tests/training/checkpoints/test_checkpoint_damage.py does, in one process
         lambda place: states.flips(place, 20),
         1.5,
     ),

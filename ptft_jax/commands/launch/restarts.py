@@ -1,7 +1,7 @@
 """After which exit codes a job is started again: one answer for all launchers.
 
 `launch/slurm.sbatch` and the failure policy of `launch/gke_jobset.yaml` say the same in their own
-languages (tests/test_launch_scripts.py compares).
+languages (tests/commands/launch/test_launch_scripts.py compares).
 """
 
 from ptft_jax import errors

@@ -1,7 +1,7 @@
 """The launchers' commands and scripts: dry runs, quoting, mistakes, and what the tools are given.
 
 gcloud and kubectl are programs that record their arguments; SLURM and Open MPI are real ones in
-tests/test_slurm.py and tests/test_mpi.py.
+tests/commands/launch/test_slurm.py and tests/commands/launch/test_mpi.py.
 """
 
 import json
@@ -21,7 +21,7 @@ from ptft_jax.commands.launch.mpi import hosts_of
 from ptft_jax.commands.launch.restarts import NO_RESTART_CODES, RESTART_CODES
 from ptft_jax.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 PRETRAIN = ("pretrain", "--config=configs/pretrain/bert_tiny.py", "--config.data_dir=data")
 # Every kind of character that a shell, YAML or Kubernetes would take for its own.
 HARD = (

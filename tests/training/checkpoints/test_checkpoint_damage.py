@@ -410,7 +410,7 @@ def test_two_processes(tmp_path, mesh):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    script = Path(__file__).with_name("checkpoint_processes.py")
+    script = Path(__file__).parents[2] / "checkpoint_processes.py"
     settings = {"JAX_NUM_CPU_DEVICES": "2", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
     processes = [
         subprocess.Popen(

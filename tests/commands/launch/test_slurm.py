@@ -15,7 +15,7 @@ import pytest
 from command_line import losses, prepare_corpus, pretrain_flags
 from slurm_cluster import NODES, SlurmCluster, why_not
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 REASON = why_not()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))

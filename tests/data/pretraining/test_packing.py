@@ -1,7 +1,7 @@
 """Rows of several examples, on the side of the data: each example stays itself, and none is lost.
 
-That the model computes the same for them: tests/test_packed_rows.py. Which share a row:
-tests/test_packing_plans.py.
+That the model computes the same for them: tests/models/test_packed_rows.py. Which share a row:
+tests/data/pretraining/test_packing_plans.py.
 """
 
 import lzma
@@ -295,7 +295,7 @@ def test_every_example_comes_in_every_row():
     assert (np.sort(which, axis=1) == np.arange(rows)).all()
     key = np.arange(rows) * rows + which
     counts = np.bincount(key.ravel(), minlength=rows * rows).reshape(rows, rows)
-    # As in tests/test_sampling.py.
+    # As in tests/data/pretraining/test_sampling.py.
     statistic = ((counts - epochs / rows) ** 2).sum() / (epochs / (rows - 1))
     freedom = (rows - 1) ** 2
     assert chi2.ppf(1e-6, freedom) < statistic < chi2.ppf(1 - 1e-6, freedom)

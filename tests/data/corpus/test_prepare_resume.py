@@ -86,7 +86,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, settings, d
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(asdict(replace(settings, deduplicate=deduplicate))))
     (tmp_path / "made").mkdir()
-    script = Path(__file__).parent / "killed_prepare.py"
+    script = Path(__file__).parents[2] / "killed_prepare.py"
     done = subprocess.run(
         [sys.executable, str(script), str(file), str(tmp_path / "made")],
         capture_output=True,
@@ -291,7 +291,7 @@ def test_workers_end_with_a_killed_parent(tmp_path, settings, small_steps):
     (tmp_path / "run.py").write_text(RUN)
     (tmp_path / "settings.json").write_text(json.dumps(asdict(replace(settings, workers=2))))
     command = [sys.executable, "run.py", "settings.json", "data"]
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[3])
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
     ) as run:

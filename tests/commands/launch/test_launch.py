@@ -1,7 +1,7 @@
 """`ptft launch local`: output, signals, ends of processes, restarts, and that nothing is left over.
 
-The supervisor is tested with small programs in place of training ones; tests/test_mpi.py,
-tests/test_slurm.py and the test at the end here start the real command.
+The supervisor is tested with small programs in place of training ones; tests/commands/launch/test_mpi.py,
+tests/commands/launch/test_slurm.py and the test at the end here start the real command.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 from command_line import losses, prepare_corpus, pretrain_flags
 from processes import gone
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Supervised:

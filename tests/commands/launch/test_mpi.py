@@ -16,7 +16,7 @@ import pytest
 from command_line import losses, prepare_corpus, pretrain_flags
 from processes import gone
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.skipif(
     shutil.which("mpirun") is None, reason="needs mpirun (bash launch/cluster_tools.sh)"
 )

@@ -236,7 +236,7 @@ def test_names_of_folders(tmp_path):
 
 def test_killed_at_any_moment_of_finishing_and_retention(tmp_path):
     """SIGKILL before every request to the file system loses neither best nor last, ever."""
-    script = Path(__file__).with_name("killed_retention.py")
+    script = Path(__file__).parents[2] / "killed_retention.py"
     command = [sys.executable, str(script), str(tmp_path), str(RANDOM_KILLS)]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     found = json.loads(said.stdout)

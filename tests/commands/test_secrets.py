@@ -13,7 +13,7 @@ from command_line import finetune_flags, pretrain_flags, run, tree, write_corpus
 from ptft_jax.commands.secrets import refuse_secrets
 from ptft_jax.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PREPARE = "--config=configs/data/text.py"
 SECRET = "hunter2canary"
 
