@@ -1,7 +1,8 @@
 """What an update costs on a mesh: memory of the compiled step, FLOPs and traffic by formulas.
 
 Nothing is computed: the step is compiled for devices that only have to be there by name.
-`tests/training/test_layout_costs.py` compares the formulas with what compiled steps multiply and exchange.
+`tests/training/test_layout_costs.py` compares the formulas with what compiled steps multiply and
+exchange.
 """
 
 import dataclasses

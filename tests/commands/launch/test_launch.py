@@ -1,7 +1,7 @@
 """`ptft launch local`: output, signals, ends of processes, restarts, and that nothing is left over.
 
-The supervisor is tested with small programs in place of training ones; tests/commands/launch/test_mpi.py,
-tests/commands/launch/test_slurm.py and the test at the end here start the real command.
+The supervisor is tested with small programs in place of training ones; test_mpi.py, test_slurm.py
+and the test at the end here start the real command.
 """
 
 import json
