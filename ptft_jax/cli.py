@@ -72,6 +72,7 @@ _CONFIG_OF = {
     "plan": "pretrain",
 }
 _CONFIG_OPTIONAL = ("check",)
+_PRINT_CONFIG = "--print_config"
 # Commands that go on where they were when they are started again.
 _RESTARTABLE = ("pretrain", "finetune", "evaluate")
 
@@ -136,7 +137,13 @@ def _run(arguments: list[str]) -> int:
         return 0
     if name in _CONFIG_OPTIONAL and not any(word.startswith("--config") for word in rest):
         defaults = None
+    prints = defaults is not None and _PRINT_CONFIG in rest
+    if prints:
+        rest.remove(_PRINT_CONFIG)
     values, positional = parse(module.define_flags, rest, defaults)
+    if prints:
+        print("\n".join(_keys(values.config)))
+        return 0
     module.run(values, positional)
     return 0
 
@@ -188,16 +195,24 @@ def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:
     )
 
 
+def _keys(config: Any) -> list[str]:
+    """Returns a config's keys as the flags that set them."""
+    from ptft_jax.runs.config import flatten
+
+    return [f"--config.{name}={value}" for name, value in flatten(config.to_dict()).items()]
+
+
 def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | None) -> str:
     """Returns a command's docstring, its flags, and the config's keys with their values."""
     from ptft_jax.commands.parsing import config_of
-    from ptft_jax.runs.config import flatten, load_config
+    from ptft_jax.runs.config import load_config
 
     values = flags.FlagValues()
     module.define_flags(values)
     lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
     if defaults is not None:
         lines.append("  --config: Config file, FILE.py or FILE.py:TASK.")
+        lines.append(f"  {_PRINT_CONFIG}: Print the config with all that the flags change, and stop.")
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default is None else f" (default: {flag.default})"
@@ -207,8 +222,7 @@ def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | N
         config = defaults() if file is None else load_config(file)
         source = "the command's own defaults; a config file changes some" if file is None else file
         lines += ["", f"Keys of the config, with the values of {source}:"]
-        for name, value in flatten(config.to_dict()).items():
-            lines.append(f"  --config.{name}={value}")
+        lines += [f"  {line}" for line in _keys(config)]
         made = inspect.cleandoc(defaults.__doc__ or "").partition("\n\n")[2]
         lines += ["", made] if made else []
     return "\n".join(lines)
