@@ -521,3 +521,14 @@ def test_python_m_is_the_console_script(monkeypatch, capsys):
         runpy.run_module("ptft_jax", run_name="__main__")
     assert not ended.value.code
     assert capsys.readouterr().out.startswith("ptft_jax ")
+
+
+def test_print_config_shows_the_resolved_config_and_stops(tmp_path, capsys):
+    """What is printed are flags: pasted, they give the same config; nothing else happens."""
+    words = ["pretrain", "--config=configs/pretrain/bert_tiny.py", f"--run_dir={tmp_path}/run"]
+    assert run(*words, "--config.batch_size=7", "--print_config") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert "--config.batch_size=7" in printed
+    assert "--config.model.num_hidden_layers=2" in printed
+    assert run(*words, "--config.batch_sise=7", "--print_config") == 2
+    assert not (tmp_path / "run").exists()
