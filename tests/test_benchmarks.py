@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[1]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "stone", "bird", "##s", "."]
 
 
@@ -24,14 +24,14 @@ def text(tmp_path_factory) -> Path:
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch" / script), *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
 def test_the_benchmark_runs_both_in_turn(text):
     """It prints a speed of each side for each round, and the share."""
     vocabulary = text.with_name("vocab.txt")
-    done = run("prepare_benchmark.py", f"--text={text}", f"--vocab={vocabulary}", "--rounds=1")
+    done = run("prepare.py", f"--text={text}", f"--vocab={vocabulary}", "--rounds=1")
     assert done.returncode == 0, done.stderr
     first, bare, ours, share = done.stdout.splitlines()
     assert first.startswith("0.1 MB, 1 worker(s)")
