@@ -18,10 +18,10 @@ from ptft_jax.models.layers import (
     Linear,
     RowKeys,
     activation,
+    add_parameter,
     declare,
     dropout,
     fold_rows,
-    repeat,
 )
 
 # Dropout sites fold a number of their own into the row keys; layer i uses 1 + i, the embeddings 0.
@@ -67,9 +67,8 @@ class Embeddings(nnx.Module):
         split = partition.batch_sharding(3)
         hidden_BTD = words.at[input_ids_BT].get(out_sharding=split)
         if position_ids_BT is None:
-            batch, tokens = input_ids_BT.shape
-            table = self.position_embeddings[...][:tokens]
-            hidden_BTD += repeat(table, ("positions", "embed"), (batch,), table.dtype)
+            table = self.position_embeddings[...][: input_ids_BT.shape[1]]
+            hidden_BTD = add_parameter(hidden_BTD, table, ("positions", "embed"))
         else:
             positions = _whole(self.position_embeddings, "positions")
             hidden_BTD += positions.at[position_ids_BT].get(out_sharding=split)

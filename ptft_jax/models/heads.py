@@ -16,10 +16,10 @@ from ptft_jax.models.layers import (
     Linear,
     RowKeys,
     activation,
+    add_parameter,
     declare,
     dropout,
     product,
-    repeat,
 )
 
 
@@ -61,7 +61,7 @@ class MlmHead(nnx.Module):
             hidden_RD.dtype,
             out_dtype=jnp.dtype(jnp.float32),
         )
-        logits_RV += repeat(self.bias[...], ("vocab",), hidden_RD.shape[:1], logits_RV.dtype)
+        logits_RV = add_parameter(logits_RV, self.bias[...], ("vocab",))
         padded = word_table_VD.shape[0]
         split = P(partition.BATCH, None, "tensor") if partition.has_mesh() else None
         logits_BMV = jnp.reshape(logits_RV, (batch, masked, padded), out_sharding=split)

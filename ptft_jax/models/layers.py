@@ -5,12 +5,13 @@ Shape suffixes: B batch, T tokens, D hidden.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
-from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 
@@ -92,7 +93,7 @@ class Linear(nnx.Module):
             self.dtype,
             reduces_tensor=self.reduces_tensor,
         )
-        y = y + repeat(self.bias[...], self.bias_axes, rows.shape[:1], self.dtype)
+        y = add_parameter(y, self.bias[...], self.bias_axes)
         split = partition.activation_sharding(self.bias_axes)
         return jnp.reshape(y, (batch, tokens, *y.shape[1:]), out_sharding=split)
 
@@ -113,9 +114,8 @@ class LayerNorm(nnx.Module):
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(variance + self.eps)
-        scale = repeat(self.scale[...], ("embed",), x.shape[:-1], x.dtype)
-        bias = repeat(self.bias[...], ("embed",), x.shape[:-1], x.dtype)
-        return (normed * scale + bias).astype(self.dtype)
+        scaled = scale_by_parameter(normed, self.scale[...], ("embed",))
+        return add_parameter(scaled, self.bias[...], ("embed",)).astype(self.dtype)
 
 
 def product(
@@ -169,31 +169,40 @@ def product(
     return apply(x, kernel)
 
 
-def repeat(
-    parameter: jax.Array, axes: partition.Axes, rows: tuple[int, ...], dtype: jnp.dtype
-) -> jax.Array:
-    """Repeats a parameter for each row, [*rows, *parameter.shape] in `dtype`.
+def add_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes) -> jax.Array:
+    """Adds a parameter to each row, [*rows, *parameter.shape], in `x`'s dtype.
 
-    It is what a broadcast would do, but for the gradient, which is summed over rows in float32.
+    It is `x + parameter`, but for the parameter's gradient, which is summed over rows in float32.
     """
     stored = partition.layout_of(parameter)
-    whole = partition.gathered_spec(axes)
-    split = None
-    if stored is not None:
-        split = P(partition.BATCH, *(None,) * (len(rows) - 1), *whole)
 
-    def forward(parameter: jax.Array) -> jax.Array:
-        parameter = parameter.astype(dtype)
-        if stored is not None:
-            parameter = jax.reshard(parameter, whole)
-        return jnp.broadcast_to(parameter, (*rows, *parameter.shape), out_sharding=split)
-
-    def backward(_: None, g: jax.Array) -> tuple[jax.Array]:
-        return (partition.sum_of_rows(g, axes, stored),)
+    def forward(x: jax.Array, parameter: jax.Array) -> jax.Array:
+        return x + partition.whole(parameter.astype(x.dtype), axes)
 
     apply = jax.custom_vjp(forward)
-    apply.defvjp(lambda parameter: (forward(parameter), None), backward)
-    return apply(parameter)
+    apply.defvjp(
+        lambda x, parameter: (forward(x, parameter), None),
+        lambda _, g: (g, partition.sum_of_rows(g, axes, stored)),
+    )
+    return apply(x, parameter)
+
+
+def scale_by_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes) -> jax.Array:
+    """Multiplies each row of a float32 array with a parameter; the gradient as above."""
+    stored = partition.layout_of(parameter)
+
+    def forward(x: jax.Array, parameter: jax.Array) -> tuple[jax.Array, Any]:
+        # Named, so that it is kept for the backward pass: too small to be gathered twice.
+        scale = checkpoint_name(partition.whole(parameter, axes), "scale")
+        return x * scale, (x, scale)
+
+    def backward(operands: tuple[jax.Array, jax.Array], g: jax.Array):
+        x, scale = operands
+        return g * scale, partition.sum_of_rows(g * x, axes, stored)
+
+    apply = jax.custom_vjp(lambda x, parameter: forward(x, parameter)[0])
+    apply.defvjp(forward, backward)
+    return apply(x, parameter)
 
 
 def fold_rows(keys_B: RowKeys, data: int | jax.Array) -> RowKeys:

@@ -58,6 +58,14 @@ def gather(parameter: jax.Array, axes: Axes) -> jax.Array:
     return jax.reshard(parameter, P(*gathered_spec(axes), reduced=summed_later(parameter)))
 
 
+def whole(parameter: jax.Array, axes: Axes) -> jax.Array:
+    """Returns `gather(parameter)` for use inside a backward pass of its own.
+
+    Its gradient is that pass's business, so the type says nothing of partial sums.
+    """
+    return jax.reshard(parameter, gathered_spec(axes)) if has_mesh() else parameter
+
+
 def sum_gradients_first(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """Returns `x`, whose gradients from several uses are added up before they are reduced.
 

@@ -3,10 +3,10 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ptft_jax.runs.config import Config
 from ptft_jax.data.corpus.prepare import PrepareSettings
 from ptft_jax.data.pretraining.examples import PretrainingSettings
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.runs.config import Config
 
 # Keys of `EncoderConfig` that a command decides by itself.
 _DECIDED_ELSEWHERE = ("heads", "num_labels", "pad_token_id")

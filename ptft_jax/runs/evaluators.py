@@ -8,16 +8,16 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.batches import evaluation_batches
 from ptft_jax.data.pretraining.examples import PretrainingExamples
+from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.errors import DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import compute_metrics, not_finite
 from ptft_jax.objectives.pretraining import PretrainingObjective
-from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
 from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
 from ptft_jax.training.loop import until_stopped
 from ptft_jax.training.mesh import process_rows
 from ptft_jax.training.sharding import put_batch

@@ -17,14 +17,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptft_jax.runs.record import RunRecord, read_record
-from ptft_jax.runs.config import Config, check_place, flatten
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.metrics import not_finite
+from ptft_jax.runs.config import Config, check_place, flatten
+from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.agreement import Gather
 from ptft_jax.training.metric_sinks import write_atomically

@@ -3,14 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from ptft_jax.runs.folder import host_params, open_run
-from ptft_jax.runs.record import FORMAT
 from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.runs.folder import host_params, open_run
+from ptft_jax.runs.record import FORMAT
 
 
 @dataclasses.dataclass(frozen=True)

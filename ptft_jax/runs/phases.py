@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ptft_jax.runs.config import Config, nearest
-from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.data.pretraining.examples import PretrainingSettings
+from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.errors import ConfigError
+from ptft_jax.runs.config import Config, nearest
 
 # Where a phase begins: after so many updates, or after a share of all.
 START_KEYS = ("step", "step_ratio")

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ptft_jax.runs.config import flatten
 from ptft_jax.errors import ConfigError, StorageError
+from ptft_jax.runs.config import flatten
 from ptft_jax.training.cluster.agreement import check_shared
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import AXES

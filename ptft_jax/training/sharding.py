@@ -52,6 +52,8 @@ def sum_gradients_locally(params: Params) -> Params:
     Over `fsdp` gradients are exchanged for each micro-batch all the same: their sums in whole would
     lie on every device.
     """
+    if not partition.has_mesh() or jax.sharding.get_abstract_mesh().shape["data"] == 1:
+        return params
     return jax.tree.map(lambda leaf: partition.sum_gradients_first(leaf, ("data",)), params)
 
 
@@ -72,6 +74,7 @@ def exchange_gradients(gradients: Params) -> Params:
         return gradients
 
     def whole(leaf: jax.Array) -> jax.Array:
-        return jax.reshard(leaf, P(*jax.typeof(leaf).sharding.spec.partitions))
+        spec = jax.typeof(leaf).sharding.spec
+        return jax.reshard(leaf, P(*spec.partitions)) if spec.unreduced else leaf
 
     return jax.tree.map(whole, gradients)

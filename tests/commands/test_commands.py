@@ -464,7 +464,7 @@ def test_fine_tuning_that_diverges(place, glue, pretrained, capsys):
     before = tree(folder)
     for command in (["ckpt", "ls"], ["ckpt", "verify"], ["status"]):
         assert run(*command, f"--run_dir={folder}") == 0
-    assert "code 65" in capsys.readouterr().out
+    assert "(65)" in capsys.readouterr().out
     assert run("evaluate", f"--run_dir={folder}") == 65
     assert "split dev: the model's outputs in 13 of 13 rows" in capsys.readouterr().err
     assert tree(folder) == before
