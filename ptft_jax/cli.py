@@ -212,9 +212,7 @@ def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | N
     lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
     if defaults is not None:
         lines.append("  --config: Config file, FILE.py or FILE.py:TASK.")
-        lines.append(
-            f"  {_PRINT_CONFIG}: Print the config with all that the flags change, and stop."
-        )
+        lines.append(f"  {_PRINT_CONFIG}: Print the config as the flags make it, and stop.")
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default is None else f" (default: {flag.default})"
