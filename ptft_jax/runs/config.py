@@ -1,0 +1,117 @@
+"""Config files: finding and running one, and what is asked of the tree of keys that it gives."""
+
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ptft_jax.errors import ConfigError
+
+# An `ml_collections.ConfigDict`; its keys are attributes that no type checker can know.
+Config = Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class _Source(SourceFileLoader):
+    """Runs a file as it is now, and leaves no compiled copy beside it.
+
+    Python's own loader takes such a copy for the file when size and second of the last change are
+    the same: a rate changed from 1e-4 to 2e-4 right after a start would stay 1e-4.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def load_config(file: str) -> Config:
+    """Returns the config of a `--config` value, FILE.py or FILE.py:TASK.
+
+    Raises:
+        ConfigError: there is no such file, or it gives no config.
+    """
+    path, (_, colon, task) = _existing(file), file.partition(":")
+    name = f"ptft_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(*([task] if colon else []))
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config() returned {config!r}")
+        return config
+    # Whatever a config file does wrong when it is run.
+    except Exception as error:
+        takes = f", and takes the task '{task}'" if colon else ""
+        raise ConfigError(
+            f"--config={file}: this file gives no config: {type(error).__name__}: {error}. "
+            f"Expected a function get_config() that returns a ConfigDict{takes}; "
+            f"{some_configs()}."
+        ) from error
+
+
+def _existing(file: str) -> Path:
+    """Finds `configs/…` from any working directory, and refuses a config that does not exist."""
+    name = file.partition(":")[0]
+    for candidate in (Path(name), ROOT / name):
+        if candidate.is_file() and candidate.suffix == ".py":
+            return candidate
+    known = _configs()
+    near = nearest(name, known)
+    hint = f"the nearest is {near}" if near else some_configs()
+    raise ConfigError(f"--config={file}: there is no Python file {name!r}; {hint}.")
+
+
+def _configs() -> list[str]:
+    return sorted(
+        str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*/*.py") if path.stem[0] != "_"
+    )
+
+
+def some_configs() -> str:
+    found = _configs()
+    return f"for example {', '.join(found)}" if found else "for example configs/pretrain/bert.py"
+
+
+def check_place(flag: str, path: str | Path) -> None:
+    """Raises ConfigError when no folder can be made at `path`, because a file is in the way."""
+    for place in (Path(path), *Path(path).parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(
+                f"--{flag}={path}: {place} is a file; expected the name of a folder to make."
+            )
+
+
+def nearest(key: str, known: Sequence[str]) -> str | None:
+    """Returns the known key most like `key`, by its whole path or by its last part; else None."""
+    by_path = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if by_path:
+        return by_path[0]
+    last = {name.rpartition(".")[2]: name for name in known}
+    by_name = difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.6)
+    return last[by_name[0]] if by_name else None
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dicts by dotted path."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + str(name)] = value
+    return flat
+
+
+def require_data_dir(config: Config, what: str) -> str:
+    """Returns `data_dir`, or raises ConfigError saying what it has to be."""
+    if not config.data_dir:
+        raise ConfigError(f"--config.data_dir is missing: name {what}.")
+    return config.data_dir
