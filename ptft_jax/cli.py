@@ -197,7 +197,9 @@ def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | N
     module.define_flags(values)
     lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
     if defaults is not None:
-        lines.append("  --config: Config file, FILE.py or FILE.py:TASK.")
+        lines.append(
+            "  --config: A shipped config (pretrain/bert_base) or FILE.py, :TASK behind it."
+        )
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default is None else f" (default: {flag.default})"

@@ -98,7 +98,7 @@ def test_an_upward_import_is_noticed():
         "ptft_jax.training",
         "ptft_jax.commands.use.demo",
         "ptft_jax.models.build.build_model",
-        "ptft_jax.data.tasks.table",
+        "ptft_jax.data.tasks",
     ]
     assert [layer_of(name) for name in found] == [5, 8, 2, 1]
 
