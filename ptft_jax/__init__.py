@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ptft_jax.models.build import build_model
     from ptft_jax.runs.config import load_config as get_config
+    from ptft_jax.runs.open import load_run
 
 # Before JAX is loaded, which takes seconds: the account of a run's time begins here.
 BEGAN = time.time()
 
-__all__ = ["build_model", "get_config"]
+__all__ = ["build_model", "get_config", "load_run"]
 _PLACES = {
     "build_model": ("models.build", "build_model"),
     "get_config": ("runs.config", "load_config"),
+    "load_run": ("runs.open", "load_run"),
 }
 
 
