@@ -1,6 +1,35 @@
-"""Encoder models in JAX: pretraining, fine-tuning, scoring, and export to Hugging Face PyTorch."""
+"""Encoder models in JAX: pretraining, fine-tuning, scoring, and export to Hugging Face PyTorch.
 
+run = ptft_jax.load_run("runs/mini")    # docs/python.md
+"""
+
+import importlib
 import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptft_jax.models.build import build_model
+    from ptft_jax.runs.config import load_config as get_config
+    from ptft_jax.runs.open import load_run
 
 # Before JAX is loaded, which takes seconds: the account of a run's time begins here.
 BEGAN = time.time()
+
+__all__ = ["build_model", "get_config", "load_run"]
+_PLACES = {
+    "build_model": ("models.build", "build_model"),
+    "get_config": ("runs.config", "load_config"),
+    "load_run": ("runs.open", "load_run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is asked for: JAX and transformers take seconds."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ptft_jax' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(f"ptft_jax.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "how a run stands, and where its time went",
     "evaluate": "a run's metrics again, from its checkpoint",
     "predict": "fill in masks, or classify texts",
+    "embed": "texts → vectors",
     "export": "a run → a Hugging Face folder",
     "import": "a Hugging Face folder → a run",
     "ckpt ls": "the checkpoints of a run",
@@ -53,6 +54,7 @@ _MODULES = {
     "status": "look.status",
     "evaluate": "train.evaluate",
     "predict": "use.predict",
+    "embed": "use.embed",
     "export": "use.export",
     "import": "use.import_hf",
     "ckpt ls": "look.checkpoints:Ls",
@@ -211,7 +213,9 @@ def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | N
     module.define_flags(values)
     lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
     if defaults is not None:
-        lines.append("  --config: Config file, FILE.py or FILE.py:TASK.")
+        lines.append(
+            "  --config: A shipped config (pretrain/bert_base) or FILE.py, :TASK behind it."
+        )
         lines.append(f"  {_PRINT_CONFIG}: Print the config as the flags make it, and stop.")
     for name in sorted(values):
         flag = values[name]

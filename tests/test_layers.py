@@ -121,6 +121,15 @@ def test_torch_and_tensorflow_are_not_run_time_imports():
                 assert imported.split(".")[0] != "torch", f"{name_of(path)}:{line}"
 
 
+def test_runs_can_be_used_without_a_command_line():
+    """A notebook gets values and errors from `runs`; flags and the screen are the commands'."""
+    for path in (PACKAGE / "runs").rglob("*.py"):
+        for line, imported in imports_in(path):
+            assert imported.split(".")[0] not in {"absl", "rich"}, f"{name_of(path)}:{line}"
+        names = {node.id for node in ast.walk(parse(path)) if isinstance(node, ast.Name)}
+        assert "print" not in names, name_of(path)
+
+
 def test_slow_imports_are_inside_functions():
     """TFDS and matplotlib take a second to import; commands that don't need them don't wait."""
     for path in FILES:

@@ -1,7 +1,12 @@
-"""The pins agree with each other and with pyproject.toml; checked from the files alone, offline."""
+"""The pins agree with each other and with pyproject.toml, and the wheel is whole; all offline."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 from packaging.markers import Marker
@@ -99,3 +104,39 @@ def test_the_supported_python_and_jax_are_as_promised():
     assert PROJECT["requires-python"] == ">=3.12"
     assert "jax>=0.11,<0.13" in PROJECT["dependencies"]
     assert PROJECT["scripts"] == {"ptft": "ptft_jax.cli:main"}
+
+
+def test_the_wheel_carries_the_configs(tmp_path):
+    """An installed package finds `pretrain/bert_base` without a checkout beside it."""
+    source, installed = tmp_path / "source", tmp_path / "installed"
+    for name in ("ptft_jax", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    _python(source, "-c", code, str(tmp_path))
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(installed)
+    files = {str(path.relative_to(installed)) for path in installed.rglob("*.py")}
+    ours = [*ROOT.glob("ptft_jax/**/*.py"), *ROOT.glob("configs/**/*.py")]
+    names = (str(path.relative_to(ROOT)) for path in ours)
+    assert files == {name if name[0] == "p" else f"ptft_jax/{name}" for name in names}
+    code = (
+        "import ptft_jax; print(ptft_jax.__file__); "
+        "print(ptft_jax.get_config('pretrain/bert_base').batch_size, "
+        "ptft_jax.get_config('configs/finetune/glue.py:mrpc').task)"
+    )
+    place, values = _python(installed, "-c", code).splitlines()
+    assert Path(place).is_relative_to(installed)
+    assert values == "256 mrpc"
+
+
+def _python(folder: Path, *arguments: str) -> str:
+    """Runs Python in a folder whose own modules come first, and returns what it printed."""
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    process = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout

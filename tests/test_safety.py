@@ -29,8 +29,10 @@ BANNED_CALLS = {
     *("subprocess.getoutput", "subprocess.getstatusoutput", "shutil.unpack_archive"),
     *("torch.load", "np.load", "numpy.load", "pandas.read_pickle", "joblib.load"),
 }
-# Who may import by name or path: the commands' own modules, `--config` files, torch where it is.
+# Who may import by name or path: the package's and the commands' own modules, `--config` files,
+# torch where it is.
 IMPORTERS = {
+    "ptft_jax/__init__.py": {"importlib.import_module"},
     "ptft_jax/cli.py": {"importlib.import_module"},
     "ptft_jax/runs/config.py": {"importlib.util.spec_from_file_location", "exec_module"},
     "ptft_jax/convert/verify.py": {"importlib.import_module"},
@@ -163,6 +165,7 @@ def test_reading_foreign_folders_runs_nothing(place):
         ["import", f"--hf_dir={hostile}", f"--run_dir={place}/imported"],
         ["export", f"--run_dir={place}/imported", f"--out_dir={place}/exported"],
         ["predict", f"--run_dir={place}/imported", "the river is bright"],
+        ["predict", f"--run_dir={hostile}", "the river is bright"],
         finetune_flags("text.py", place / "table", hostile, place / "tuned", batch_size=2),
     ]
     (place / "lines.json").write_text(json.dumps(lines))
@@ -176,7 +179,7 @@ def test_reading_foreign_folders_runs_nothing(place):
     )
     assert process.returncode == 0, process.stderr
     codes, seen = json.loads(process.stdout.splitlines()[-1])
-    assert codes == [0, 0, 0, 0], process.stderr
+    assert codes == [0] * len(lines), process.stderr
     assert not seen
     assert not witness.exists()
 

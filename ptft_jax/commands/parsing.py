@@ -8,7 +8,7 @@ from ml_collections import config_flags
 
 from ptft_jax.commands.secrets import refuse_secrets
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.config import Config, flatten, load_config, nearest, some_configs
+from ptft_jax.runs.config import Config, flatten, load_config, nearest, shipped_configs
 
 
 def parse(
@@ -22,7 +22,7 @@ def parse(
         define: defines the command's own flags.
         arguments: what follows the command's name.
         defaults: makes the config that names every key of the command, which then takes
-            `--config=FILE` and `--config.key=value`; None for a command without a config.
+            `--config=NAME_OR_FILE` and `--config.key=value`; None for a command without a config.
 
     Returns:
         The flag values, `config` (a locked ConfigDict) among them, and the positional arguments.
@@ -36,7 +36,7 @@ def parse(
         return _read(define, arguments)
     file, arguments = _split_config(arguments)
     if file is None:
-        raise ConfigError(f"--config is missing: name a config file, {some_configs()}.")
+        raise ConfigError(f"--config is missing: name a config or its file; {shipped_configs()}.")
     config = load_config(file)
     refuse_secrets((), flatten(config.to_dict()).items())
     _check_complete(file, config, defaults())

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -47,6 +48,15 @@ def make_console() -> Console:
 def say(console: Console, text: str) -> None:
     """Prints a line that the terminal may wrap but that stays one line when it is copied."""
     console.print(text, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Prints warnings to standard error without the place in the code that they come from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+        yield
 
 
 def count(number: int) -> str:

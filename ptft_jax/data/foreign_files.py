@@ -18,11 +18,19 @@ MAX_JSON_BYTES = 1 << 28
 
 
 def read_json_object(path: Path, mend: str = "fetch or make it again") -> dict[str, Any]:
-    """Reads a file that holds one JSON object.
+    """Reads a file that holds one JSON object; raises DataError for another value (`read_json`)."""
+    content = read_json(path, mend)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected a JSON object; {mend}")
+    return content
+
+
+def read_json(path: Path, mend: str = "fetch or make it again") -> Any:
+    """Reads a JSON file.
 
     `mend` ends the message of the DataError that is raised for anything else: text that is no JSON,
     nesting of thousands of levels, numbers of thousands of digits, half a surrogate pair (which no
-    file can be written with), another value than an object, or a file of more than 256 MiB.
+    file can be written with), or a file of more than 256 MiB.
     """
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
@@ -40,8 +48,6 @@ def read_json_object(path: Path, mend: str = "fetch or make it again") -> dict[s
         )
     except ValueError as error:  # no UTF-8, no JSON, or a number that Python refuses to convert
         raise DataError(f"{path} is not JSON ({error}); {mend}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, expected a JSON object; {mend}")
     return content
 
 

@@ -15,7 +15,9 @@ from ptft_jax.errors import ConfigError
 # An `ml_collections.ConfigDict`; its keys are attributes that no type checker can know.
 Config = Any
 
-ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+# The folder that holds configs/: the package where it is installed, else the root of the checkout.
+HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 
 
 class _Source(SourceFileLoader):
@@ -30,7 +32,11 @@ class _Source(SourceFileLoader):
 
 
 def load_config(file: str) -> Config:
-    """Returns the config of a `--config` value, FILE.py or FILE.py:TASK.
+    """Returns the config of a `--config` value.
+
+    Args:
+        file: a shipped config's name (pretrain/bert_base), or FILE.py; a task follows a colon
+            (finetune/glue:mrpc).
 
     Raises:
         ConfigError: there is no such file, or it gives no config.
@@ -53,31 +59,34 @@ def load_config(file: str) -> Config:
         raise ConfigError(
             f"--config={file}: this file gives no config: {type(error).__name__}: {error}. "
             f"Expected a function get_config() that returns a ConfigDict{takes}; "
-            f"{some_configs()}."
+            f"{shipped_configs()}."
         ) from error
 
 
 def _existing(file: str) -> Path:
-    """Finds `configs/…` from any working directory, and refuses a config that does not exist."""
+    """Finds a file, a shipped config by name, or `configs/…` from any working directory."""
     name = file.partition(":")[0]
-    for candidate in (Path(name), ROOT / name):
+    for candidate in (Path(name), HOME / name, HOME / "configs" / f"{name}.py"):
         if candidate.is_file() and candidate.suffix == ".py":
             return candidate
-    known = _configs()
-    near = nearest(name, known)
-    hint = f"the nearest is {near}" if near else some_configs()
-    raise ConfigError(f"--config={file}: there is no Python file {name!r}; {hint}.")
-
-
-def _configs() -> list[str]:
-    return sorted(
-        str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*/*.py") if path.stem[0] != "_"
+    known = _names()
+    near = nearest(name.removeprefix("configs/").removesuffix(".py"), known)
+    hint = f"the nearest is {near}; " if near else ""
+    raise ConfigError(
+        f"--config={file}: there is no Python file {name!r} and no shipped config of that name; "
+        f"{hint}{shipped_configs()}."
     )
 
 
-def some_configs() -> str:
-    found = _configs()
-    return f"for example {', '.join(found)}" if found else "for example configs/pretrain/bert.py"
+def _names() -> list[str]:
+    folder = HOME / "configs"
+    files = (path for path in folder.glob("*/*.py") if path.stem[0] != "_")
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
+
+
+def shipped_configs() -> str:
+    """Returns the names of the configs that come with the package, for a message."""
+    return f"shipped are {', '.join(_names())}"
 
 
 def check_place(flag: str, path: str | Path) -> None:

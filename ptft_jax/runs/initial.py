@@ -3,14 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-from ptft_jax.convert.folder import read_hf_folder
-from ptft_jax.data.foreign_files import read_json_object
+from ptft_jax.convert.folder import HeadsInfo, read_hf_folder
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.folder import host_params, open_run
-from ptft_jax.runs.record import FORMAT
+from ptft_jax.runs.record import RunRecord, is_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +39,18 @@ class Initial:
         return text
 
 
+def imported_record(hf_dir: str | Path, config: EncoderConfig, info: HeadsInfo) -> RunRecord:
+    """Returns the record of a Hugging Face folder that is taken for a run."""
+    has_names = "classification" in config.heads and config.num_labels > 1
+    return RunRecord(
+        command="import",
+        config={"hf_dir": str(hf_dir)},
+        model=dataclasses.asdict(config),
+        init_from=str(hf_dir),
+        labels=info.id2label if has_names else None,
+    )
+
+
 def load_initial(
     source: str,
     heads: tuple[str, ...],
@@ -62,17 +72,7 @@ def load_initial(
         DataError: its content is damaged.
     """
     path = Path(source)
-    config_file = path / "config.json"
-    if not config_file.is_file():
-        found = "the folder has no config.json" if path.is_dir() else "there is no such folder"
-        raise ConfigError(
-            f"--init_from={source}: {found}; expected a run folder or a Hugging Face folder."
-        )
-    try:
-        is_run = read_json_object(config_file).get("format") == FORMAT
-    except DataError:  # said where the folder is read
-        is_run = False
-    if is_run:
+    if is_run(path, f"--init_from={source}"):
         run = open_run(source)
         params, config, tokenizer = host_params(run.params), run.model_config, run.tokenizer
         source_labels = run.record.labels

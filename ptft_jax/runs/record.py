@@ -49,6 +49,21 @@ class RunRecord:
         return EncoderConfig(**{**self.model, "heads": tuple(self.model["heads"])})
 
 
+def is_run(folder: Path, named: str) -> bool:
+    """Says whether a folder holds a run; any other one with a config.json is Hugging Face's.
+
+    `named` is how it was given, for the ConfigError of a folder that is neither.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        found = "the folder has no config.json" if folder.is_dir() else "there is no such folder"
+        raise ConfigError(f"{named}: {found}; expected a run folder or a Hugging Face folder.")
+    try:
+        return read_json_object(file).get("format") == FORMAT
+    except DataError:  # said where the folder is read
+        return False
+
+
 def read_record(run_dir: Path) -> RunRecord:
     """Reads RUN/config.json.
 

@@ -123,11 +123,11 @@ CASES = {
     "no run_dir": (2, lambda p: ["evaluate"], ["--run_dir is missing"]),
     "no out_dir": (2, lambda p: ["export", f"--run_dir={p}/run"], ["--out_dir is missing"]),
     "no hf_dir": (2, lambda p: ["import", f"--run_dir={p}/new"], ["--hf_dir is missing"]),
-    "no config": (2, lambda p: ["pretrain"], ["--config is missing", "bert_tiny.py"]),
+    "no config": (2, lambda p: ["pretrain"], ["--config is missing", "pretrain/bert_tiny"]),
     "no such config": (
         2,
         lambda p: ["pretrain", "--config=configs/pretrain/bert_tyni.py"],
-        ["there is no Python file", "nearest is configs/pretrain/bert_tiny.py"],
+        ["there is no Python file", "nearest is pretrain/bert_tiny;", "finetune/glue"],
     ),
     "config of another command": (
         2,

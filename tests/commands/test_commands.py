@@ -493,7 +493,7 @@ def test_layouts_give_the_same_losses(place, corpus, pretrained, layout):
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "prepare", "pretrain", "finetune", "evaluate", "predict", "export", "import"],
+    ["demo", "prepare", "pretrain", "finetune", "evaluate", "predict", "embed", "export", "import"],
 )
 def test_every_command_explains_itself(command, capsys):
     """--help ends with 0 and names the flags, and the keys of the config with their values."""

@@ -18,7 +18,7 @@ from ptft_jax import cli
 from ptft_jax.commands.parsing import parse
 from ptft_jax.commands.train.flags import check_numbers
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.config import ROOT, nearest
+from ptft_jax.runs.config import HOME, nearest
 from ptft_jax.runs.defaults import BY_COMMAND
 from ptft_jax.training.cluster.start import JobConfig
 
@@ -113,7 +113,7 @@ def checked_command(
 
 def script(name: str) -> Path:
     """Returns a file of `launch/`, which is a folder of the checkout, not of the package."""
-    path = ROOT / "launch" / name
+    path = HOME / "launch" / name
     if not path.is_file():
         raise ConfigError(
             f"{path} is not there: the launchers need a checkout of the repository, installed by "

@@ -1,1 +1,1 @@
-"""Commands that use a trained model: predict, export, import; demo goes the whole way."""
+"""Commands that use a trained model: predict, embed, export, import; demo goes the whole way."""

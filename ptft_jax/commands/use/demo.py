@@ -18,18 +18,26 @@ from rich.console import Console
 from rich.rule import Rule
 
 from ptft_jax.commands.data.prepare import prepare
-from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars
+from ptft_jax.commands.screen import (
+    count,
+    facts,
+    made,
+    make_console,
+    progress_bars,
+    warnings_as_lines,
+)
 from ptft_jax.commands.train.evaluate import evaluate
 from ptft_jax.commands.train.finetune import finetune
 from ptft_jax.commands.train.pretrain import pretrain
 from ptft_jax.commands.use.export import export
-from ptft_jax.commands.use.predict import predict, predictions_table
+from ptft_jax.commands.use.predict import predictions_table
 from ptft_jax.data.tasks.reading import read_table
 from ptft_jax.demo.documentation import Documentation, gather_documentation
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs import defaults
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.folder import RunFolder, open_run
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.open import load_run
 from ptft_jax.training.cluster.job import Job
 
 MASKED = (
@@ -75,9 +83,10 @@ def demo(folder: Path, job: Job) -> None:
 
     _heading(console, 5, "ptft evaluate, ptft predict")
     evaluate(str(finetuned.path), job)
-    console.print(predictions_table(predict(open_run(pretrained.path), MASKED)))
+    console.print(predictions_table(load_run(pretrained.path).predict(MASKED)))
     texts = read_table(documentation.task_dir / "dev.tsv").columns["text"][::233]
-    console.print(predictions_table(predict(open_run(finetuned.path), texts, top=3)))
+    with warnings_as_lines():
+        console.print(predictions_table(load_run(finetuned.path).predict(texts, top=3)))
 
     _heading(console, 6, "ptft export: folders for PyTorch")
     checks = {

@@ -3,7 +3,6 @@
 Turns a Hugging Face BERT folder into a run that others can start from.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.initial import imported_record
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.training.state import TrainState
 
@@ -48,14 +48,7 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     if folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError(f"--run_dir={run_dir} is not empty: choose a new folder.")
     params, config, tokenizer, info = read_hf_folder(hf_dir)
-    labels = info.id2label if "classification" in config.heads and config.num_labels > 1 else None
-    record = RunRecord(
-        command="import",
-        config={"hf_dir": hf_dir},
-        model=dataclasses.asdict(config),
-        init_from=hf_dir,
-        labels=labels,
-    )
+    record = imported_record(hf_dir, config, info)
     model = build_model(config)
     folder.path.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and moved there when it is whole.

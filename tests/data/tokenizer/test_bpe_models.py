@@ -10,12 +10,13 @@ import transformers
 from hf_reference import our_side, reference
 from ml_collections import ConfigDict
 
-from ptft_jax.commands.use.predict import TextError, predict, predictions_table
+from ptft_jax.commands.use.predict import predictions_table
 from ptft_jax.convert.folder import read_hf_folder, write_hf_folder
 from ptft_jax.convert.verify import verify_against_torch
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.data.tokenizer.training import train_tokenizer
 from ptft_jax.runs.folder import RunFolder, TrainedRun
+from ptft_jax.runs.predictions import TextError, predict
 from ptft_jax.runs.record import RunRecord
 
 TEXTS = ["The river is bright.", "A bird and a stone, by the water."]

@@ -1,0 +1,76 @@
+"""ptft embed --run_dir=RUN_OR_HF_DIR --input=FILE --output=FILE.npy [--pooling=mean]
+
+Turns each line of a text file into a vector: row i of the array, float32 [lines, hidden size], is
+line i, an empty one too. `-` reads standard input.
+
+--pooling: mean over a text's tokens, cls for the output at [CLS], or pooler. Without it a folder of
+sentence-transformers decides by its modules.json, and the others take the mean.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from ptft_jax.commands.screen import count, made, make_console, warnings_as_lines
+from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.use.predict import read_texts
+from ptft_jax.errors import ConfigError
+from ptft_jax.runs.config import check_place
+from ptft_jax.runs.embeddings import POOLINGS, Recipe, recipe_of
+from ptft_jax.runs.open import load_run
+from ptft_jax.training.metric_sinks import storing
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    define_reading_flags(values)
+    flags.DEFINE_string("input", None, "File with one text per line, or -.", flag_values=values)
+    flags.DEFINE_string("output", None, "File to make, FILE.npy.", flag_values=values)
+    flags.DEFINE_enum("pooling", None, POOLINGS, "How vectors are made.", flag_values=values)
+    flags.DEFINE_integer(
+        "batch_size", 32, "Texts computed at once.", lower_bound=1, flag_values=values
+    )
+
+
+def run(values: flags.FlagValues, positional: list[str]) -> None:
+    """Runs the command."""
+    if positional:
+        raise ConfigError(f"{positional[0]!r}: expected flags only; texts come by --input=FILE.")
+    for name in ("run_dir", "input", "output"):
+        if not getattr(values, name):
+            raise ConfigError(f"--{name} is missing: see `ptft embed --help`.")
+    output = Path(values.output)
+    if output.suffix != ".npy" or output.is_dir():
+        raise ConfigError(f"--output={output}: expected the name of a file to make, FILE.npy.")
+    check_place("output", output.parent)
+    texts = read_texts(values.input, keep_blank=True)
+    opened = load_run(values.run_dir, values.checkpoint)
+    recipe = Recipe(values.pooling) if values.pooling else recipe_of(opened.path)
+    with warnings_as_lines():
+        vectors = opened.embed(texts, values.pooling, values.batch_size)
+    _save(output, vectors)
+    made(
+        make_console(),
+        "embedded",
+        {
+            "file": str(output),
+            "vectors": f"{count(len(vectors))} of {vectors.shape[1]} float32 numbers",
+            "pooling": recipe.pooling + (", then length 1" if recipe.normalize else ""),
+        },
+        [f'python -c \'import numpy; print(numpy.load("{output}", mmap_mode="r").shape)\''],
+    )
+
+
+def _save(output: Path, vectors: np.ndarray) -> None:
+    """Writes the file in one move, so that nobody finds half of it."""
+    partial = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    with storing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                np.save(file, vectors)
+            os.replace(partial, output)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""A trained model opened for questions, from a run's folder or a Hugging Face folder."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ptft_jax.convert.folder import read_hf_folder
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.config import HEADS, EncoderConfig
+from ptft_jax.runs.config import Config
+from ptft_jax.runs.embeddings import embed
+from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
+from ptft_jax.runs.initial import imported_record
+from ptft_jax.runs.predictions import predict
+from ptft_jax.runs.record import is_run
+
+
+def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
+    """Opens a trained model, with its parameters on one device.
+
+    Args:
+        path: the folder of a run, or a Hugging Face folder of a BERT model; of the latter the heads
+            that are known here are read.
+        checkpoint: "last", "best" or the number of a step; for a run only.
+
+    Raises:
+        ConfigError: there is no such folder or checkpoint, or it holds another kind of model.
+        DataError: something in the folder is damaged, or a parameter is not finite.
+    """
+    if is_run(Path(path), str(path)):
+        return Run(open_run(path, checkpoint))
+    if checkpoint != "last":
+        raise ConfigError(
+            f"checkpoint={checkpoint!r}: {path} is a Hugging Face folder, which has no checkpoints "
+            "to choose from; leave it out."
+        )
+    return Run(_open_hf(path))
+
+
+def _open_hf(path: str | Path) -> TrainedRun:
+    params, config, tokenizer, info = read_hf_folder(path, HEADS)
+    config = config.replace(heads=info.found)
+    record = imported_record(path, config, info)
+    return TrainedRun(
+        folder=RunFolder(path),
+        record=record,
+        config=ConfigDict(record.config),
+        model_config=config,
+        tokenizer=tokenizer,
+        step=0,
+        params=jax.tree.map(jnp.asarray, params),
+    )
+
+
+class Run:
+    """A trained model that can be asked; `load_run` makes one.
+
+    Attributes:
+        path: the folder.
+        config: the config that the run was started with, a ConfigDict; of a Hugging Face folder
+            only where it is.
+        model_config: the model's sizes and heads.
+        tokenizer: text to ids and back.
+        labels: names of the classes in the order of their ids; None where there are none.
+        step: of the checkpoint; 0 for a Hugging Face folder.
+    """
+
+    def __init__(self, trained: TrainedRun):
+        self._trained = trained
+        self.path: Path = trained.folder.path
+        self.config: Config = trained.config
+        self.model_config: EncoderConfig = trained.model_config
+        self.tokenizer: TextTokenizer = trained.tokenizer
+        self.labels: tuple[str, ...] | None = trained.record.labels
+        self.step: int = trained.step
+
+    def __repr__(self) -> str:
+        heads = ", ".join(self.model_config.heads) or "none"
+        return f"Run({str(self.path)!r}, step {self.step}, heads {heads})"
+
+    def predict(self, texts: Iterable[str], top: int = 5) -> list[dict[str, Any]]:
+        """Fills in masks, or classifies.
+
+        Texts longer than those of training are cut, with a warning that counts them.
+
+        Args:
+            texts: texts; the two of a pair are separated by a tab.
+            top: how many candidates to return for each text or mask.
+
+        Returns:
+            A dict per text: `text`, and with a masked LM `masks`, for each [MASK] a list of
+            {`token`, `score`} (tokens of BPE and Unigram have a space before them where they begin
+            a word); with a classifier `label` and `scores`, a dict from labels to probabilities;
+            with a regression `score`. The best candidates come first.
+
+        Raises:
+            ConfigError: the model has no such head, or a text cannot be asked: no [MASK] to fill
+                in, one beyond the length of the model's texts, no pair where it takes pairs.
+            DataError: the model's outputs are not finite.
+        """
+        return predict(self._trained, texts, top)
+
+    def embed(
+        self, texts: Iterable[str], pooling: str | None = None, batch_size: int = 32
+    ) -> np.ndarray:
+        """Turns texts into vectors, which depend neither on their order nor on the batch.
+
+        Texts longer than those of training are cut, with a warning that counts them.
+
+        Args:
+            texts: texts; an empty one gets a vector as well.
+            pooling: "mean" over a text's tokens, "cls" for the output at [CLS], or "pooler". None
+                does as the folder's modules.json says (sentence-transformers), a normalisation
+                included; without such a file it is the mean.
+            batch_size: texts computed at once.
+
+        Returns:
+            A row per text, float32 [N, D].
+
+        Raises:
+            ConfigError: an unknown pooling, or a model without a pooler.
+            DataError: the model's outputs are not finite, or a file that says how is damaged.
+        """
+        return embed(self._trained, texts, pooling, batch_size)

@@ -1,0 +1,53 @@
+"""Texts for a trained model: what is asked of them, how long they may be, and their batches."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import batched
+from pathlib import Path
+
+import numpy as np
+
+from ptft_jax.data.batches import Batch
+from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.errors import ConfigError
+from ptft_jax.runs.folder import TrainedRun
+
+# A warning names the caller's line, not one in here.
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+def checked(texts: Iterable[str]) -> list[str]:
+    """Returns texts as a list; raises ConfigError for a single text and for what is no text."""
+    if isinstance(texts, str):
+        raise ConfigError(f"texts={texts[:50]!r} is a single text: expected a list; write [text].")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(f"texts[{number}]={text!r}: expected a text (str).")
+    return texts
+
+
+def limit_of(run: TrainedRun) -> int:
+    """Returns how many tokens a text may have: those of training, else the model's positions."""
+    return run.config.get("max_seq_length", run.model_config.max_position_embeddings)
+
+
+def warn_of_cut(examples: ClassificationExamples) -> None:
+    """Warns with the number of texts of which the model does not see the end."""
+    if examples.num_truncated:
+        warnings.warn(
+            f"{examples.num_truncated} of {len(examples)} texts are longer than the "
+            f"{examples.buckets[-1]} tokens of this model and were cut",
+            stacklevel=2,
+            skip_file_prefixes=(_PACKAGE,),
+        )
+
+
+def filled_batches(
+    examples: ClassificationExamples, batch_size: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """Yields the numbers of the texts in a batch, and the batch filled up to its full size."""
+    size = min(batch_size, len(examples))
+    for numbers in batched(range(len(examples)), size):
+        filled = [*numbers, *[numbers[-1]] * (size - len(numbers))]
+        yield list(numbers), examples.batch(np.array(filled, np.int64))

@@ -1,0 +1,134 @@
+"""The Python API: `import ptft_jax` is quick, configs are found by name, trained models answer."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import (
+    compilation_cache,
+    finetune_flags,
+    prepare_corpus,
+    pretrain_flags,
+    run,
+    sentences,
+)
+
+import ptft_jax
+from ptft_jax.errors import ConfigError, DataError
+
+
+def python(code: str) -> str:
+    """Runs a fresh Python and returns what it printed."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    """A script that only asks for the version must not wait for JAX, nor claim an accelerator."""
+    code = (
+        "import json, sys, time; before = time.monotonic(); import ptft_jax; "
+        "took = time.monotonic() - before; "
+        "print(json.dumps([took, dir(ptft_jax), sorted(sys.modules)]))"
+    )
+    took, names, modules = json.loads(python(code))
+    assert not {"jax", "transformers", "flax", "numpy", "absl"} & set(modules)
+    assert took < 0.2
+    assert {"load_run", "get_config", "build_model", "BEGAN"} <= set(names)
+    with pytest.raises(AttributeError, match="no attribute 'load_model'"):
+        _ = ptft_jax.load_model
+
+
+def test_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    """A bare name, its file, and a file of one's own are the same door."""
+    monkeypatch.chdir(tmp_path)
+    config = ptft_jax.get_config("pretrain/bert_base")
+    assert config.phases[0]["max_seq_length"] == 512
+    assert config.to_dict() == ptft_jax.get_config("configs/pretrain/bert_base.py").to_dict()
+    assert ptft_jax.get_config("finetune/glue:mrpc").epochs == 5.0
+    (tmp_path / "mine.py").write_text(
+        "import ptft_jax\ndef get_config():\n"
+        "    config = ptft_jax.get_config('pretrain/bert_tiny')\n"
+        "    config.seed = 7\n    return config\n"
+    )
+    assert ptft_jax.get_config("mine.py").seed == 7
+    with pytest.raises(ConfigError, match="nearest is pretrain/bert_base; shipped are data/text, "):
+        ptft_jax.get_config("pretrain/bert_bas")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the runs and the Hugging Face folder that docs/python.md names, tiny ones."""
+    place = tmp_path_factory.mktemp("python_api")
+    data, runs = prepare_corpus(place), place / "runs"
+    with compilation_cache(place / "cache"):
+        assert run(*pretrain_flags(data, runs / "mini", steps=3)) == 0
+        (place / "table").mkdir()
+        for split, count in (("train", 16), ("dev", 8)):
+            rows = [f"{text}\t{('bad', 'good')[label]}" for text, label in sentences(count, 1)]
+            (place / "table" / f"{split}.tsv").write_text("\n".join(["text\tlabel", *rows]))
+        flags = finetune_flags("text.py", place / "table", runs / "mini", runs / "reviews")
+        assert run(*flags) == 0
+    assert run("export", f"--run_dir={runs}/mini", f"--out_dir={place}/my_bert") == 0
+    return place
+
+
+def test_the_documented_code_runs(place, monkeypatch, capsys):
+    """Every block of docs/python.md, from top to bottom in one notebook."""
+    page = Path(__file__).resolve().parent.parent / "docs" / "python.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    assert len(blocks) > 5
+    monkeypatch.chdir(place)
+    names = {}
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), names)
+    assert names["vectors"].shape == (3, 32)
+    shown = capsys.readouterr().out
+    assert "[MASK] and [MASK] [('" in shown
+    assert "768 5.0" in shown
+
+
+def test_predictions_are_those_of_the_command(place, capsys):
+    """The same texts, the same words and labels, from a run and from its Hugging Face folder."""
+    asked = {"runs/mini": "the [MASK]", "runs/reviews": "a bird", "my_bert": "[MASK]"}
+    for folder, text in asked.items():
+        assert run("predict", f"--run_dir={place / folder}", "--json", "--top=2", text) == 0
+        shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert ptft_jax.load_run(place / folder).predict([text], top=2) == [shown]
+    mini, again = (ptft_jax.load_run(place / name) for name in ("runs/mini", "my_bert"))
+    assert mini.predict(["the [MASK]"]) == again.predict(["the [MASK]"])
+    assert mini.predict([]) == []
+
+
+def test_what_a_run_says_of_itself(place):
+    """Config, labels and heads are there to look at, and a notebook shows them."""
+    mini, reviews = (ptft_jax.load_run(place / "runs" / name) for name in ("mini", "reviews"))
+    assert (mini.config.steps, mini.step, mini.labels) == (3, 3, None)
+    assert reviews.labels == ("bad", "good")
+    assert reviews.model_config.heads == ("pooler", "classification")
+    assert repr(mini).endswith("runs/mini', step 3, heads pooler, mlm, nsp)")
+    assert mini.tokenizer.decode(mini.tokenizer.encode_batch(["the river"])[0]) == "the river"
+    hf = ptft_jax.load_run(place / "my_bert")
+    assert (hf.config.hf_dir, hf.step) == (str(place / "my_bert"), 0)
+
+
+def test_mistakes_in_a_notebook(place):
+    """What is cut is said, and what cannot be asked is one error, in the words of the command."""
+    mini, reviews = (ptft_jax.load_run(place / "runs" / name) for name in ("mini", "reviews"))
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 16 tokens") as said:
+        reviews.predict(["river " * 30, "a bird"])
+    assert said[0].filename == __file__
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than the 32 tokens"):
+        assert len(mini.predict(["[MASK] " + "river " * 40])[0]["masks"]) == 1
+    with pytest.raises(ConfigError, match=r"'a bird' has no \[MASK\] to fill in"):
+        mini.predict(["a bird"])
+    with pytest.raises(ConfigError, match=r"'a bird' is a single text"):
+        reviews.predict("a bird")
+    with pytest.raises(ConfigError, match="expected 'last', 'best' or one of"):
+        ptft_jax.load_run(place / "runs" / "mini", checkpoint="7")
+    (place / "broken").mkdir(exist_ok=True)
+    (place / "broken" / "config.json").write_text('{"model_type": ')
+    with pytest.raises(DataError, match=r"config\.json is not JSON"):
+        ptft_jax.load_run(place / "broken")
