@@ -13,8 +13,8 @@ import transformers
 from command_line import WORDS, run, tree
 from foreign_folders import make_folders
 from hf_reference import relative
+from packaged_weights import SENTENCES, package_folder
 from safetensors.numpy import load_file, save_file
-from test_real_weights import SENTENCES, package_folder
 
 import ptft_jax
 from ptft_jax.errors import ConfigError, DataError

@@ -3,10 +3,8 @@
 Trained weights have outliers and scales that random ones lack.
 """
 
-import importlib.util
 import itertools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +19,7 @@ from hf_reference import (
     torch_inputs,
     torch_pretraining_labels,
 )
+from packaged_weights import SENTENCES, package_folder
 from safetensors.numpy import load_file
 
 from ptft_jax.convert.bert import BUFFERS, TIED, to_hf
@@ -32,14 +31,6 @@ from ptft_jax.objectives.totals import loss_of
 
 BOUND = 1e-4
 
-SENTENCES = (
-    "The quick brown fox jumps over the lazy dog.",
-    "Encoders read a sentence in both directions at once.",
-    "Naïve café owners in 東京 paid €3.50, i.e. far too much!",
-    "Yes.",
-    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age "
-    "of foolishness, it was the epoch of belief, it was the epoch of incredulity.",
-)
 # Variable domains of trastuzumab, heavy and light (WHO INN; PDB 1N8Z).
 ANTIBODY = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGG"
@@ -47,14 +38,6 @@ ANTIBODY = (
     "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQG"
     "TKVEIK",
 )
-
-
-def package_folder(name):
-    """Returns the folder of an installed package without importing it, or skips."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"needs the package {name} (extra 'test')")
-    return Path(spec.submodule_search_locations[0])
 
 
 def padded(rows, pad_token_id):
