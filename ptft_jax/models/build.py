@@ -132,8 +132,8 @@ class Model:
         here, so that both share the copy and its gradients are exchanged once.
         """
         embeddings = dict(params["encoder"]["embeddings"])
-        table_VD = partition.gather(embeddings["word_embeddings"], ("vocab", "embed"))
-        embeddings["word_embeddings"] = partition.sum_gradients_first(table_VD, partition.BATCH)
+        table_VD = partition.gather_table(embeddings["word_embeddings"], ("vocab", "embed"))
+        embeddings["word_embeddings"] = table_VD
         params = {**params, "encoder": {**params["encoder"], "embeddings": embeddings}}
         state = jax.tree.map(
             lambda variable, value: variable.replace(value),

@@ -63,23 +63,18 @@ class Embeddings(nnx.Module):
         # very different size in trained models, and a gradient would otherwise be scattered into a
         # bfloat16 table, where frequent tokens ([MASK] first) lose most of what is added to them.
         words = self.word_embeddings[...]  # gathered by `Model.bind`
-        types = _whole(self.token_type_embeddings, "types")
+        types = partition.gather_table(self.token_type_embeddings[...], ("types", "embed"))
         split = partition.batch_sharding(3)
         hidden_BTD = words.at[input_ids_BT].get(out_sharding=split)
         if position_ids_BT is None:
             table = self.position_embeddings[...][: input_ids_BT.shape[1]]
             hidden_BTD = add_parameter(hidden_BTD, table, ("positions", "embed"))
         else:
-            positions = _whole(self.position_embeddings, "positions")
+            positions = self.position_embeddings[...]
+            positions = partition.gather_table(positions, ("positions", "embed"))
             hidden_BTD += positions.at[position_ids_BT].get(out_sharding=split)
         hidden_BTD += types.at[token_type_ids_BT].get(out_sharding=split)
         return dropout(self.layer_norm(hidden_BTD), self.dropout_rate, keys_B)
-
-
-def _whole(table: nnx.Param, axis: str) -> jax.Array:
-    """Returns a table for lookups, whose gradients add up where they are before an exchange."""
-    gathered = partition.gather(table[...], (axis, "embed"))
-    return partition.sum_gradients_first(gathered, partition.BATCH)
 
 
 class FeedForward(nnx.Module):

@@ -55,7 +55,7 @@ def gather(parameter: jax.Array, axes: Axes) -> jax.Array:
     """All-gathers a parameter over `fsdp`; its gradient is reduced back by the transpose."""
     if not has_mesh():
         return parameter
-    return jax.reshard(parameter, P(*gathered_spec(axes), reduced=summed_later(parameter)))
+    return jax.reshard(parameter, P(*gathered_spec(axes), reduced=_summed_later(parameter)))
 
 
 def whole(parameter: jax.Array, axes: Axes) -> jax.Array:
@@ -75,11 +75,19 @@ def sum_gradients_first(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """
     if not has_mesh():
         return x
-    reduced = summed_later(x) | frozenset(axes)
+    reduced = _summed_later(x) | frozenset(axes)
     return jax.reshard(x, P(*jax.typeof(x).sharding.spec.partitions, reduced=reduced))
 
 
-def summed_later(x: jax.Array) -> frozenset[str]:
+def gather_table(table: jax.Array, axes: Axes) -> jax.Array:
+    """Gathers a table that rows of a batch look up, or that is used twice.
+
+    Its gradients are added up where they are, before one exchange.
+    """
+    return sum_gradients_first(gather(table, axes), BATCH)
+
+
+def _summed_later(x: jax.Array) -> frozenset[str]:
     """Returns the mesh axes over which `x`'s gradients stay partial sums; a mesh must be set."""
     return frozenset(jax.typeof(x).sharding.spec.reduced)
 

@@ -84,7 +84,7 @@ def make_train_step(
                 zero_gradients(params),
                 jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch)),
             )
-            parts = split_rows({**batch, "keys": keys_B}, accumulate)
+            parts = _split({**batch, "keys": keys_B}, accumulate)
             (grads, totals), _ = jax.lax.scan(body, nothing, parts)
         grads = exchange_gradients(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -131,7 +131,7 @@ def _row_keys(seed: int, step: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B)
 
 
-def split_rows(batch: Batch, parts: int) -> Batch:
+def _split(batch: Batch, parts: int) -> Batch:
     """Cuts [B, …] into [parts, B / parts, …] without moving a row to another device.
 
     Part p takes rows p, p + parts, …: neighbouring rows lie on the same device, so cutting

@@ -26,7 +26,7 @@ from ptft_jax.commands.data.inspect import LABELS, printable
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.data.corpus import statistics
 from ptft_jax.data.corpus.store import SPLITS, Corpus
-from ptft_jax.data.pretraining import measure as row_statistics
+from ptft_jax.data.pretraining import measure
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
 
@@ -37,9 +37,9 @@ class Measured(NamedTuple):
     opened: OpenedExamples
     sources: dict[str, list[statistics.SourceStatistics]]
     tokens: statistics.TokenStatistics
-    rows: row_statistics.RowStatistics
+    rows: measure.RowStatistics
     run_lengths: list[float]
-    packing: row_statistics.PackingStatistics
+    packing: measure.PackingStatistics
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -87,14 +87,14 @@ def _measure(opened: OpenedExamples, rows: int) -> Measured:
         is_open = split == corpus.split
         here = corpus if is_open else Corpus.open(corpus.tokenizer_dir.parent, split)
         sources[split] = statistics.source_statistics(here, tokenizer)
-    found = row_statistics.row_statistics(examples, tokenizer, rows)
+    found = measure.row_statistics(examples, tokenizer, rows)
     return Measured(
         opened,
         sources,
         statistics.token_statistics(sources[corpus.split], tokenizer),
         found,
-        row_statistics.run_length_shares(examples.settings.masking, found),
-        row_statistics.packing_statistics(examples, corpus, tokenizer, rows),
+        measure.run_length_shares(examples.settings.masking, found),
+        measure.packing_statistics(examples, corpus, tokenizer, rows),
     )
 
 

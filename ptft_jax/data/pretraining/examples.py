@@ -1,6 +1,6 @@
 """Pretraining examples with masked tokens, made afresh for every epoch, by index.
 
-What an example is made of says `formats`, in which order they come `sampling`, what is masked in
+What an example is made of says `formats`, in which order they come `order`, what is masked in
 them `masking`, and which of them share a row `packing`; here they become arrays. Every choice is a
 function of (seed, epoch, index), so it depends on neither batches nor processes.
 """

@@ -3,7 +3,7 @@
 A format cuts a corpus into chunks, once for a whole run or (`nsp`) anew for every visit, and turns
 a chunk into the stretches of an example, every time anew where something is random. A stretch is a
 run of tokens of one document; in the example each one is followed by [SEP]. Formats with two
-segments: `sentence_pairs`.
+segments: `pairs`.
 """
 
 from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@ One folder per step, named by its number:
     opt_state/     the optimizer's state; absent in an imported run, which can only be started from
     meta/          JSON: step, next_index (position in the data), skipped, skipped_in_row, config
     tokenizer/     JSON: the content of tokenizer.json
-    manifest.json  size and SHA-256 of all these files; metrics (see `checkpoint_manifest`)
+    manifest.json  size and SHA-256 of all these files; metrics (see `manifest`)
 Orbax writes STEP.saving while training goes on. When all files are there they are hashed, the
 manifest is added, and one rename makes it the checkpoint STEP; only then older ones are deleted.
 A run that is killed at any moment of this keeps its earlier checkpoints (see `retention`).
