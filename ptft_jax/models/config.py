@@ -26,6 +26,8 @@ HF_KEYS = (
     "pad_token_id",
     "classifier_dropout",
 )
+ATTENTION = ("auto", "xla", "cudnn", "kernel")
+FUSED = ("auto", "xla", "kernel")
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 
@@ -46,7 +48,11 @@ class EncoderConfig:
             that any mesh divides it. Padded ids are never predicted and never exported.
         dtype: dtype of activations and matrix products. Parameters, LayerNorm statistics, softmax
             and the loss stay float32.
-        unroll: how many layers one iteration of the layer scan holds (`jax.lax.scan(unroll=)`).
+        attention: which of `ATTENTION` computes attention; "auto" takes the fastest that can.
+        fused: "kernel" computes dropout, residual, LayerNorm, biases and activation in kernels,
+            "xla" does not; "auto" uses kernels on the GPUs that they run on.
+        unroll: how many layers one iteration of the layer scan holds (`jax.lax.scan(unroll=)`);
+            None for all of them: a loop copies every activation that it saves.
         remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
@@ -68,7 +74,9 @@ class EncoderConfig:
     heads: tuple[str, ...] = ("pooler", "mlm", "nsp")
     vocab_size_multiple: int = 64
     dtype: str = "float32"
-    unroll: int = 1
+    attention: str = "auto"
+    fused: str = "auto"
+    unroll: int | None = None
     remat: bool = False
 
     def __post_init__(self):
@@ -78,6 +86,8 @@ class EncoderConfig:
         )
         for name in positive.split():
             value = getattr(self, name)
+            if name == "unroll" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"model.{name}={value!r}: expected an integer of at least 1.")
         if self.hidden_size % self.num_attention_heads:
@@ -91,6 +101,8 @@ class EncoderConfig:
             if value is not None and not 0.0 <= value < 1.0:
                 raise ConfigError(f"model.{name}={value!r}: expected a probability in [0, 1).")
         self._one_of("dtype", self.dtype, DTYPES)
+        self._one_of("attention", self.attention, ATTENTION)
+        self._one_of("fused", self.fused, FUSED)
         self._one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         for head in self.heads:
             self._one_of("heads", head, HEADS)

@@ -13,16 +13,9 @@ from flax import nnx
 from ptft_jax.models import partition
 from ptft_jax.models.attention import SelfAttention
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.layers import (
-    LayerNorm,
-    Linear,
-    RowKeys,
-    activation,
-    add_parameter,
-    declare,
-    dropout,
-    fold_rows,
-)
+from ptft_jax.models.dropout import RowKeys, dropout, fold_rows
+from ptft_jax.models.fused import bias_activation, residual_norm
+from ptft_jax.models.layers import LayerNorm, Linear, add_parameter, declare
 
 # Dropout sites fold a number of their own into the row keys; layer i uses 1 + i, the embeddings 0.
 _ATTENTION_PROBS, _ATTENTION_OUTPUT, _FEED_FORWARD_OUTPUT = range(3)
@@ -93,9 +86,13 @@ class FeedForward(nnx.Module):
         self.output = make("rf,fd->rd", inputs=mlp, outputs=embed, reduces_tensor=True)
         self.layer_norm = _layer_norm(config, rngs, stack)
         self.hidden_act = config.hidden_act
+        self.fused = config.fused
 
     def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
-        return self.output(activation(self.hidden_act)(self.intermediate(hidden_BTD)))
+        """Returns the output [B, T, D] without its bias, before dropout and residual."""
+        wide_BTF = self.intermediate.multiply(hidden_BTD)
+        bias_F = self.intermediate.bias[...]
+        return self.output.multiply(bias_activation(wide_BTF, bias_F, self.hidden_act, self.fused))
 
 
 class AttentionBlock(SelfAttention):
@@ -113,19 +110,42 @@ class EncoderLayer(nnx.Module):
         self.attention = AttentionBlock(config, rngs=rngs, stack=stack)
         self.feed_forward = FeedForward(config, rngs=rngs, stack=stack)
         self.dropout_rate = config.hidden_dropout_prob
+        self.fused = config.fused
 
     def __call__(
-        self, hidden_BTD: jax.Array, visible_BT: jax.Array, keys_B: RowKeys, *, packed: bool
-    ) -> jax.Array:
+        self,
+        hidden_BTD: jax.Array,
+        residual_BTD: jax.Array,
+        visible_BT: jax.Array,
+        keys_B: RowKeys,
+        *,
+        packed: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the layer's output twice, as `residual_norm` does; input and residual are equal.
+
+        Two results, whose gradients are added up where they are used.
+        """
         keys_probs = fold_rows(keys_B, _ATTENTION_PROBS)
-        attended_BTD = self.attention(hidden_BTD, visible_BT, keys_probs, packed=packed)
-        attended_BTD = dropout(
-            attended_BTD, self.dropout_rate, fold_rows(keys_B, _ATTENTION_OUTPUT)
+        update_BTD = self.attention(hidden_BTD, visible_BT, keys_probs, packed=packed)
+        hidden_BTD, residual_BTD = self._join(
+            self.attention, update_BTD, residual_BTD, fold_rows(keys_B, _ATTENTION_OUTPUT)
         )
-        hidden_BTD = self.attention.layer_norm(hidden_BTD + attended_BTD)
         update_BTD = self.feed_forward(hidden_BTD)
-        update_BTD = dropout(update_BTD, self.dropout_rate, fold_rows(keys_B, _FEED_FORWARD_OUTPUT))
-        return self.feed_forward.layer_norm(hidden_BTD + update_BTD)
+        return self._join(
+            self.feed_forward, update_BTD, residual_BTD, fold_rows(keys_B, _FEED_FORWARD_OUTPUT)
+        )
+
+    def _join(
+        self,
+        sublayer: "AttentionBlock | FeedForward",
+        update_BTD: jax.Array,
+        residual_BTD: jax.Array,
+        keys_B: RowKeys,
+    ) -> tuple[jax.Array, jax.Array]:
+        bias_D, norm = sublayer.output.bias[...], sublayer.layer_norm
+        return residual_norm(
+            update_BTD, bias_D, residual_BTD, norm, keys_B, self.dropout_rate, self.fused
+        )
 
 
 def _pooler(config: EncoderConfig, rngs: nnx.Rngs) -> Linear:
@@ -176,18 +196,26 @@ class BertEncoder(nnx.Module):
         )
         definition, stacked = nnx.split(self.layers)
 
-        def body(hidden_BTD: jax.Array, layer: tuple[Any, jax.Array]):
+        def body(hidden: tuple[jax.Array, jax.Array], layer: tuple[Any, jax.Array]):
             parameters, number = layer
-            hidden_BTD = nnx.merge(definition, parameters)(
-                hidden_BTD, visible_BT, fold_rows(keys_B, 1 + number), packed=packed
+            hidden = nnx.merge(definition, parameters)(
+                *hidden, visible_BT, fold_rows(keys_B, 1 + number), packed=packed
             )
-            return hidden_BTD, hidden_BTD if collect else None
+            return hidden, hidden[0] if collect else None
 
-        # Inside a scan the loop itself keeps XLA from merging the recomputation away.
-        body = jax.checkpoint(
-            body, prevent_cse=False, policy=None if self.remat else partition.all_but_gathered
-        )
-        last_BTD, all_LBTD = jax.lax.scan(
-            body, first_BTD, (stacked, jnp.arange(self.num_hidden_layers)), unroll=self.unroll
+        unroll = self.unroll or self.num_hidden_layers
+        if self.remat or partition.splits_parameters():
+            # A loop keeps XLA from merging with the forward pass what is to be computed or gathered
+            # again in the backward pass. Where layers stand side by side, a barrier has to.
+            body = jax.checkpoint(
+                body,
+                prevent_cse=unroll > 1,
+                policy=None if self.remat else partition.all_but_gathered,
+            )
+        (last_BTD, _), all_LBTD = jax.lax.scan(
+            body,
+            (first_BTD, first_BTD),
+            (stacked, jnp.arange(self.num_hidden_layers)),
+            unroll=unroll,
         )
         return first_BTD, all_LBTD, last_BTD

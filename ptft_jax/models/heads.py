@@ -11,14 +11,13 @@ from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.dropout import RowKeys, dropout
 from ptft_jax.models.layers import (
     LayerNorm,
     Linear,
-    RowKeys,
     activation,
     add_parameter,
     declare,
-    dropout,
     product,
 )
 

@@ -1,4 +1,4 @@
-"""The pieces that layers are made of: declared parameters, linear maps, LayerNorm, dropout.
+"""The pieces that layers are made of: declared parameters, linear maps, LayerNorm.
 
 Shape suffixes: B batch, T tokens, D hidden.
 """
@@ -14,10 +14,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 
 from ptft_jax.models import partition
-
-# One key per row of the batch, shape [B]. A row's dropout masks depend on its key alone, so they
-# stay the same however the rows are spread over devices or micro-batches. None: no dropout.
-RowKeys = jax.Array | None
 
 
 def declare(
@@ -80,6 +76,11 @@ class Linear(nnx.Module):
         self.bias = declare(rngs, tuple(outputs.values()), self.bias_axes, zeros, stack)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the map of [B, T, *inputs], [B, T, *outputs]."""
+        return add_parameter(self.multiply(x), self.bias[...], self.bias_axes)
+
+    def multiply(self, x: jax.Array) -> jax.Array:
+        """Returns the map without its bias, for who adds it together with what comes next."""
         batch, tokens, *inputs = x.shape
         # Over the rows of all examples: the kernel's gradient would otherwise contract two leading
         # dimensions, for which XLA's CPU backend transposes the activations first and leaves its
@@ -93,7 +94,6 @@ class Linear(nnx.Module):
             self.dtype,
             reduces_tensor=self.reduces_tensor,
         )
-        y = add_parameter(y, self.bias[...], self.bias_axes)
         split = partition.activation_sharding(self.bias_axes)
         return jnp.reshape(y, (batch, tokens, *y.shape[1:]), out_sharding=split)
 
@@ -203,27 +203,6 @@ def scale_by_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes)
     apply = jax.custom_vjp(lambda x, parameter: forward(x, parameter)[0])
     apply.defvjp(forward, backward)
     return apply(x, parameter)
-
-
-def fold_rows(keys_B: RowKeys, data: int | jax.Array) -> RowKeys:
-    """Derives one new key per row, as `jax.random.fold_in` does for one key."""
-    if keys_B is None:
-        return None
-    return jax.vmap(jax.random.fold_in, (0, None))(keys_B, data)
-
-
-def dropout(x: jax.Array, rate: float, keys_B: RowKeys) -> jax.Array:
-    """Zeroes each entry with probability `rate` and scales the rest by 1 / (1 - rate).
-
-    Args:
-        x: array of shape [B, …].
-        rate: probability in [0, 1).
-        keys_B: one key per row; None turns dropout off.
-    """
-    if keys_B is None or rate == 0.0:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys_B)
-    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -28,6 +28,7 @@ LOGICAL_TO_MESH: dict[str, str | None] = {
     "embed_out": None,
     "heads": "tensor",
     "head_size": None,
+    "parts": None,
     "mlp": "tensor",
     "labels": None,
 }
@@ -49,6 +50,11 @@ def gathered_spec(axes: Axes) -> P:
 def has_mesh() -> bool:
     """Says whether a mesh is set, so that shardings can be named."""
     return not jax.sharding.get_abstract_mesh().empty
+
+
+def splits_parameters() -> bool:
+    """Says whether parameters are split over `fsdp`, and so gathered where they are used."""
+    return has_mesh() and jax.sharding.get_abstract_mesh().shape["fsdp"] > 1
 
 
 def gather(parameter: jax.Array, axes: Axes) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
-from ptft_jax.models.layers import RowKeys, fold_rows
+from ptft_jax.models.dropout import RowKeys, fold_rows
 from ptft_jax.objectives.pretraining import weighted_cross_entropy
 from ptft_jax.objectives.totals import Totals
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Encoder
-from ptft_jax.models.layers import RowKeys
+from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.totals import Totals
 
 

@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
-from ptft_jax.models.layers import RowKeys
+from ptft_jax.models.dropout import RowKeys
 
 
 class Totals(NamedTuple):

@@ -120,7 +120,9 @@ def finetune() -> Config:
             "attention_probs_dropout_prob": placeholder(float),
             "classifier_dropout": placeholder(float),
             "dtype": "float32",
-            "unroll": 1,
+            "attention": "auto",
+            "fused": "auto",
+            "unroll": placeholder(int),
             "remat": False,
         }
     )

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Model, Params
+from ptft_jax.models.dropout import row_keys
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.totals import Objective, Totals, add, loss_of
 from ptft_jax.training.sharding import exchange_gradients, sum_gradients_locally, zero_gradients
@@ -68,7 +69,7 @@ def make_train_step(
             return loss_of(totals, weight), totals
 
         gradient = jax.grad(part_loss, has_aux=True)
-        keys_B = _row_keys(seed, state.step, batch["input_ids"].shape[0])
+        keys_B = row_keys(seed, state.step, batch["input_ids"].shape[0])
         # The gradients of micro-batches are added where they are, and exchanged over `data` once.
         params = sum_gradients_locally(state.params)
         if accumulate == 1:
@@ -120,15 +121,6 @@ def make_train_step(
 def make_eval_step(model: Model, objective: Objective) -> Callable[[Params, Batch], Totals]:
     """Makes the jitted function from parameters and a batch to the batch's sums, dropout off."""
     return jax.jit(lambda params, batch: objective(model.bind(params), batch, keys=None))
-
-
-def _row_keys(seed: int, step: jax.Array, rows: int) -> jax.Array:
-    """Returns one key per row of the global batch, laid out as the rows are."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    rows_B = jax.lax.broadcasted_iota(
-        jnp.int32, (rows,), 0, out_sharding=partition.batch_sharding(1)
-    )
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

@@ -1,0 +1,257 @@
+"""Ways to compute attention, behind one seam: what each can do, which one `auto` takes, the call.
+
+xla      plain XLA operations: every device, length and dtype. The reference of the others.
+kernel   `ptft_jax.models.kernels`: NVIDIA GPUs from Ampere on, bfloat16.
+cudnn    cuDNN's fused attention: NVIDIA GPUs, one example a row, no dropout of probabilities.
+
+None falls back on another: what a backend cannot do is refused while the step is traced.
+
+Shape suffixes: B batch, T query tokens, S key tokens, N heads, C query, key and value (3), H head
+size, K words of a dropout key (2).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from ptft_jax.errors import ConfigError
+from ptft_jax.models import partition
+from ptft_jax.models.device import Device
+from ptft_jax.models.dropout import dropout
+from ptft_jax.models.kernels import long_attention, short_attention
+from ptft_jax.models.layers import add_parameter
+
+BACKENDS = ("xla", "cudnn", "kernel")
+BIAS_AXES = ("heads", "parts", "head_size")
+# The oldest GPUs that Triton and cuDNN's fused attention compile bfloat16 for: Ampere.
+_CAPABILITY = (8, 0)
+_KERNEL_HEAD_SIZES = (16, 32, 64, 128)
+
+
+class Request(NamedTuple):
+    """What attention is asked to compute.
+
+    Attributes:
+        dtype: of activations, "float32" or "bfloat16".
+        head_size: features of a head.
+        tokens: length of the rows.
+        packed: whether rows hold several examples.
+        dropout: of the probabilities; 0.0 where it is off, as in evaluation.
+    """
+
+    dtype: str
+    head_size: int
+    tokens: int
+    packed: bool
+    dropout: float
+
+
+def refusal(name: str, request: Request, device: Device) -> str | None:
+    """Returns why a backend cannot compute a request on a device, None if it can."""
+    if name == "xla":
+        return None
+    if device.platform != "gpu":
+        return f"it runs on NVIDIA GPUs, and this is a {device.platform} ({device.kind})"
+    if device.capability is not None and device.capability < _CAPABILITY:
+        found, needed = (".".join(map(str, pair)) for pair in (device.capability, _CAPABILITY))
+        return f"{device.kind} has compute capability {found}, and it needs {needed}"
+    if request.dtype != "bfloat16":
+        return f"it computes in bfloat16, and model.dtype is {request.dtype}"
+    if name == "kernel":
+        if request.head_size not in _KERNEL_HEAD_SIZES:
+            sizes = ", ".join(map(str, _KERNEL_HEAD_SIZES))
+            return f"its heads have {sizes} features, and these have {request.head_size}"
+        return None
+    if request.head_size % 8 or request.head_size > 128:
+        return f"its heads have up to 128 features by 8, and these have {request.head_size}"
+    if request.packed:
+        return "it does not keep the examples of a packed row apart"
+    if request.dropout:
+        return f"it drops no probabilities (model.attention_probs_dropout_prob={request.dropout})"
+    return None
+
+
+def choose(wanted: str, request: Request, device: Device) -> tuple[str, str]:
+    """Returns the backend for a request and, in words, why it is this one.
+
+    Args:
+        wanted: one of `BACKENDS`, or "auto" for the fastest one that can.
+        request: what it has to compute.
+        device: where.
+
+    Raises:
+        ConfigError: `wanted` cannot do it.
+    """
+    if wanted != "auto":
+        why = refusal(wanted, request, device)
+        if why is None:
+            return wanted, f"model.attention={wanted}"
+        able = [name for name in BACKENDS if refusal(name, request, device) is None]
+        raise ConfigError(
+            f"model.attention={wanted} cannot be used here: {why}. Use "
+            f"{' or '.join(f'model.attention={name}' for name in (*able, 'auto'))}."
+        )
+    why = refusal("kernel", request, device)
+    if why is None:
+        return "kernel", f"the fastest on {device.kind}"
+    if refusal("cudnn", request, device) is None:
+        return "cudnn", f"the kernel cannot: {why}"
+    return "xla", f"the kernel cannot: {why}"
+
+
+def attend(
+    name: str,
+    qkv_BTNCH: jax.Array,
+    bias_NCH: jax.Array,
+    visible_BT: jax.Array,
+    keys_BNK: jax.Array | None,
+    *,
+    rate: float,
+    packed: bool,
+) -> jax.Array:
+    """Returns softmax(q kᵀ / √H) v [B, T, N, H], with the softmax in float32.
+
+    Several examples may share a row: attention never crosses from one to another.
+
+    Args:
+        name: one of `BACKENDS`, which must be able to do it.
+        qkv_BTNCH: queries, keys and values without their biases.
+        bias_NCH: the three biases, float32.
+        visible_BT: `attention_mask` (1 for a token that may be attended to, 0 for padding) or, if
+            `packed`, `segment_ids` (a token attends to those of its own number), int32.
+        keys_BNK: dropout key of each row and head, uint32; None turns dropout off.
+        rate: dropout of the probabilities (BERT drops whole entries after the softmax, as HF
+            `BertSelfAttention` does).
+        packed: whether rows hold several examples.
+    """
+    if keys_BNK is None or rate == 0.0:
+        keys_BNK, rate = None, 0.0
+    compute = {"xla": _xla, "cudnn": _cudnn, "kernel": _kernel}[name]
+    return compute(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, rate=rate, packed=packed)
+
+
+_QKV, _CONTEXT = (
+    P(partition.BATCH, None, "tensor", None, None),
+    P(partition.BATCH, None, "tensor", None),
+)
+_VISIBLE, _KEYS = P(partition.BATCH, None), P(partition.BATCH, "tensor", None)
+
+
+def _where_they_lie(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """Runs a function where examples and heads lie: no device needs another's."""
+    if not partition.has_mesh():
+        return function
+    # Kernels do not say what varies over which axis.
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def _xla(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
+    qkv_BTNCH = add_parameter(qkv_BTNCH, bias_NCH, BIAS_AXES)
+
+    def local(qkv_BTNCH, visible_BS, keys_BNK=None):
+        q_BTNH, k_BSNH, v_BSNH = (qkv_BTNCH[:, :, :, part] for part in range(3))
+        scores_BNTS = jnp.einsum(
+            "btnh,bsnh->bnts", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
+        ) / math.sqrt(q_BTNH.shape[-1])
+        # A query that may attend to nothing (padding in a packed row, or a row that is all padding)
+        # attends evenly; a key of another example gets probability 0 exactly.
+        allowed = visible_BS[:, None, None, :] > 0
+        if packed:
+            allowed &= visible_BS[:, None, :, None] == visible_BS[:, None, None, :]
+        scores_BNTS = jnp.where(allowed, scores_BNTS, jnp.finfo(jnp.float32).min)
+        probs_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(v_BSNH.dtype)
+        probs_BNTS = dropout(probs_BNTS, rate, keys_BNK)
+        return jnp.einsum("bnts,bsnh->btnh", probs_BNTS, v_BSNH)
+
+    arrays = (qkv_BTNCH, visible_BT, *(() if keys_BNK is None else (keys_BNK,)))
+    specs = (_QKV, _VISIBLE, _KEYS)[: len(arrays)]
+    return _where_they_lie(local, specs, _CONTEXT)(*arrays)
+
+
+def _cudnn(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
+    del keys_BNK, rate, packed  # refused in `refusal`
+    qkv_BTNCH = add_parameter(qkv_BTNCH, bias_NCH, BIAS_AXES)
+
+    def local(qkv_BTNCH, visible_BT):
+        q_BTNH, k_BTNH, v_BTNH = (qkv_BTNCH[:, :, :, part] for part in range(3))
+        # Padding follows the tokens. A row of padding alone gets one token: no NaN comes of it.
+        lengths_B = jnp.maximum(jnp.sum(visible_BT > 0, axis=1, dtype=jnp.int32), 1)
+        return jax.nn.dot_product_attention(
+            q_BTNH,
+            k_BTNH,
+            v_BTNH,
+            query_seq_lengths=lengths_B,
+            key_value_seq_lengths=lengths_B,
+            implementation="cudnn",
+        )
+
+    return _where_they_lie(local, (_QKV, _VISIBLE), _CONTEXT)(qkv_BTNCH, visible_BT)
+
+
+def _kernel(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
+    batch, tokens, heads, _, _ = qkv_BTNCH.shape
+    if keys_BNK is None:
+        split = _KEYS if partition.has_mesh() else None
+        keys_BNK = jnp.zeros((batch, heads, 2), jnp.uint32, out_sharding=split)
+    stored = partition.layout_of(bias_NCH)
+    bias_spec, sums = P("tensor", None, None), P(partition.BATCH, "tensor", None, None)
+    short = tokens <= short_attention.MAX_TOKENS
+
+    def forward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK):
+        if short:
+            context_BTNH = short_attention.forward(
+                qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, rate=rate, packed=packed
+            )
+            return context_BTNH, ()
+        qkv_BTNCH = qkv_BTNCH + bias_NCH.astype(qkv_BTNCH.dtype)
+        qkv_BTNCH, visible_BT = (_padded(array) for array in (qkv_BTNCH, visible_BT))
+        context_BTNH, log_sums_BNT = long_attention.forward(
+            qkv_BTNCH, visible_BT, keys_BNK, rate=rate, tokens=tokens
+        )
+        return context_BTNH[:, :tokens], (qkv_BTNCH, context_BTNH, log_sums_BNT)
+
+    def backward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, g_BTNH, *saved):
+        if short:
+            return short_attention.backward(
+                qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, g_BTNH, rate=rate, packed=packed
+            )
+        context_BTNH, log_sums_BNT = saved
+        visible_BT, g_BTNH = (_padded(array) for array in (visible_BT, g_BTNH))
+        gradient, sums_BNCH = long_attention.backward(
+            qkv_BTNCH, visible_BT, keys_BNK, context_BTNH, log_sums_BNT, g_BTNH,
+            rate=rate, tokens=tokens,
+        )  # fmt: skip
+        return gradient[:, :tokens], sums_BNCH
+
+    inputs = (_QKV, bias_spec, _VISIBLE, _KEYS)
+    saved_specs = () if short else (_QKV, _CONTEXT, P(partition.BATCH, "tensor", None))
+    forward = _where_they_lie(forward, inputs, (_CONTEXT, saved_specs))
+    backward = _where_they_lie(backward, (*inputs, _CONTEXT, *saved_specs[1:]), (_QKV, sums))
+
+    def start(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK):
+        bias_NCH = partition.whole(bias_NCH, BIAS_AXES)
+        context_BTNH, saved = forward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
+        if not short:
+            qkv_BTNCH, *saved = saved
+        return context_BTNH, (qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, saved)
+
+    def finish(kept, g_BTNH):
+        *inputs, saved = kept
+        gradient, sums_BNCH = backward(*inputs, g_BTNH, *saved)
+        return gradient, partition.sum_of_rows(sums_BNCH, BIAS_AXES, stored), None, None
+
+    compute = jax.custom_vjp(lambda *arrays: start(*arrays)[0])
+    compute.defvjp(start, finish)
+    return compute(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
+
+
+def _padded(array: jax.Array) -> jax.Array:
+    """Pads [B, T, …] with zeros to whole blocks of tokens."""
+    missing = -array.shape[1] % long_attention.BLOCK
+    if not missing:
+        return array
+    return jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))

@@ -1,0 +1,108 @@
+"""Dropout whose bits are a hash of (row key, site, position): the same number everywhere.
+
+An entry is dropped or not by integer arithmetic alone, on its position within its row. So the mask
+does not depend on backend, mesh or micro-batch, a kernel computes it where it needs it, in forward
+and backward, and nothing random is stored. The hash takes a twelfth of the operations of
+threefry, which stays the source of the row keys.
+
+The rounds are those of Chris Wellons' `lowbias32` (2018), a 32-bit mixer found by search for low
+bias.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ptft_jax.models import partition
+
+# The version of every random number that training draws. A run keeps the one it was made with.
+RANDOMNESS = "hash-1"
+
+# One key per row of the batch, uint32 [B, 2]. A row's dropout masks depend on its key alone, so
+# they stay the same however the rows are spread over devices or micro-batches. None: no dropout.
+RowKeys = jax.Array | None
+
+_ROUND_1, _ROUND_2 = 0x7FEB352D, 0x846CA68B
+_GOLDEN = 0x9E3779B1  # a prime next to 2³² / φ: spreads small numbers over all bits
+
+
+def row_keys(seed: int, step: jax.Array, rows: int) -> jax.Array:
+    """Returns the key of each row of the global batch, uint32 [rows, 2], laid out as rows are."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+    rows_B = jax.lax.broadcasted_iota(
+        jnp.int32, (rows,), 0, out_sharding=partition.batch_sharding(1)
+    )
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B))
+
+
+def fold_rows(keys: RowKeys, data: int | jax.Array) -> RowKeys:
+    """Returns a new key for each key [..., 2] and number; different numbers, unrelated keys.
+
+    Args:
+        keys: uint32 [..., 2]; None stays None.
+        data: a site, a layer, a head: below 2³², of a shape that broadcasts with `[...]`.
+    """
+    if keys is None:
+        return None
+    first, second = keys[..., 0], keys[..., 1]
+    number = jnp.asarray(data).astype(jnp.uint32) * jnp.uint32(_GOLDEN)
+    first = _mix(_mix(first ^ number) + second)
+    second = _mix(_mix(second + number) ^ first)
+    return jnp.stack([first, second], axis=-1)
+
+
+def spread(position: jax.Array) -> jax.Array:
+    """Returns a position's part in the hash, uint32: that of a sum is the sum of its terms' parts.
+
+    So in two dimensions rows and columns are spread apart, and each entry costs one addition.
+    """
+    return position.astype(jnp.uint32) * jnp.uint32(_GOLDEN)
+
+
+def keep(spread_position: jax.Array, first: jax.Array, second: jax.Array, rate: float) -> jax.Array:
+    """Says which entries stay, each with probability 1 - `rate` (to 2⁻³²), bool.
+
+    Both words of the key go in, at different rounds: with one alone, two rows whose words agree in
+    the high bits would drop the same entries in another order. The high bits of the product decide,
+    so that the mixer's last shift is left out.
+
+    Args:
+        spread_position: `spread` of the entry's number in its row (last dimension fastest).
+        first, second: uint32, the words of the row's key, of shapes that broadcast.
+        rate: probability in [0, 1) to drop an entry.
+    """
+    x = spread_position + first
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(_ROUND_1)
+    x = (x ^ (x >> jnp.uint32(15)) ^ second) * jnp.uint32(_ROUND_2)
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(_GOLDEN)
+    return x >= jnp.uint32(round(rate * 2**32))
+
+
+def dropout(x: jax.Array, rate: float, keys: RowKeys) -> jax.Array:
+    """Zeroes each entry with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    Args:
+        x: array of shape [B, …] or, with keys [B, N, 2], [B, N, …].
+        rate: probability in [0, 1).
+        keys: one key per row; None turns dropout off.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    rows, entries = keys.ndim - 1, x.shape[keys.ndim - 1 :]
+    position = jnp.zeros((1,) * rows + entries, jnp.uint32)
+    stride = 1
+    for dimension in reversed(range(len(entries))):
+        counted = jax.lax.broadcasted_iota(jnp.uint32, position.shape, rows + dimension)
+        position += spread(counted * jnp.uint32(stride))
+        stride *= entries[dimension]
+    first, second = (
+        jnp.expand_dims(keys[..., word], tuple(range(rows, x.ndim))) for word in (0, 1)
+    )
+    scaled = x.astype(jnp.float32) * (1.0 / (1.0 - rate))
+    return jnp.where(keep(position, first, second, rate), scaled, 0.0).astype(x.dtype)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of 32 bits in which every bit of the input changes half of the output's."""
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(_ROUND_1)
+    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(_ROUND_2)
+    return x ^ (x >> jnp.uint32(16))
