@@ -198,8 +198,10 @@ def _kernel(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
         split = _KEYS if partition.has_mesh() else None
         keys_BNK = jnp.zeros((batch, heads, 2), jnp.uint32, out_sharding=split)
     stored = partition.layout_of(bias_NCH)
-    bias_spec, sums = P("tensor", None, None), P(partition.BATCH, "tensor", None, None)
     short = tokens <= short_attention.MAX_TOKENS
+    # What the biases' gradients are summed up from: the gradient itself, or its sums by row.
+    bias_spec, sums = P("tensor", None, None), P(partition.BATCH, "tensor", None, None)
+    sums = _QKV if short else sums
 
     def forward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK):
         if short:
@@ -210,20 +212,21 @@ def _kernel(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
         qkv_BTNCH = qkv_BTNCH + bias_NCH.astype(qkv_BTNCH.dtype)
         qkv_BTNCH, visible_BT = (_padded(array) for array in (qkv_BTNCH, visible_BT))
         context_BTNH, log_sums_BNT = long_attention.forward(
-            qkv_BTNCH, visible_BT, keys_BNK, rate=rate, tokens=tokens
+            qkv_BTNCH, visible_BT, keys_BNK, rate=rate
         )
         return context_BTNH[:, :tokens], (qkv_BTNCH, context_BTNH, log_sums_BNT)
 
     def backward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, g_BTNH, *saved):
         if short:
-            return short_attention.backward(
+            gradient = short_attention.backward(
                 qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, g_BTNH, rate=rate, packed=packed
             )
+            return gradient, gradient
         context_BTNH, log_sums_BNT = saved
         visible_BT, g_BTNH = (_padded(array) for array in (visible_BT, g_BTNH))
         gradient, sums_BNCH = long_attention.backward(
             qkv_BTNCH, visible_BT, keys_BNK, context_BTNH, log_sums_BNT, g_BTNH,
-            rate=rate, tokens=tokens,
+            rate=rate,
         )  # fmt: skip
         return gradient[:, :tokens], sums_BNCH
 
@@ -241,8 +244,8 @@ def _kernel(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
 
     def finish(kept, g_BTNH):
         *inputs, saved = kept
-        gradient, sums_BNCH = backward(*inputs, g_BTNH, *saved)
-        return gradient, partition.sum_of_rows(sums_BNCH, BIAS_AXES, stored), None, None
+        gradient, parts = backward(*inputs, g_BTNH, *saved)
+        return gradient, partition.sum_of_rows(parts, BIAS_AXES, stored), None, None
 
     compute = jax.custom_vjp(lambda *arrays: start(*arrays)[0])
     compute.defvjp(start, finish)

@@ -2,7 +2,7 @@
 
 An entry is dropped or not by integer arithmetic alone, on its position within its row. So the mask
 does not depend on backend, mesh or micro-batch, a kernel computes it where it needs it, in forward
-and backward, and nothing random is stored. The hash takes a twelfth of the operations of
+and backward, and nothing random is stored. The hash takes a tenth of the operations of
 threefry, which stays the source of the row keys.
 
 The rounds are those of Chris Wellons' `lowbias32` (2018), a 32-bit mixer found by search for low
@@ -50,30 +50,36 @@ def fold_rows(keys: RowKeys, data: int | jax.Array) -> RowKeys:
     return jnp.stack([first, second], axis=-1)
 
 
-def spread(position: jax.Array) -> jax.Array:
-    """Returns a position's part in the hash, uint32: that of a sum is the sum of its terms' parts.
+def of_lines(line: jax.Array, first: jax.Array) -> jax.Array:
+    """Returns the part of each line of entries in the hash, uint32, to add to `of_columns`.
 
-    So in two dimensions rows and columns are spread apart, and each entry costs one addition.
+    Args:
+        line: number of the line (a query, a token) in its row.
+        first: first word of the row's key, of a shape that broadcasts with `line`.
     """
-    return position.astype(jnp.uint32) * jnp.uint32(_GOLDEN)
+    return _mix(line.astype(jnp.uint32) * jnp.uint32(_GOLDEN) + first)
 
 
-def keep(spread_position: jax.Array, first: jax.Array, second: jax.Array, rate: float) -> jax.Array:
+def of_columns(column: jax.Array) -> jax.Array:
+    """Returns the part of each column (a key, a feature) in the hash, uint32."""
+    return column.astype(jnp.uint32) * jnp.uint32(_GOLDEN)
+
+
+def keep(entry: jax.Array, second: jax.Array, rate: float) -> jax.Array:
     """Says which entries stay, each with probability 1 - `rate` (to 2⁻³²), bool.
 
     Both words of the key go in, at different rounds: with one alone, two rows whose words agree in
     the high bits would drop the same entries in another order. The high bits of the product decide,
-    so that the mixer's last shift is left out.
+    so that the mixer's last shift is left out. Eight operations an entry: integers are what a fused
+    attention kernel waits for.
 
     Args:
-        spread_position: `spread` of the entry's number in its row (last dimension fastest).
-        first, second: uint32, the words of the row's key, of shapes that broadcast.
+        entry: the sum of `of_lines` and `of_columns`.
+        second: uint32, second word of the row's key, of a shape that broadcasts.
         rate: probability in [0, 1) to drop an entry.
     """
-    x = spread_position + first
-    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(_ROUND_1)
+    x = (entry ^ (entry >> jnp.uint32(16))) * jnp.uint32(_ROUND_1)
     x = (x ^ (x >> jnp.uint32(15)) ^ second) * jnp.uint32(_ROUND_2)
-    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(_GOLDEN)
     return x >= jnp.uint32(round(rate * 2**32))
 
 
@@ -81,24 +87,25 @@ def dropout(x: jax.Array, rate: float, keys: RowKeys) -> jax.Array:
     """Zeroes each entry with probability `rate` and scales the rest by 1 / (1 - rate).
 
     Args:
-        x: array of shape [B, …] or, with keys [B, N, 2], [B, N, …].
+        x: array of shape [B, …, columns] or, with keys [B, N, 2], [B, N, …, columns].
         rate: probability in [0, 1).
         keys: one key per row; None turns dropout off.
     """
     if keys is None or rate == 0.0:
         return x
-    rows, entries = keys.ndim - 1, x.shape[keys.ndim - 1 :]
-    position = jnp.zeros((1,) * rows + entries, jnp.uint32)
-    stride = 1
-    for dimension in reversed(range(len(entries))):
-        counted = jax.lax.broadcasted_iota(jnp.uint32, position.shape, rows + dimension)
-        position += spread(counted * jnp.uint32(stride))
-        stride *= entries[dimension]
+    rows = keys.ndim - 1  # dimensions that number rows
+    lines = jnp.zeros((1,) * (x.ndim - 1), jnp.uint32)
+    for dimension in range(rows, x.ndim - 1):
+        shape = (1,) * rows + x.shape[rows:-1]
+        counted = jax.lax.broadcasted_iota(jnp.uint32, shape, dimension)
+        lines = lines * jnp.uint32(x.shape[dimension]) + counted
+    columns = jax.lax.broadcasted_iota(jnp.uint32, (1,) * (x.ndim - 1) + x.shape[-1:], x.ndim - 1)
     first, second = (
         jnp.expand_dims(keys[..., word], tuple(range(rows, x.ndim))) for word in (0, 1)
     )
+    entries = of_lines(lines[..., None], first) + of_columns(columns)
     scaled = x.astype(jnp.float32) * (1.0 / (1.0 - rate))
-    return jnp.where(keep(position, first, second, rate), scaled, 0.0).astype(x.dtype)
+    return jnp.where(keep(entries, second, rate), scaled, 0.0).astype(x.dtype)
 
 
 def _mix(x: jax.Array) -> jax.Array:

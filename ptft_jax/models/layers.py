@@ -160,7 +160,12 @@ def product(
         into = partition.layout_of(x)
         into = None if into is None else partition.gradient_spec(into)
         gathered = partition.gather(kernel.astype(dtype), axes)
-        dx = jnp.einsum(f"{output},{weights}->{rows}", g, gathered, out_sharding=into)
+        if len(output) > 2:
+            # One dimension to sum over: for several, XLA writes the cotangent in another order.
+            merged_g, merged = partition.merged(g, 1), partition.merged(gathered, len(rows) - 1)
+            dx = jnp.einsum(f"rz,{rows[1:]}z->{rows}", merged_g, merged, out_sharding=into)
+        else:
+            dx = jnp.einsum(f"{output},{weights}->{rows}", g, gathered, out_sharding=into)
         left, right = (x, g) if weights[0] in rows else (g, x)
         return dx, partition.sum_of_products(left, right, axes, partition.layout_of(kernel))
 

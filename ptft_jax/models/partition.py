@@ -146,6 +146,15 @@ def _exchange(gradient: jax.Array, stored: P | None) -> jax.Array:
     return gradient if stored is None else jax.reshard(gradient, gradient_spec(stored))
 
 
+def merged(x: jax.Array, start: int) -> jax.Array:
+    """Returns `x` with the dimensions from `start` on as one; only the first of them is split."""
+    if not has_mesh():
+        return x.reshape(*x.shape[:start], -1)
+    spec = jax.typeof(x).sharding.spec
+    split = P(*spec.partitions[: start + 1], reduced=frozenset(spec.reduced))
+    return jnp.reshape(x, (*x.shape[:start], -1), out_sharding=split)
+
+
 def gradient_spec(spec: P) -> P:
     """Returns the layout of the gradient of an array with this one."""
     return P(*spec.partitions, unreduced=frozenset(spec.reduced))

@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ptft_jax.models.device import current_device
+
+_FAR = 1e6
 
 
 def launch(
@@ -44,6 +47,36 @@ def power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+def pieces(size: int) -> list[tuple[int, int]]:
+    """Returns start and width of equal pieces of a power of two that cover `size` closely.
+
+    768 is 3 x 256, and not three quarters of 1,024. The last piece may go past the end.
+    """
+    width = power_of_two(size)
+    while 8 * (-size % width) > size:
+        width //= 2
+    return [(start, width) for start in range(0, size, width)]
+
+
 def rows_per_block(rows: int, most: int) -> int:
     """Returns the largest power of two up to `most` that divides a number of rows."""
     return min(most, rows & -rows)
+
+
+def mask_scores(
+    scores: jax.Array, queries: jax.Array, keys: jax.Array, *, packed: bool = True
+) -> jax.Array:
+    """Lowers the scores of pairs that may not meet by so much that their weight is 0 exactly.
+
+    By arithmetic on floats: compared and selected, each entry takes twice the time. A pair of one
+    example keeps every bit of its score, since 0 is taken away.
+
+    Args:
+        scores: float32 [queries, keys].
+        queries, keys: number of the example of each token, 0 for padding.
+        packed: otherwise every query meets every key that is not padding.
+    """
+    if not packed:
+        return scores + jnp.where(keys > 0, 0.0, -_FAR)[None, :]
+    apart = queries.astype(jnp.float32)[:, None] - keys.astype(jnp.float32)[None, :]
+    return scores - apart * (apart * _FAR)

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ptft_jax.models.dropout import keep, spread
-from ptft_jax.models.kernels.launch import launch
+from ptft_jax.models.dropout import keep, of_columns, of_lines
+from ptft_jax.models.kernels.launch import launch, mask_scores
 
 BLOCK = 64
 # Measured on an H200 (docs/performance.md).
@@ -33,7 +33,7 @@ _LOG2_E = math.log2(math.e)
 
 
 def forward(
-    qkv_BTNCH: jax.Array, visible_BT: jax.Array, keys_BNK: jax.Array, *, rate: float, tokens: int
+    qkv_BTNCH: jax.Array, visible_BT: jax.Array, keys_BNK: jax.Array, *, rate: float
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the context [B, T, N, H] and log2 of the softmax's sums, float32 [B, N, T].
 
@@ -42,13 +42,12 @@ def forward(
         visible_BT: numbers of the examples, 0 for padding.
         keys_BNK: the dropout key of each row and head, uint32 [B, N, 2].
         rate: dropout of the probabilities.
-        tokens: T before it was padded: the position of an entry in the dropout counts by it.
     """
     batch, total, heads, _, size = qkv_BTNCH.shape
     queries = FORWARD_QUERIES if total % FORWARD_QUERIES == 0 else BLOCK
     bounds = _bounds(visible_BT, queries, FORWARD_KEYS)
     return launch(
-        partial(_forward, rate=rate, tokens=tokens),
+        partial(_forward, rate=rate),
         qkv_BTNCH,
         qkv_BTNCH,
         qkv_BTNCH,
@@ -86,7 +85,6 @@ def backward(
     g_BTNH: jax.Array,
     *,
     rate: float,
-    tokens: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the gradient of qkv [B, T, N, 3, H] and its sums over tokens [B, N, 3, H]."""
     batch, total, heads, _, size = qkv_BTNCH.shape
@@ -108,7 +106,7 @@ def backward(
         shapes.append(jax.ShapeDtypeStruct((batch, heads, total, total), qkv_BTNCH.dtype))
         specs.append(pl.BlockSpec((None, None, total, BACKWARD_KEYS), lambda i, n, b: (b, n, 0, i)))
     found = launch(
-        partial(_backward, rate=rate, tokens=tokens, store=STORE_SCORES),
+        partial(_backward, rate=rate, store=STORE_SCORES),
         qkv_BTNCH,
         qkv_BTNCH,
         qkv_BTNCH,
@@ -204,18 +202,19 @@ def _bounds(visible_BT: jax.Array, block: int, inner: int) -> tuple[jax.Array, j
     return first // inner, (last + inner - 1) // inner
 
 
-def _kept(keys_ref, rows, columns, tokens, rate):
-    position = spread(rows * jnp.int32(tokens))[:, None] + spread(columns)[None, :]
-    return keep(position, keys_ref[0], keys_ref[1], rate)
+def _factors(keys_ref, rows, columns, rate):
+    """Returns 1 / (1 - rate) for a probability that stays and 0 for one that is dropped.
 
-
-def _allowed(visible_q, visible_k):
-    return (visible_q[:, None] == visible_k[None, :]) & (visible_q > 0)[:, None]
+    To multiply with: a selection would be moved behind the rounding to bfloat16, whose pairs of
+    numbers would have to be taken apart for it.
+    """
+    entries = of_lines(rows, keys_ref[0])[:, None] + of_columns(columns)[None, :]
+    return jnp.where(keep(entries, keys_ref[1], rate), 1.0 / (1.0 - rate), 0.0)
 
 
 def _forward(
     q_ref, k_ref, v_ref, visible_ref, keys_ref, low_ref, high_ref, out_ref, log_sums_ref, *,
-    rate, tokens,
+    rate,
 ):  # fmt: skip
     queries, size = q_ref.shape
     rows = pl.program_id(0) * queries + jnp.arange(queries)
@@ -225,15 +224,14 @@ def _forward(
     def body(j, carry):
         context, highest, total = carry
         here = pl.ds(j * FORWARD_KEYS, FORWARD_KEYS)
-        allowed = _allowed(visible_q, visible_ref[here])
-        scores = jnp.where(allowed, plgpu.dot(q, k_ref[here, :].T) * scale, _LOWEST)
-        above = jnp.maximum(highest, jnp.max(scores, axis=1))
+        scores = mask_scores(plgpu.dot(q, k_ref[here, :].T), visible_q, visible_ref[here])
+        above = jnp.maximum(highest, jnp.max(scores, axis=1) * scale)
         shrink = jnp.exp2(highest - above)
-        weights = jnp.where(allowed, jnp.exp2(scores - above[:, None]), 0.0)
+        weights = jnp.exp2(scores * scale - above[:, None])
         total = total * shrink + jnp.sum(weights, axis=1)
         if rate:
             columns = j * FORWARD_KEYS + jnp.arange(FORWARD_KEYS)
-            weights = jnp.where(_kept(keys_ref, rows, columns, tokens, rate), weights, 0.0)
+            weights *= _factors(keys_ref, rows, columns, rate)
         v = v_ref[here, :]
         context = context * shrink[:, None] + plgpu.dot(weights.astype(v.dtype), v)
         return context, above, total
@@ -245,39 +243,38 @@ def _forward(
     )
     context, highest, total = jax.lax.fori_loop(low_ref[0], high_ref[0], body, start)
     total = jnp.maximum(total, 1e-30)
-    out_ref[...] = (context * ((1.0 / (1.0 - rate)) / total)[:, None]).astype(out_ref.dtype)
+    out_ref[...] = (context * (1.0 / total)[:, None]).astype(out_ref.dtype)
     log_sums_ref[...] = highest + jnp.log2(total)
 
 
 def _backward(
     q_ref, k_ref, v_ref, visible_ref, keys_ref, low_ref, high_ref, g_ref, log_sums_ref, means_ref,
-    out_ref, sums_ref, scores_ref=None, *, rate, tokens, store,
+    out_ref, sums_ref, scores_ref=None, *, rate, store,
 ):  # fmt: skip
     size = q_ref.shape[1]
     here = pl.ds(pl.program_id(0) * BACKWARD_KEYS, BACKWARD_KEYS)
     place = pl.program_id(0) * BACKWARD_KEYS + jnp.arange(BACKWARD_KEYS)
     k, v, visible = k_ref[here, :], v_ref[here, :], visible_ref[here]
-    scale, grow = 1.0 / math.sqrt(size), 1.0 / (1.0 - rate)
+    scale = 1.0 / math.sqrt(size)
 
     def pair(q, k, v, g, visible_q, visible_k, rows, columns, log_sums, means):
         """Returns dropped probabilities and the gradient of the scores."""
-        scores = plgpu.dot(q, k.T) * (scale * _LOG2_E)
-        allowed = _allowed(visible_q, visible_k)
-        probs = jnp.where(allowed, jnp.exp2(scores - log_sums[:, None]), 0.0)
+        scores = mask_scores(plgpu.dot(q, k.T), visible_q, visible_k)
+        probs = jnp.exp2(scores * (scale * _LOG2_E) - log_sums[:, None])
         dprobs = plgpu.dot(g, v.T)
         dropped = probs
         if rate:
-            kept = _kept(keys_ref, rows, columns, tokens, rate)
-            dropped = jnp.where(kept, probs * grow, 0.0)
-            dprobs = jnp.where(kept, dprobs * grow, 0.0)
+            factors = _factors(keys_ref, rows, columns, rate)
+            dropped, dprobs = probs * factors, dprobs * factors
         return dropped, probs * (dprobs - means[:, None]) * scale
 
     def over_queries(j, carry):
         dk, dv = carry
         there = pl.ds(j * BACKWARD_QUERIES, BACKWARD_QUERIES)
         q, g = q_ref[there, :], g_ref[there, :]
+        rows = j * BACKWARD_QUERIES + jnp.arange(BACKWARD_QUERIES)
         dropped, dscores = pair(
-            q, k, v, g, visible_ref[there], visible, j * BACKWARD_QUERIES + jnp.arange(BACKWARD_QUERIES), place,
+            q, k, v, g, visible_ref[there], visible, rows, place,
             log_sums_ref[there], means_ref[there],
         )  # fmt: skip
         dv += plgpu.dot(dropped.astype(g.dtype).T, g)

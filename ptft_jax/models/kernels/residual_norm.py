@@ -8,6 +8,7 @@ of rows.
 Shape suffixes: R rows (B x T), D hidden, G blocks of rows.
 """
 
+import functools
 from functools import partial
 
 import jax
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ptft_jax.models.dropout import keep, spread
-from ptft_jax.models.kernels.launch import launch, power_of_two, rows_per_block
+from ptft_jax.models.dropout import keep, of_columns, of_lines
+from ptft_jax.models.kernels.launch import launch, pieces, rows_per_block
 
 # Measured on an H200 (docs/performance.md).
 FORWARD_ROWS, FORWARD_WARPS = 4, 4
@@ -46,10 +47,11 @@ def forward(
         tokens: T, which says where in its example row a row lies.
     """
     total, size = x_RD.shape
-    rows, width = rows_per_block(total, FORWARD_ROWS), power_of_two(size)
-    tile = pl.BlockSpec((rows, width), lambda i: (i, 0))
+    rows = rows_per_block(total, FORWARD_ROWS)
+    covered = sum(pieces(size)[-1])
+    tile = pl.BlockSpec((rows, covered), lambda i: (i, 0))
     line = pl.BlockSpec((rows,), lambda i: (i,))
-    parameter = pl.BlockSpec((width,), lambda i: (0,))
+    parameter = pl.BlockSpec((covered,), lambda i: (0,))
     array = jax.ShapeDtypeStruct(x_RD.shape, x_RD.dtype)
     statistic = jax.ShapeDtypeStruct((total,), jnp.float32)
     return launch(
@@ -91,12 +93,13 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns the gradients of x and residual [R, D], and of bias, scale, shift [G, D] by block."""
     total, size = g_RD.shape
-    rows, width = rows_per_block(total, BACKWARD_ROWS), power_of_two(size)
+    rows = rows_per_block(total, BACKWARD_ROWS)
     blocks = rows_per_block(total // rows, BACKWARD_BLOCKS)
     stretch = rows * blocks
-    tile = pl.BlockSpec((stretch, width), lambda i: (i, 0))
+    covered = sum(pieces(size)[-1])
+    tile = pl.BlockSpec((stretch, covered), lambda i: (i, 0))
     line = pl.BlockSpec((stretch,), lambda i: (i,))
-    part = pl.BlockSpec((None, width), lambda i: (i, 0))
+    part = pl.BlockSpec((None, covered), lambda i: (i, 0))
     array = jax.ShapeDtypeStruct(g_RD.shape, g_RD.dtype)
     parts = jax.ShapeDtypeStruct((total // stretch, size), jnp.float32)
     return launch(
@@ -117,7 +120,7 @@ def backward(
             line,
             line,
             pl.BlockSpec((stretch, 2), lambda i: (i, 0)),
-            pl.BlockSpec((width,), lambda i: (0,)),
+            pl.BlockSpec((covered,), lambda i: (0,)),
         ],
         out_specs=[tile, tile, part, part, part],
         out_shape=[array, array, parts, parts, parts],
@@ -126,38 +129,71 @@ def backward(
     )
 
 
-def _kept(first, second, rows, columns, tokens, size, rate):
-    start = spread((rows % tokens) * jnp.int32(size)) + first
-    return keep(start[:, None] + spread(columns)[None, :], jnp.uint32(0), second[:, None], rate)
+class _Piece:
+    """Some columns of a block of rows."""
+
+    def __init__(self, start: int, width: int, size: int, rows: int):
+        self.here = pl.ds(start, width)
+        self.columns = start + jnp.arange(width)
+        self._real = None if start + width <= size else self.columns < size
+        self._rows = rows
+
+    def _mask(self, ref):
+        if self._real is None or ref.ndim == 1:
+            return self._real
+        return jnp.broadcast_to(self._real[None, :], (self._rows, *self._real.shape))
+
+    def load(self, ref, rows=None):
+        """Loads rows (None: a vector of parameters) in float32, 0 past the last column."""
+        view = ref.at[self.here] if rows is None else ref.at[rows, self.here]
+        other = None if self._real is None else 0.0
+        return plgpu.load(view, mask=self._mask(view), other=other).astype(jnp.float32)
+
+    def store(self, ref, value, rows=None):
+        view = ref.at[self.here] if rows is None else ref.at[rows, self.here]
+        plgpu.store(view, value.astype(ref.dtype), mask=self._mask(view))
+
+    def real(self, x):
+        """Sets what lies past the last column to 0."""
+        return x if self._real is None else jnp.where(self._real[None, :], x, 0.0)
+
+    def kept(self, keys_ref, rows, places, tokens, rate):
+        """Says which entries dropout keeps."""
+        first, second = keys_ref[rows, 0], keys_ref[rows, 1]
+        lines = of_lines(places % tokens, first)
+        return keep(lines[:, None] + of_columns(self.columns)[None, :], second[:, None], rate)
+
+
+def _total(parts):
+    """Adds up pieces entry by entry, so that one sum over a row is left."""
+    return functools.reduce(jnp.add, parts)
 
 
 def _forward(
     x_ref, residual_ref, keys_ref, bias_ref, scale_ref, shift_ref,
     out_ref, sum_ref, means_ref, inverses_ref, *, size, rate, eps, tokens,
 ):  # fmt: skip
-    rows, width = x_ref.shape
-    columns = jnp.arange(width)
-    real = columns < size
-    mask = jnp.broadcast_to(real[None, :], (rows, width))
-
-    def load(ref, where):
-        return plgpu.load(ref, mask=where, other=0.0).astype(jnp.float32)
-
-    x = load(x_ref, mask) + load(bias_ref, real)[None, :]
-    if rate:
-        place = pl.program_id(0) * rows + jnp.arange(rows)
-        kept = _kept(keys_ref[:, 0], keys_ref[:, 1], place, columns, tokens, size, rate)
-        x = jnp.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
-    # Rounded before it is normalised: the backward pass reads the rounded sum.
-    x = (x + load(residual_ref, mask)).astype(sum_ref.dtype)
-    plgpu.store(sum_ref, x, mask=mask)
-    x = x.astype(jnp.float32)
-    mean = jnp.sum(x, axis=1) / size
-    centred = jnp.where(mask, x - mean[:, None], 0.0)
-    inverse = jax.lax.rsqrt(jnp.sum(centred * centred, axis=1) / size + eps)
-    normed = centred * inverse[:, None]
-    out = normed * load(scale_ref, real)[None, :] + load(shift_ref, real)[None, :]
-    plgpu.store(out_ref, out.astype(out_ref.dtype), mask=mask)
+    rows = x_ref.shape[0]
+    cut = [_Piece(start, width, size, rows) for start, width in pieces(size)]
+    every = pl.ds(0, rows)
+    places = pl.program_id(0) * rows + jnp.arange(rows)
+    summed = []
+    for piece in cut:
+        x = piece.load(x_ref, every) + piece.load(bias_ref)[None, :]
+        if rate:
+            kept = piece.kept(keys_ref, every, places, tokens, rate)
+            x = jnp.where(kept, x * (1.0 / (1.0 - rate)), 0.0)
+        # Rounded before it is normalised: the backward pass reads the rounded sum.
+        x = (x + piece.load(residual_ref, every)).astype(sum_ref.dtype)
+        piece.store(sum_ref, x, every)
+        summed.append(piece.real(x.astype(jnp.float32)))
+    mean = jnp.sum(_total(summed), axis=1) / size
+    centred = [piece.real(x - mean[:, None]) for piece, x in zip(cut, summed, strict=True)]
+    variance = jnp.sum(_total([x * x for x in centred]), axis=1) / size
+    inverse = jax.lax.rsqrt(variance + eps)
+    for piece, x in zip(cut, centred, strict=True):
+        out = x * inverse[:, None] * piece.load(scale_ref)[None, :]
+        piece.store(out_ref, out + piece.load(shift_ref)[None, :], every)
     means_ref[...] = mean
     inverses_ref[...] = inverse
 
@@ -166,43 +202,44 @@ def _backward(
     g_ref, g_residual_ref, sum_ref, means_ref, inverses_ref, keys_ref, scale_ref,
     dx_ref, dresidual_ref, dbias_ref, dscale_ref, dshift_ref, *, size, rate, rows, tokens,
 ):  # fmt: skip
-    stretch, width = g_ref.shape
-    columns = jnp.arange(width)
-    real = columns < size
-    mask = jnp.broadcast_to(real[None, :], (rows, width))
-    scale = plgpu.load(scale_ref, mask=real, other=0.0)
+    stretch = g_ref.shape[0]
+    cut = [_Piece(start, width, size, rows) for start, width in pieces(size)]
+    scales = [piece.load(scale_ref) for piece in cut]
     first_row = pl.program_id(0) * stretch
 
-    def body(j, carry):
-        dbias, dscale, dshift = carry
+    def body(j, sums):
         here = pl.ds(j * rows, rows)
+        places = first_row + j * rows + jnp.arange(rows)
+        mean, inverse = means_ref[here][:, None], inverses_ref[here][:, None]
+        read = []
+        for piece, scale in zip(cut, scales, strict=True):
+            g = piece.load(g_ref, here) + piece.load(g_residual_ref, here)
+            normed = piece.real((piece.load(sum_ref, here) - mean) * inverse)
+            read.append((g, normed, g * scale[None, :]))
+        level = jnp.sum(_total([scaled for _, _, scaled in read]), axis=1) / size
+        along = jnp.sum(_total([scaled * normed for _, normed, scaled in read]), axis=1) / size
+        added = []
+        for piece, (g, normed, scaled), (dbias, dscale, dshift) in zip(
+            cut, read, sums, strict=True
+        ):
+            dx = (scaled - level[:, None] - normed * along[:, None]) * inverse
+            piece.store(dresidual_ref, dx, here)
+            if rate:
+                kept = piece.kept(keys_ref, here, places, tokens, rate)
+                dx = jnp.where(kept, dx * (1.0 / (1.0 - rate)), 0.0)
+            piece.store(dx_ref, dx, here)
+            added.append(
+                (
+                    dbias + dx,
+                    dscale + g * normed,
+                    dshift + g,
+                )
+            )
+        return tuple(added)
 
-        def load(ref):
-            return plgpu.load(ref.at[here, :], mask=mask, other=0.0).astype(jnp.float32)
-
-        g = load(g_ref) + load(g_residual_ref)
-        inverse = inverses_ref[here]
-        centred = jnp.where(mask, load(sum_ref) - means_ref[here][:, None], 0.0)
-        normed = centred * inverse[:, None]
-        scaled = g * scale[None, :]
-        mean = jnp.sum(scaled, axis=1) / size
-        along = jnp.sum(scaled * normed, axis=1) / size
-        dx = (scaled - mean[:, None] - normed * along[:, None]) * inverse[:, None]
-        dx = jnp.where(mask, dx, 0.0)
-        plgpu.store(dresidual_ref.at[here, :], dx.astype(dresidual_ref.dtype), mask=mask)
-        if rate:
-            place = first_row + j * rows + jnp.arange(rows)
-            first, second = keys_ref[here, 0], keys_ref[here, 1]
-            kept = _kept(first, second, place, columns, tokens, size, rate)
-            dx = jnp.where(kept, dx * (1.0 / (1.0 - rate)), 0.0)
-        plgpu.store(dx_ref.at[here, :], dx.astype(dx_ref.dtype), mask=mask)
-        return (
-            dbias + jnp.sum(dx, axis=0),
-            dscale + jnp.sum(g * normed, axis=0),
-            dshift + jnp.sum(g, axis=0),
-        )
-
-    nothing = jnp.zeros((width,), jnp.float32)
-    sums = jax.lax.fori_loop(0, stretch // rows, body, (nothing, nothing, nothing))
-    for ref, value in zip((dbias_ref, dscale_ref, dshift_ref), sums, strict=True):
-        plgpu.store(ref, value, mask=real)
+    # Summed over rows once, at the end: inside the loop that would be a barrier each time.
+    nothing = tuple((jnp.zeros((rows, *scale.shape), jnp.float32),) * 3 for scale in scales)
+    found = jax.lax.fori_loop(0, stretch // rows, body, nothing)
+    for piece, sums in zip(cut, found, strict=True):
+        for ref, value in zip((dbias_ref, dscale_ref, dshift_ref), sums, strict=True):
+            piece.store(ref, jnp.sum(value, axis=0))
