@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
 
 def _real_share(args: argparse.Namespace, packing: bool) -> float:
     """Returns the share of real positions in an eighth of an epoch."""
-    corpus = Corpus.open(args.data_dir, verify=False)
+    corpus = Corpus.open(args.data_dir)
     settings = PretrainingSettings(
         max_seq_length=args.length,
         packing=packing,

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True, help="a folder made by `ptft prepare`")
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
-    corpus = Corpus.open(args.data_dir, verify=False)
+    corpus = Corpus.open(args.data_dir)
     for length in (128, 512):
         made = make_format("nsp", corpus, seed=0, max_seq_length=length, short_seq_prob=0.1)
         never, shares, labels, seconds = np.ones(corpus.num_sentences, bool), [], [], []

@@ -1,11 +1,14 @@
-"""The scripts that measure `ptft prepare` run, on a text too small to mean anything."""
+"""The scripts that measure run, on texts too small to mean anything."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import prepare_corpus
+from transformers import BertForPreTraining
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "stone", "bird", "##s", "."]
@@ -65,3 +68,28 @@ def test_the_comparison_of_sizes_runs(text, tmp_path):
     assert 1_000_000 <= sizes[1] < 1_020_000
     parts = (tmp_path / "0.001GB" / "text-0000.txt").read_text().split("\n\n")
     assert len(set(parts)) == len(parts)
+
+
+def test_both_sides_of_the_race_start_alike_train_and_hand_over_models(tmp_path):
+    """They begin with one loss, learn for as long as asked, and leave folders that transformers
+    loads."""
+    corpus, out = prepare_corpus(tmp_path), tmp_path / "race"
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 32}
+    done = run(
+        "race_vs_hf.py",
+        f"--data_dir={corpus}",
+        "--config=pretrain/bert_tiny",
+        *(f"--config.model.{name}={size}" for name, size in sizes.items()),
+        *("--config.batch_size=8", "--config.max_seq_length=32", "--config.eval_examples=16"),
+        *("--minutes=0.01", "--score_every=0.2", "--warmup_steps=0", f"--out_dir={out}"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((out / "results.json").read_text())
+    ours, hf = results["curves"]["ours"], results["curves"]["hf"]
+    assert ours[0]["mlm_loss"] == pytest.approx(hf[0]["mlm_loss"], rel=1e-4)
+    for side, curve in results["curves"].items():
+        assert [line["updates"] for line in curve] == sorted({line["updates"] for line in curve})
+        assert curve[-1]["seconds"] >= 0.6
+        assert curve[-1]["mlm_loss"] < curve[0]["mlm_loss"]
+        BertForPreTraining.from_pretrained(out / side)
+    assert (out / "race.svg").stat().st_size > 0
