@@ -13,7 +13,6 @@ from ptft_jax.commands.describe import describe_mesh, describe_model
 from ptft_jax.commands.look.bench_flags import (
     again,
     check,
-    config_of_phase,
     define_against,
     define_common,
     finish,
@@ -21,11 +20,12 @@ from ptft_jax.commands.look.bench_flags import (
     spread,
 )
 from ptft_jax.commands.screen import count, facts, make_console, progress_bars, say
-from ptft_jax.commands.train.flags import check_length
+from ptft_jax.commands.train.flags import check_length, check_numbers
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import DTYPES
 from ptft_jax.runs.bench import inputs, predict, train
 from ptft_jax.runs.open import load_run
+from ptft_jax.runs.phases import phase_of
 from ptft_jax.training.storage import size_text
 
 
@@ -62,7 +62,8 @@ class Train:
         if values.against is not None:
             # Both processes are on the device: JAX may not take most of its memory at the start.
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        config = config_of_phase(values.config, values.phase)
+        check_numbers(values.config)
+        config = phase_of(values.config, values.phase)
         opened = train.open_config(config, values.against)
         check_length(config, opened.model.config)
         console = make_console()
@@ -193,7 +194,8 @@ class Input:
         check(values, positional, batches=1)
         if values.keep_up_with is not None and not values.keep_up_with > 0:
             raise ConfigError(f"--keep_up_with={values.keep_up_with:g}: expected more than 0.")
-        config, console = config_of_phase(values.config, values.phase), make_console()
+        check_numbers(values.config)
+        config, console = phase_of(values.config, values.phase), make_console()
         with progress_bars(console) as progress:
             found = inputs.measure(
                 config,

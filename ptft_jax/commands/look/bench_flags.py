@@ -10,12 +10,9 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.commands.screen import made, make_console
-from ptft_jax.commands.train.flags import check_numbers
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.bench.machine import hardware, versions
 from ptft_jax.runs.bench.plot import FORMATS, rounds_plot
-from ptft_jax.runs.config import Config
-from ptft_jax.runs.phases import phases_of
 from ptft_jax.training.metric_sinks import json_ready, write_atomically
 
 
@@ -47,15 +44,6 @@ def check(values: flags.FlagValues, positional: list[str], **least: int) -> None
     if values.plot and Path(values.plot).suffix[1:] not in FORMATS:
         endings = ", ".join(f".{kind}" for kind in FORMATS)
         raise ConfigError(f"--plot={values.plot}: expected a name that ends in {endings}.")
-
-
-def config_of_phase(config: Config, number: int) -> Config:
-    """Returns the config as it is in a phase, its numbers checked."""
-    check_numbers(config)
-    phases = phases_of(config)
-    if not 1 <= number <= len(phases):
-        raise ConfigError(f"--phase={number}: expected from 1 to {len(phases)}.")
-    return phases[number - 1].config
 
 
 def numbers(name: str, values: flags.FlagValues) -> list[int]:

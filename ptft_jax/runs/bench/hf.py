@@ -248,7 +248,8 @@ def _torch_for(spec: dict[str, Any]) -> Any:
         raise RuntimeError("this torch has no CUDA, but JAX runs on a GPU here")
     torch.manual_seed(0)
     torch.set_num_threads(cores())
-    torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 on a GPU
+    if spec["device"] == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies float32 there
     return torch
 
 

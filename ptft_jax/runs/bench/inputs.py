@@ -55,18 +55,19 @@ def measure(
     memory, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     progress("opening", 1, 1)
-    size, made = config.batch_size, []
+    size, counts = config.batch_size, []
 
     def make_round() -> float:
-        start = len(made) * (1 + batches) * size
+        start = len(counts) // batches * (1 + batches) * size
         with Batches(examples, size, start, workers=config.workers) as source:
             next(source)
             began = time.perf_counter()
-            made.append([next(source) for _ in range(batches)])
-            return time.perf_counter() - began
+            made = [next(source) for _ in range(batches)]
+            seconds = time.perf_counter() - began
+        counts.extend(map(_counts, made))
+        return seconds
 
     (seconds,) = take_turns({"batches": make_round}, rounds, progress).values()
-    counts = [_counts(batch) for one in made for batch in one]
     tokens, positions, number = (sum(column) / rounds for column in zip(*counts, strict=True))
     median = Spread.of(seconds).median
     rate = number / median
