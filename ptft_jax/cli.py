@@ -25,6 +25,10 @@ COMMANDS = {
     "pretrain": "MLM + NSP pretraining",
     "finetune": "fine-tuning on GLUE or on your own table",
     "plan": "memory, traffic, time and cost of pretraining on machines that are not at hand",
+    "bench train": "updates a second here, and beside PyTorch",
+    "bench attention": "attention alone, by each backend",
+    "bench input": "how fast batches are made",
+    "bench predict": "answers of a trained model a second, and beside PyTorch",
     "status": "how a run stands, and where its time went",
     "evaluate": "a run's metrics again, from its checkpoint",
     "predict": "fill in masks, or classify texts",
@@ -51,6 +55,10 @@ _MODULES = {
     "pretrain": "train.pretrain",
     "finetune": "train.finetune",
     "plan": "look.plan",
+    "bench train": "look.bench:Train",
+    "bench attention": "look.bench:Attention",
+    "bench input": "look.bench:Input",
+    "bench predict": "look.bench:Predict",
     "status": "look.status",
     "evaluate": "train.evaluate",
     "predict": "use.predict",
@@ -72,6 +80,8 @@ _CONFIG_OF = {
     "data inspect": "pretrain",
     "data stats": "pretrain",
     "plan": "pretrain",
+    "bench train": "pretrain",
+    "bench input": "pretrain",
 }
 _CONFIG_OPTIONAL = ("check",)
 _PRINT_CONFIG = "--print_config"

@@ -19,6 +19,7 @@ from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
 from ptft_jax.runs.initial import imported_record
 from ptft_jax.runs.predictions import predict
 from ptft_jax.runs.record import is_run
+from ptft_jax.runs.texts import limit_of
 
 
 def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
@@ -68,6 +69,8 @@ class Run:
         model_config: the model's sizes and heads.
         tokenizer: text to ids and back.
         labels: names of the classes in the order of their ids; None where there are none.
+        pairs: whether a text is a pair for the classifier; None where that is not known.
+        limit: tokens of a text of which `predict` sees no more.
         step: of the checkpoint; 0 for a Hugging Face folder.
     """
 
@@ -78,6 +81,8 @@ class Run:
         self.model_config: EncoderConfig = trained.model_config
         self.tokenizer: TextTokenizer = trained.tokenizer
         self.labels: tuple[str, ...] | None = trained.record.labels
+        self.pairs: bool | None = trained.record.pairs
+        self.limit: int = limit_of(trained)
         self.step: int = trained.step
 
     def __repr__(self) -> str:

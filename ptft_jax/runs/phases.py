@@ -67,6 +67,19 @@ def phases_of(config: Config) -> list[PhaseConfig]:
     return [PhaseConfig(*phase) for phase in zip(starts, ends, configs, strict=True)]
 
 
+def phase_of(config: Config, number: int) -> Config:
+    """Returns the config as it is in phase `number` of a run, counted from 1.
+
+    Raises:
+        ConfigError: the config has no such phase, or one that cannot be.
+    """
+    phases = phases_of(config)
+    if not 1 <= number <= len(phases):
+        there = f"phases 1 to {len(phases)}" if len(phases) > 1 else "one phase"
+        raise ConfigError(f"--phase={number}: the config has {there}.")
+    return phases[number - 1].config
+
+
 def _checked(phase: Any, where: str, config: Config) -> dict[str, Any]:
     if not isinstance(phase, Mapping):
         raise ConfigError(

@@ -8,9 +8,8 @@ from ptft_jax.commands.screen import count
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, require_data_dir
-from ptft_jax.runs.phases import phases_of, pretraining_settings
+from ptft_jax.runs.phases import phase_of, pretraining_settings
 
 
 class OpenedExamples(NamedTuple):
@@ -48,11 +47,7 @@ def open_examples(config: Config, split: str, phase: int) -> OpenedExamples:
         DataError: the corpus is damaged.
     """
     data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
-    phases = phases_of(config)
-    if not 1 <= phase <= len(phases):
-        there = f"phases 1 to {len(phases)}" if len(phases) > 1 else "one phase"
-        raise ConfigError(f"--phase={phase}: the config has {there}.")
+    settings = pretraining_settings(phase_of(config, phase))
     corpus = Corpus.open(data_dir, split)
     tokenizer = TextTokenizer.load(corpus.tokenizer_dir)
-    settings = pretraining_settings(phases[phase - 1].config)
     return OpenedExamples(corpus, tokenizer, PretrainingExamples(corpus, tokenizer, settings))

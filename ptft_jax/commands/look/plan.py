@@ -24,7 +24,6 @@ from rich.table import Table
 
 from ptft_jax.commands.describe import describe_model
 from ptft_jax.commands.look.accelerators import (
-    ACCELERATORS,
     ASSUMPTIONS,
     SHARES,
     Assumptions,
@@ -34,21 +33,18 @@ from ptft_jax.commands.look.accelerators import (
 )
 from ptft_jax.commands.screen import count, facts, made, make_console, say
 from ptft_jax.commands.train.flags import check_length, check_numbers
-from ptft_jax.commands.train.pretrain import HEADS, PAIR_HEADS
 from ptft_jax.data.corpus.store import Corpus
-from ptft_jax.data.pretraining.formats import PAIR_FORMATS
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, nearest
-from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings
+from ptft_jax.runs.phases import PhaseConfig, phases_of
+from ptft_jax.runs.shapes import encoder_config, row_shapes
 from ptft_jax.training import cost
+from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.mesh import AXES, MeshConfig, check_batch, check_model, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-
-# Examples that a packed row has room for where the config leaves it to the corpus.
-_UNKNOWN_PACK = 4
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -131,12 +127,9 @@ def _check(values: flags.FlagValues) -> None:
 
 def _model(config: Config) -> Model:
     """Returns the model; without a corpus and a key for it, the vocabulary is BERT's."""
-    keys, there = config.model.to_dict(), config.data_dir
-    if not keys["vocab_size"]:
-        corpus = Corpus.open(there, "train") if there else None
-        keys["vocab_size"] = corpus.vocab_size if corpus else EncoderConfig.vocab_size
-    heads = PAIR_HEADS if config.input_format in PAIR_FORMATS else HEADS
-    return build_model(EncoderConfig(heads=heads, **keys))
+    there = config.data_dir
+    corpus = Corpus.open(there, "train") if there and not config.model.vocab_size else None
+    return build_model(encoder_config(config, corpus and TextTokenizer.load(corpus.tokenizer_dir)))
 
 
 def _planned(
@@ -196,30 +189,6 @@ def _memory(
         batch_size=config.batch_size // sizes["data"] * data,
         accumulate=config.accumulate,
     )[1]
-
-
-def row_shapes(config: Config) -> cost.RowShapes:
-    """Returns the shapes and dtypes of the arrays that `PretrainingExamples.batch` makes, by name.
-
-    Only the room for examples in a packed row, where no `max_sequences_per_pack` says it, is known
-    to the corpus alone.
-    """
-    settings = pretraining_settings(config)
-    settings.check()
-    tokens, predictions, most = settings.max_seq_length, config.max_predictions_per_seq, 1
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    if settings.packing:
-        most = settings.max_sequences_per_pack or _UNKNOWN_PACK
-        share = math.ceil(settings.masking.masked_lm_prob * tokens)
-        predictions = min(share + most, predictions * most)
-        names += ["segment_ids", "position_ids"]
-    rows: dict[str, Any] = dict.fromkeys(names, ((tokens,), np.int32))
-    rows |= dict.fromkeys(("masked_lm_positions", "masked_lm_ids"), ((predictions,), np.int32))
-    rows["masked_lm_weights"] = ((predictions,), np.float32)
-    if settings.has_pairs:
-        rows |= dict.fromkeys(("pooled_positions", "next_sentence_labels"), ((most,), np.int32))
-        rows["next_sentence_weights"] = ((most,), np.float32)
-    return rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,11 +27,9 @@ from ptft_jax.commands.train.flags import (
 from ptft_jax.commands.train.training_run import Phase, TrainingRun, checked_mesh, train
 from ptft_jax.data.corpus.store import Corpus, Manifest
 from ptft_jax.data.pretraining.examples import PretrainingExamples
-from ptft_jax.data.pretraining.formats import PAIR_FORMATS
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params, build_model
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, require_data_dir
 from ptft_jax.runs.evaluators import pretraining_evaluator
@@ -39,11 +37,9 @@ from ptft_jax.runs.folder import SHAPE_KEYS, RunFolder
 from ptft_jax.runs.initial import load_initial
 from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings
 from ptft_jax.runs.record import RunRecord
+from ptft_jax.runs.shapes import encoder_config
 from ptft_jax.runs.start_checks import agree
 from ptft_jax.training.cluster.job import Job
-
-# What a run on sentence pairs trains, and what one without them does.
-PAIR_HEADS, HEADS = ("pooler", "mlm", "nsp"), ("mlm",)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -83,7 +79,7 @@ def pretrain(
     data_dir = require_data_dir(config, "a folder made by `ptft prepare`")
     train_corpus, dev_corpus = (Corpus.open(data_dir, split) for split in ("train", "dev"))
     tokenizer = TextTokenizer.load(train_corpus.tokenizer_dir)
-    model = build_model(_model_config(config, tokenizer))
+    model = build_model(encoder_config(config, tokenizer))
     if init_from is None and folder.exists():
         init_from = folder.record().init_from
     configs = phases_of(config)
@@ -198,23 +194,6 @@ def fingerprint(manifest: Manifest) -> str:
     sums = sorted((name, record.sha256) for name, record in manifest.files.items())
     draws = [(source.weight, source.counts["train"].documents) for source in manifest.sources]
     return hashlib.sha256(json.dumps([sums, draws]).encode()).hexdigest()
-
-
-def _model_config(config: Config, tokenizer: TextTokenizer) -> EncoderConfig:
-    keys = config.model.to_dict()
-    wanted = keys.pop("vocab_size")
-    if wanted is not None and wanted < tokenizer.vocab_size:
-        raise ConfigError(
-            f"--config.model.vocab_size={wanted}: the corpus has token ids up to "
-            f"{tokenizer.vocab_size - 1}; expected at least {tokenizer.vocab_size}, or leave it "
-            "out."
-        )
-    return EncoderConfig(
-        vocab_size=wanted or tokenizer.vocab_size,
-        pad_token_id=tokenizer.pad_token_id,
-        heads=PAIR_HEADS if config.input_format in PAIR_FORMATS else HEADS,
-        **keys,
-    )
 
 
 def _initial(source: str, model: Model, tokenizer: TextTokenizer, console: Console) -> Params:

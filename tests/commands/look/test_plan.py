@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from command_line import MODEL, prepare_corpus, run
 
-from ptft_jax.commands.look.accelerators import ACCELERATORS, Assumptions, advice, estimate_seconds
-from ptft_jax.commands.look.plan import row_shapes
+from ptft_jax.commands.look.accelerators import Assumptions, advice, estimate_seconds
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -19,6 +18,8 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs import defaults
 from ptft_jax.runs.phases import pretraining_settings
+from ptft_jax.runs.shapes import row_shapes
+from ptft_jax.training.accelerators import ACCELERATORS, known_accelerator
 from ptft_jax.training.cost import Exchange, Memory
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
@@ -235,3 +236,25 @@ def test_accelerators_are_plausible():
         assert 10 <= device.float32_tflops <= device.bfloat16_tflops <= 3000, name
         assert 10 <= device.memory_gb <= 300, name
         assert device.network_gbs <= device.link_gbs < device.memory_gbs < 10_000, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40g"),
+        ("NVIDIA A100 80GB PCIe", "a100-80g"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("TPU v5 lite", "tpu-v5e"),
+        ("TPU v5", "tpu-v5p"),
+        ("TPU v6 lite", "tpu-v6e"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200 MIG 1g.18gb", None),
+        ("cpu", None),
+    ],
+)
+def test_a_device_gets_its_own_peak(kind, name):
+    """A utilisation of another card's peak would be off by a quarter or more, unseen."""
+    assert known_accelerator(kind) == (name and ACCELERATORS[name])

@@ -382,7 +382,7 @@ def test_rows_of_real_text_are_full(shared_data, tmp_path):
 
     This part has 1,500 examples, so that the number of rows that they need varies by a percent
     from epoch to epoch, and the room for the fullest epoch costs that much; the rows that are used
-    are full. All of the text fills 99.4 % with its 57,000 examples (benchmarks/input.py).
+    are full. All of the text fills 99.4 % with its 57,000 examples (`ptft bench input`).
     """
     for name in ("eltec_eng", "openstax_ccby"):
         with lzma.open(shared_data / "text" / f"{name}.txt.xz", "rt", encoding="utf-8") as file:

@@ -1,0 +1,68 @@
+"""What a measurement ran on: devices, cores, versions, and the memory that it took.
+
+JAX is imported by those functions alone that need it: a process of PyTorch's asks here, too.
+"""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def hardware() -> dict[str, Any]:
+    """Returns processor, cores that this process may use, and JAX's devices."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "devices": len(devices),
+        "device_kind": devices[0].device_kind,
+        "platform": devices[0].platform,
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions of what computes; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("ptft_jax", "jax", "jaxlib", "numpy", "torch", "transformers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def peak_memory(devices: Iterable[Any]) -> tuple[int, str]:
+    """Returns the most bytes that a device has held, "device"; on a CPU the process, "process"."""
+    stats = [device.memory_stats() for device in devices]
+    held = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
+    return (max(held), "device") if held else (peak_of_process(), "process")
+
+
+def peak_of_process() -> int:
+    """Returns the most bytes that this process has had in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
