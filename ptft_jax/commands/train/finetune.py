@@ -30,6 +30,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.evaluators import Evaluate, classification_evaluator
@@ -100,6 +101,7 @@ def finetune(
         best=(f"{task.eval_splits[0]}_{task.metrics[0]}", "max"),
         pairs=train_split.texts_b is not None,
         data=fingerprints(task),
+        randomness=RANDOMNESS,
     )
     agree(job, "data", record.data)
     changes = folder.check_unchanged(record, initial.tokenizer, allow=allow)

@@ -32,6 +32,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params, build_model
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, require_data_dir
 from ptft_jax.runs.evaluators import pretraining_evaluator
@@ -102,6 +103,7 @@ def pretrain(
         best=("dev_loss", "min"),
         pairs=objective.next_sentence,
         data={"corpus": fingerprint(train_corpus.manifest)},
+        randomness=RANDOMNESS,
     )
     agree(job, "data", record.data)
     changes = folder.check_unchanged(record, tokenizer, allow=allow)
