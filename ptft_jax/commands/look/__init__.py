@@ -1,1 +1,1 @@
-"""Commands that only look: status, checkpoints, plan (with its table of accelerators)."""
+"""Commands that only look: status, checkpoints, plan (with its assumptions)."""

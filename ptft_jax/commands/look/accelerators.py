@@ -1,58 +1,10 @@
-"""The accelerators that `ptft plan` knows, and whether and how long an update runs on one.
-
-Figures are those of the makers' data sheets. Links and networks are what one device can send in one
-direction, networks those of a typical machine (a DGX: 4 x 100 Gb/s for V100, 8 x 200 for A100, 8 x
-400 from H100 on). Peaks are of dense products as JAX computes them: float32 as TF32 on NVIDIA GPUs,
-in one bfloat16 pass on TPUs.
-"""
+"""Whether and how long an update runs on an accelerator, from assumptions that can be changed."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
+from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.cost import Memory
-
-
-class Accelerator(NamedTuple):
-    """One kind of device: peaks in TFLOP/s, memory in 10⁹ bytes, rates in 10⁹ bytes/s.
-
-    `memory_fraction` is the share of the memory that JAX takes: three quarters of a GPU's unless
-    XLA_PYTHON_CLIENT_MEM_FRACTION is set.
-    """
-
-    bfloat16_tflops: float
-    float32_tflops: float
-    memory_gb: float
-    memory_gbs: float
-    link_gbs: float
-    network_gbs: float
-    memory_fraction: float = 0.75
-    source: str = "NVIDIA data sheet"
-
-
-def _tpu(tflops: float, memory_gb: float, memory_gbs: float, link_gbs: float) -> Accelerator:
-    # All hosts of a slice are joined by the chips' own interconnect.
-    links = (link_gbs, link_gbs)
-    source = "Cloud TPU system architecture pages"
-    return Accelerator(tflops, tflops, memory_gb, memory_gbs, *links, 0.95, source)
-
-
-ACCELERATORS = {
-    # V100 has no bfloat16 units: XLA computes such a model in float32.
-    "v100": Accelerator(15.7, 15.7, 32, 900, 150, 6.25),
-    "a100-40g": Accelerator(312, 156, 40, 1555, 300, 25),
-    "a100-80g": Accelerator(312, 156, 80, 2039, 300, 25),
-    "l4": Accelerator(121, 60, 24, 300, 32, 1.56),
-    "l40s": Accelerator(362, 183, 48, 864, 32, 6.25),
-    "h100": Accelerator(989, 494, 80, 3350, 450, 50),
-    "h200": Accelerator(989, 494, 141, 4800, 450, 50),
-    "b200": Accelerator(2250, 1100, 180, 8000, 900, 50),
-    "tpu-v4": _tpu(275, 32, 1200, 300),
-    "tpu-v5e": _tpu(197, 16, 819, 200),
-    "tpu-v5p": _tpu(459, 95, 2765, 600),
-    "tpu-v6e": _tpu(918, 32, 1640, 400),
-}
-
 
 ASSUMPTIONS = {
     "peak_tflops": "Peak of matrix products in the model's dtype, TFLOP/s.",
@@ -94,8 +46,7 @@ def assume(
     `given` replaces those that are not None.
     """
     device = ACCELERATORS[kind]
-    peak = device.bfloat16_tflops if dtype == "bfloat16" else device.float32_tflops
-    known = {"peak_tflops": peak, **device._asdict()}
+    known = {"peak_tflops": device.peak_tflops(dtype), **device._asdict()}
     figures = {name: known[name] for name in ASSUMPTIONS if name in known}
     sources = dict.fromkeys(ASSUMPTIONS, device.source) | dict.fromkeys(SHARES, "assumed")
     replaced = {name: value for name, value in given.items() if value is not None}

@@ -24,7 +24,6 @@ from rich.table import Table
 
 from ptft_jax.commands.describe import describe_model
 from ptft_jax.commands.look.accelerators import (
-    ACCELERATORS,
     ASSUMPTIONS,
     SHARES,
     Assumptions,
@@ -44,6 +43,7 @@ from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, nearest
 from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings
 from ptft_jax.training import cost
+from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.mesh import AXES, MeshConfig, check_batch, check_model, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 

@@ -23,11 +23,13 @@ from ptft_jax.runs.evaluators import Evaluate
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.start_checks import check_run_place, time_all_reduce
+from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.loop import fit
+from ptft_jax.training.cost import model_flops
+from ptft_jax.training.loop import Batch, fit
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
 from ptft_jax.training.metric_sinks import (
     ConsoleProgress,
@@ -206,6 +208,7 @@ def train(
                         checkpoint_every=run.checkpoint_every,
                         max_skipped_in_row=config.max_skipped_in_row,
                         evaluation_due=due,
+                        ideal_seconds=_ideal_seconds(run.model, phase.batch_size, mesh),
                         job=job,
                     )
         with job.activity("saving"):
@@ -228,6 +231,31 @@ def train(
 def _bytes(tree: Any) -> int:
     """Returns the size of a tree of arrays."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _ideal_seconds(model: Model, batch_size: int, mesh: Mesh) -> Callable[[Batch], float] | None:
+    """Returns the function from a batch to the seconds of its model FLOPs at the devices' peak.
+
+    None where the peak of these devices is not known.
+    """
+    device = accelerator_of(mesh.devices.flat[0].device_kind)
+    if device is None:
+        return None
+    peak = mesh.size * device.peak_tflops(model.config.dtype) * 1e12
+
+    def seconds(batch: Batch) -> float:
+        def width(name: str) -> int:
+            return batch[name].shape[1] if name in batch else 0
+
+        flops = model_flops(
+            model.config,
+            tokens=width("input_ids"),
+            predictions=width("masked_lm_positions"),
+            pooled=width("pooled_positions"),
+        )
+        return batch_size * flops / peak
+
+    return seconds
 
 
 def _finished(run: TrainingRun, checkpoints: Checkpoints) -> dict[str, dict[str, Any]] | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command_line import MODEL, prepare_corpus, run
 
-from ptft_jax.commands.look.accelerators import ACCELERATORS, Assumptions, advice, estimate_seconds
+from ptft_jax.commands.look.accelerators import Assumptions, advice, estimate_seconds
 from ptft_jax.commands.look.plan import row_shapes
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
@@ -227,11 +227,3 @@ def test_what_to_raise(held, accumulate, remat, words):
     mesh = {"data": 4, "fsdp": 2, "tensor": 1}
     said = advice(memory(**held), ASSUMED, mesh, batch_size=32, accumulate=accumulate, remat=remat)
     assert words in said
-
-
-def test_accelerators_are_plausible():
-    """A figure in a wrong unit would be off by a factor of a thousand, or of two."""
-    for name, device in ACCELERATORS.items():
-        assert 10 <= device.float32_tflops <= device.bfloat16_tflops <= 3000, name
-        assert 10 <= device.memory_gb <= 300, name
-        assert device.network_gbs <= device.link_gbs < device.memory_gbs < 10_000, name

@@ -1,0 +1,47 @@
+"""What a run shows of how it runs: utilisation of the devices."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import compilation_cache, metrics, prepare_corpus, pretrain_flags, run
+
+from ptft_jax.commands.train import training_run
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.training.accelerators import ACCELERATORS
+from ptft_jax.training.cost import model_flops
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Iterator[Path]:
+    """A folder with a corpus; programs that two runs share are compiled once."""
+    place = tmp_path_factory.mktemp("seeing")
+    prepare_corpus(place)
+    with compilation_cache(place / "cache"):
+        yield place
+
+
+def test_utilisation_is_that_of_all_devices(place, monkeypatch):
+    """As if the eight devices were L4s: model FLOPs of the global batch over eight times its peak.
+
+    One device's share of the batch over its own peak, or all over one, would be off by eight.
+    """
+    device = ACCELERATORS["l4"]
+    monkeypatch.setattr(training_run, "accelerator_of", lambda kind: device)
+    assert run(*pretrain_flags(place / "data", place / "l4", accumulate=2)) == 0
+    config = RunFolder(place / "l4").record().encoder_config
+    flops = 16 * model_flops(config, tokens=32, predictions=5, pooled=1)
+    lines = [line for line in metrics(place / "l4") if line.get("tokens_per_second")]
+    assert len(lines) >= 4
+    for line in lines:
+        seconds = line["tokens"] / line["tokens_per_second"]
+        peak = 8 * device.float32_tflops * 1e12
+        assert line["mfu"] == pytest.approx(flops / (seconds * peak))
+
+
+def test_a_cpu_has_no_utilisation(place):
+    """A figure from a peak that nobody knows would be made up: the file says null."""
+    assert run(*pretrain_flags(place / "data", place / "cpu", accumulate=2)) == 0
+    training = [line for line in metrics(place / "cpu") if "split" not in line]
+    assert {line["mfu"] for line in training} == {None}
+    assert {line["device_memory_gib"] for line in training} == {None}
