@@ -50,8 +50,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
-    with started(values, positional) as (folder, job, allow):
-        finetune(values.config, folder, values.init_from, job, allow=allow)
+    with started(values, positional) as (folder, job, allow, profile):
+        finetune(values.config, folder, values.init_from, job, allow=allow, profile=profile)
     made(
         make_console(),
         "fine-tuned",
@@ -65,7 +65,13 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def finetune(
-    config: Config, folder: RunFolder, init_from: str | None, job: Job, *, allow: bool = False
+    config: Config,
+    folder: RunFolder,
+    init_from: str | None,
+    job: Job,
+    *,
+    allow: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Fine-tunes a run to its end; returns the metrics by split."""
     console = make_console()
@@ -148,6 +154,7 @@ def finetune(
             if config.checkpoint_every is None
             else config.checkpoint_every,
             initial=initial.params,
+            profile=profile,
         ),
         config,
         mesh,

@@ -54,8 +54,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
-    with started(values, positional) as (folder, job, allow):
-        pretrain(values.config, folder, values.init_from, job, allow=allow)
+    with started(values, positional) as (folder, job, allow, profile):
+        pretrain(values.config, folder, values.init_from, job, allow=allow, profile=profile)
     made(
         make_console(),
         "pretrained",
@@ -74,7 +74,13 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def pretrain(
-    config: Config, folder: RunFolder, init_from: str | None, job: Job, *, allow: bool = False
+    config: Config,
+    folder: RunFolder,
+    init_from: str | None,
+    job: Job,
+    *,
+    allow: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Pretrains a run to its end; returns the metrics by split."""
     console = make_console()
@@ -154,6 +160,7 @@ def pretrain(
             eval_every=config.eval_every,
             checkpoint_every=config.checkpoint_every,
             initial=initial,
+            profile=profile,
         ),
         config,
         mesh,

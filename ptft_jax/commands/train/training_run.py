@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ptft_jax.commands.screen import count, results_table, say
+from ptft_jax.commands.train.profiling import check_profile, tracer
 from ptft_jax.data.batches import Batches, Examples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
@@ -76,6 +77,7 @@ class TrainingRun:
         tokenizer: the tokenizer of the examples.
         eval_every, checkpoint_every: intervals in updates, 0 for the end only.
         initial: parameters to start from, any part of the tree; None for fresh ones.
+        profile: the updates to trace are those after the first number up to the second.
     """
 
     folder: RunFolder
@@ -87,6 +89,7 @@ class TrainingRun:
     eval_every: int
     checkpoint_every: int
     initial: Params | None
+    profile: tuple[int, int] | None = None
 
     @property
     def steps(self) -> int:
@@ -123,12 +126,13 @@ def train(
         The metrics of the last evaluation by split, as written to results.json.
 
     Raises:
-        ConfigError: the settings of the optimizer cannot be, the run has gone further already, or
-            the processes of the job do not fit together.
+        ConfigError: the settings of the optimizer cannot be, the run has gone further already, is
+            shorter than what is to be traced, or the processes of the job do not fit together.
         DataError: too many updates in a row had no finite gradients, or no checkpoint is whole.
         StorageError: the disk has no room.
         StopError: the job was asked to stop, and has saved.
     """
+    check_profile(run.profile, run.steps)
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
         ScheduleConfig(**config.schedule),
@@ -168,7 +172,9 @@ def train(
             sinks += [MetricsWriter(run.folder.path, start), ConsoleProgress(run.steps, console)]
         saver = _Saver(checkpoints, run)
         restored = time.monotonic()
-        with Report(*sinks) as report:
+        profile = run.profile if job.is_first else None
+        tracing = tracer(profile, run.folder.path / "profile", start, console)
+        with Report(*sinks) as report, tracing as trace:
             for phase in run.phases:
                 ends_run = phase is run.phases[-1]
                 done = int(state.step)
@@ -185,6 +191,8 @@ def train(
                     accumulate=phase.accumulate,
                     max_skipped_in_row=config.max_skipped_in_row,
                 )
+                if trace is not None:
+                    step = trace.around(step)
                 rows = process_rows(mesh, phase.batch_size)
                 # A phase reads its own examples, from the first one on.
                 index = meta["next_index"] if resumes_here else 0

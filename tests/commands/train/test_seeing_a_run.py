@@ -1,4 +1,4 @@
-"""What a run shows of how it runs: utilisation of the devices."""
+"""What a run shows of how it runs: utilisation of the devices, and a trace of its kernels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,3 +45,34 @@ def test_a_cpu_has_no_utilisation(place):
     training = [line for line in metrics(place / "cpu") if "split" not in line]
     assert {line["mfu"] for line in training} == {None}
     assert {line["device_memory_gib"] for line in training} == {None}
+
+
+def test_a_trace_and_its_kernels(place, capsys):
+    """It lies in the run's folder, and the screen says which operations took the time, and how to
+    look at it.
+    """
+    folder = place / "traced"
+    assert run(*pretrain_flags(place / "data", folder, accumulate=2), "--profile=2:4") == 0
+    said = capsys.readouterr().out
+    (file,) = folder.glob("profile/plugins/profile/*/*.xplane.pb")
+    assert f"trace of the updates 3 to 4: {file}" in said
+    assert f"xprof --logdir={folder}/profile" in said
+    table = said.partition("mean of 2 updates")[2].partition("trace of")[0]
+    rows = [line.split() for line in table.splitlines() if line.strip().endswith("%")]
+    assert len(rows) == 22  # with the others and the sum
+    assert all(float(ms) >= 0 for *_, ms, _ in rows)
+    shares = [float(share.rstrip("%")) for *_, share in rows]
+    assert sum(shares[:-1]) == pytest.approx(100, abs=2)
+    assert run(*pretrain_flags(place / "data", folder, accumulate=2), "--profile=2:4") == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("profile", ["3", "a:b", "3:3", "4:2", "-1:2", "1:2:3", "1.5:3", "2:7"])
+def test_updates_that_cannot_be_traced_are_refused(place, profile, capsys):
+    """Before anything is compiled or written: after an hour of training it would be too late."""
+    folder = place / "never"
+    assert run(*pretrain_flags(place / "data", folder), f"--profile={profile}") == 2
+    said = capsys.readouterr().err
+    assert f"--profile={profile}: " in said
+    assert "expected STOP" in said or "expected START:STOP" in said
+    assert not folder.exists()
