@@ -30,6 +30,7 @@ from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import model_flops
+from ptft_jax.training.device_memory import fitting
 from ptft_jax.training.loop import Batch, fit
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
 from ptft_jax.training.metric_sinks import (
@@ -129,6 +130,7 @@ def train(
         ConfigError: the settings of the optimizer cannot be, the run has gone further already, is
             shorter than what is to be traced, or the processes of the job do not fit together.
         DataError: too many updates in a row had no finite gradients, or no checkpoint is whole.
+        DeviceMemoryError: the devices have no room.
         StorageError: the disk has no room.
         StopError: the job was asked to stop, and has saved.
     """
@@ -161,7 +163,8 @@ def train(
         run.steps,
     )
     with jax.set_mesh(mesh), checkpoints:
-        with job.activity("restoring"):
+        needs_less = _remedies(config, run.phases[0], run.model, mesh)
+        with job.activity("restoring"), fitting(needs_less):
             state, meta = _restore_or_init(
                 run, config, mesh, optimizer, abstract, checkpoints, console
             )
@@ -198,9 +201,12 @@ def train(
                 index = meta["next_index"] if resumes_here else 0
                 if done == start:
                     index += phase.batch_size * skip_at(run.folder.path, start)
-                with Batches(
-                    phase.examples, phase.batch_size, index, rows, workers=config.workers
-                ) as batches:
+                with (
+                    fitting(_remedies(config, phase, run.model, mesh)),
+                    Batches(
+                        phase.examples, phase.batch_size, index, rows, workers=config.workers
+                    ) as batches,
+                ):
                     state = fit(
                         state,
                         step,
@@ -239,6 +245,21 @@ def train(
 def _bytes(tree: Any) -> int:
     """Returns the size of a tree of arrays."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _remedies(config: Config, phase: Phase, model: Model, mesh: Mesh) -> list[str]:
+    """Returns what to change where an update or an evaluation does not fit the devices."""
+    rows = phase.batch_size // (phase.accumulate * mesh.shape["data"] * mesh.shape["fsdp"])
+    found = []
+    if rows > 1:
+        found.append(f"raise accumulate (now {phase.accumulate}; {rows} rows at once on a device)")
+    if not model.config.remat:
+        found.append("set model.remat=True (now False)")
+    found.append(f"raise mesh.fsdp (now {mesh.shape['fsdp']}, with {mesh.size} devices in all)")
+    if "eval_batch_size" in config:
+        now = config.eval_batch_size or f"{phase.batch_size // phase.accumulate}, as in training"
+        found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
+    return found
 
 
 def _ideal_seconds(model: Model, batch_size: int, mesh: Mesh) -> Callable[[Batch], float] | None:

@@ -1,12 +1,23 @@
-"""What a run shows of how it runs: utilisation of the devices, and a trace of its kernels."""
+"""What a run shows of how it runs: utilisation, kernels, and what does not fit."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
-from command_line import compilation_cache, metrics, prepare_corpus, pretrain_flags, run
+from command_line import (
+    compilation_cache,
+    finetune_flags,
+    losses,
+    metrics,
+    prepare_corpus,
+    pretrain_flags,
+    run,
+    sentences,
+)
 
 from ptft_jax.commands.train import training_run
+from ptft_jax.runs import evaluators
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.cost import model_flops
@@ -76,3 +87,55 @@ def test_updates_that_cannot_be_traced_are_refused(place, profile, capsys):
     assert f"--profile={profile}: " in said
     assert "expected STOP" in said or "expected START:STOP" in said
     assert not folder.exists()
+
+
+def full(*_, **__):
+    """Stands for the making of a step that does not fit the devices."""
+
+    def step(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    return step
+
+
+def test_an_update_that_does_not_fit_says_what_to_change(place, monkeypatch, capsys):
+    """With a code of its own, and the present values of the settings that need less memory."""
+    monkeypatch.setattr(training_run, "make_train_step", full)
+    flags = pretrain_flags(place / "data", place / "full", **{"mesh.data": 2, "mesh.fsdp": 4})
+    assert run(*flags) == 71
+    said = capsys.readouterr().err
+    assert "the devices have no memory left: RESOURCE_EXHAUSTED: Out of memory allocating 9" in said
+    assert "raise accumulate (now 1; 2 rows at once on a device)" in said
+    assert "set model.remat=True (now False)" in said
+    assert "raise mesh.fsdp (now 4, with 8 devices in all)" in said
+    assert "disk" not in said
+
+
+def test_an_evaluation_that_does_not_fit_says_what_to_change(place, monkeypatch, capsys):
+    """In training and by itself, where other settings are at hand; what was saved before stays."""
+    folder = place / "full_dev"
+    flags = pretrain_flags(place / "data", folder, accumulate=2, checkpoint_every=2)
+    monkeypatch.setattr(evaluators, "make_eval_step", full)
+    assert run(*flags) == 71
+    assert "raise accumulate (now 2; 1 rows" not in capsys.readouterr().err
+    assert run("evaluate", f"--run_dir={folder}") == 71
+    assert "run it on more or larger devices (now 8)" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(*flags) == 0
+    assert sorted(losses(folder)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_fine_tuning_that_does_not_fit_names_the_batch_of_its_evaluations(
+    place, monkeypatch, capsys
+):
+    """Nothing else of an evaluation can be made smaller."""
+    (place / "table").mkdir()
+    for split in ("train", "dev"):
+        rows = [f"{text}\t{label}\n" for text, label in sentences(16, 1)]
+        (place / "table" / f"{split}.tsv").write_text("text\tlabel\n" + "".join(rows))
+    source = place / "source"
+    assert run(*pretrain_flags(place / "data", source, accumulate=2, steps=1)) == 0
+    monkeypatch.setattr(evaluators, "make_scoring_step", full)
+    flags = finetune_flags("text.py", place / "table", source, place / "tuned", eval_batch_size=16)
+    assert run(*flags) == 71
+    assert "lower eval_batch_size (now 16)" in capsys.readouterr().err
