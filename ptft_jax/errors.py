@@ -30,6 +30,12 @@ class HangError(PtftError):
     exit_code = 70
 
 
+class DeviceMemoryError(PtftError):
+    """The devices have no memory left for what they were asked for (exit code 71, EX_OSERR)."""
+
+    exit_code = 71
+
+
 class StorageError(PtftError):
     """A file could not be written: disk full, quota, an I/O error (exit code 74, EX_IOERR)."""
 

@@ -31,7 +31,8 @@ from ptft_jax.training.metric_sinks import write_atomically
 
 # Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
 _FREE = ("config.mesh.", "config.accumulate", "config.workers", "config.log_every")
-_FREE += ("config.keep_last",)
+# What another version of dropout's masks may not do is said where it is refused.
+_FREE += ("config.keep_last", "randomness")
 # Keys of the model that decide what its parameters are: another run has to share them for its
 # parameters to fit and to mean the same.
 SHAPE_KEYS = (
@@ -119,12 +120,15 @@ class RunFolder:
 
         Raises:
             ConfigError: the record differs from the one that the run was started with in more than
-                it may.
+                it may, or the run's dropout was of another version.
             DataError: the run's tokenizer is missing or damaged.
         """
         if not self.exists():
             return []
-        there, now = (flatten(r.to_json()) for r in (self.record(), record))
+        before = self.record()
+        if self.has_checkpoint():
+            self._check_randomness(before, record)
+        there, now = (flatten(r.to_json()) for r in (before, record))
         differ = sorted(n for n in there.keys() | now.keys() if there.get(n) != now.get(n))
         if not self.tokenizer_dir.is_dir():
             raise DataError(
@@ -153,6 +157,18 @@ class RunFolder:
                 f"--run_dir={self.path} holds a run that was started otherwise:\n{listed}\n{mend}"
             )
         return list(changes.values())
+
+    def _check_randomness(self, before: RunRecord, now: RunRecord) -> None:
+        drops = before.has_dropout and now.has_dropout
+        if drops and before.randomness != now.randomness:
+            raise ConfigError(
+                f"--run_dir={self.path} was trained with dropout of version "
+                f"{before.randomness or '(none recorded)'}, and this version of ptft_jax has "
+                f"{now.randomness}: from its checkpoint on it would drop other activations, and no "
+                "longer be the run that it was. Continue it with the version of ptft_jax that made "
+                "it, or start a new run from its weights: another --run_dir with "
+                f"--init_from={self.path}."
+            )
 
     def start(self, record: RunRecord, tokenizer: TextTokenizer) -> None:
         """Writes config.json and the tokenizer; the last thing to be called before training."""

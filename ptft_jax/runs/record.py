@@ -27,6 +27,8 @@ class RunRecord:
             "min" or "max" is good; None for a run that is not evaluated.
         pairs: whether the texts of the task are pairs; None where that is not known.
         data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
+        randomness: the version of dropout's masks (`ptft_jax.models.dropout`); None for an imported
+            run, and for one that was made before there were versions.
     """
 
     command: str
@@ -37,6 +39,7 @@ class RunRecord:
     best: tuple[str, str] | None = None
     pairs: bool | None = None
     data: dict[str, str] = dataclasses.field(default_factory=dict)
+    randomness: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record as JSON values."""
@@ -47,6 +50,13 @@ class RunRecord:
     def encoder_config(self) -> EncoderConfig:
         """The model's config."""
         return EncoderConfig(**{**self.model, "heads": tuple(self.model["heads"])})
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the run's training depends on masks of dropout."""
+        config = self.encoder_config
+        rates = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+        return any((*rates, config.classifier_dropout))
 
 
 def is_run(folder: Path, named: str) -> bool:

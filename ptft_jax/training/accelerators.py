@@ -1,4 +1,4 @@
-"""The accelerators that are known by their data sheets, and which of them a device is.
+"""The accelerators that are known: their peaks, and how full the ones at hand have been.
 
 Figures are those of the makers' data sheets. Links and networks are what one device can send in one
 direction, networks those of a typical machine (a DGX: 4 x 100 Gb/s for V100, 8 x 200 for A100, 8 x
@@ -7,7 +7,8 @@ in one bfloat16 pass on TPUs.
 """
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 
 class Accelerator(NamedTuple):
@@ -27,7 +28,7 @@ class Accelerator(NamedTuple):
     source: str = "NVIDIA data sheet"
 
     def peak_tflops(self, dtype: str) -> float:
-        """Returns the peak of a model's matrix products, "bfloat16" or "float32"."""
+        """Returns the peak for a model of a dtype."""
         return self.bfloat16_tflops if dtype == "bfloat16" else self.float32_tflops
 
 
@@ -54,27 +55,37 @@ ACCELERATORS = {
     "tpu-v6e": _tpu(918, 32, 1640, 400),
 }
 
-# What JAX calls them (`jax.Device.device_kind`). Cards of the same name with other peaks (H100 PCIe
-# and NVL) and parts of a card (MIG) are none of these.
-_KINDS = {
-    "v100": r"Tesla V100-SXM2-.*",
-    "a100-40g": r"NVIDIA A100.*40GB",
-    "a100-80g": r"NVIDIA A100.*80GB( PCIe)?",
-    "l4": r"NVIDIA L4",
-    "l40s": r"NVIDIA L40S",
-    "h100": r"NVIDIA H100 80GB HBM3",
-    "h200": r"NVIDIA H200",
-    "b200": r"NVIDIA B200",
-    "tpu-v4": r"TPU v4",
-    "tpu-v5e": r"TPU v5 ?(lite|e)",
-    "tpu-v5p": r"TPU v5p?",
-    "tpu-v6e": r"TPU v6 ?(lite|e)",
+# `jax.Device.device_kind` in full: cards of the same name with other clocks (H100 PCIe), and a part
+# of a card (MIG), have other peaks.
+_DEVICE_KINDS = {
+    r"Tesla V100-SXM\d.*": "v100",
+    r"NVIDIA A100-(SXM4|PCIE)-40GB": "a100-40g",
+    r"NVIDIA A100(-SXM4-80GB| 80GB PCIe)": "a100-80g",
+    r"NVIDIA L4": "l4",
+    r"NVIDIA L40S": "l40s",
+    r"NVIDIA H100 80GB HBM3": "h100",
+    r"NVIDIA H200": "h200",
+    r"NVIDIA B200": "b200",
+    r"TPU v4": "tpu-v4",
+    r"TPU v5( lite|e)": "tpu-v5e",
+    r"TPU v5p?": "tpu-v5p",
+    r"TPU v6( lite|e)": "tpu-v6e",
 }
 
 
-def known_accelerator(device_kind: str) -> Accelerator | None:
-    """Returns the figures of a device that JAX calls `device_kind`; None for an unknown one."""
-    for name, pattern in _KINDS.items():
+def accelerator_of(device_kind: str) -> Accelerator | None:
+    """Returns what is known of the accelerator that JAX calls `device_kind`; None for a CPU."""
+    for pattern, name in _DEVICE_KINDS.items():
         if re.fullmatch(pattern, device_kind):
             return ACCELERATORS[name]
     return None
+
+
+def peak_memory_gib(devices: Iterable[Any]) -> float | None:
+    """Returns the most bytes that were in use at once on the fullest device, in GiB.
+
+    None where a backend does not count them.
+    """
+    stats = [device.memory_stats() or {} for device in devices]
+    peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    return max(peaks) / 2**30 if peaks else None

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ptft_jax.errors import DataError
+from ptft_jax.training.accelerators import peak_memory_gib
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.metric_sinks import Report
 from ptft_jax.training.state import TrainState
@@ -90,6 +91,7 @@ def fit(
     checkpoint_every: int = 0,
     max_skipped_in_row: int = 10,
     evaluation_due: bool = False,
+    ideal_seconds: Callable[[Batch], float] | None = None,
     job: Job | None = None,
 ) -> TrainState:
     """Make updates until `until` of them are made in all, and return the state.
@@ -104,10 +106,11 @@ def fit(
       until: the last step of this call.
       report: receives the metrics of every step divisible by `log_every` and of the last one. They
         are that step's own values, no means over the steps before, so that a resumed run reports
-        what an uninterrupted one does; only 'tokens_per_second' and 'data_wait', the share of the
-        time in which the devices may have stood idle for want of a batch, are taken over the steps
-        since the last report, without the first step (it compiles), evaluations and blocking
-        saves, and are None where no step was timed.
+        what an uninterrupted one does; only 'tokens_per_second', 'mfu' (see `ideal_seconds`) and
+        'data_wait', the share of the time in which the devices may have stood idle for want of a
+        batch, are taken over the steps since the last report, without the first step (it compiles),
+        evaluations and blocking saves, and are None where no step was timed;
+        'device_memory_gib' is the most that a device of this process has held so far.
       saver: saves at steps divisible by `checkpoint_every` (0: none) and at the end, after the
         evaluation of the same step and with the position in the data that follows this step.
       evaluate: called at steps divisible by `eval_every` (0: none) and at the end; None: never. It
@@ -117,6 +120,8 @@ def fit(
       max_skipped_in_row: the step's own number of batches without finite gradients that ends the
         run.
       evaluation_due: whether the evaluation of `state.step` has still to be made.
+      ideal_seconds: the time that the model FLOPs of a batch take at the peak of all devices; 'mfu'
+        is this over the time that it took. None where the peak is not known.
       job: the job of this process; None: one of its own, without signals.
 
     When the job is stopped (SIGTERM, Ctrl-C), all its processes end after the same update: they
@@ -141,7 +146,7 @@ def fit(
                 if not evaluation_due:
                     saver.save(done, state, batches.next_index, scores, False)
             return state
-    rate = _Rate()
+    rate = _Rate(ideal_seconds)
     metrics: Mapping[str, Any] = {"tokens": jax.numpy.zeros(())}
     with job.activity("training"):
         while done < until:
@@ -152,7 +157,7 @@ def fit(
             job.heartbeat.waited += waited
             if rate.timing:
                 state, metrics = step(state, put(batch))
-                rate.add(metrics["tokens"], waited)
+                rate.add(batch, metrics["tokens"], waited)
             else:
                 with job.activity("compiling"):
                     state, metrics = step(state, put(batch))
@@ -178,7 +183,8 @@ def fit(
             # jit returns its dicts sorted by key; a line reads better with the loss in front.
             values = {"loss": values.pop("loss"), **values}
             if logs:
-                report.training(done, {**values, **rate.take()})
+                memory = {"device_memory_gib": peak_memory_gib(jax.local_devices())}
+                report.training(done, {**values, **rate.take(), **memory})
             _check_skipped(done, values, max_skipped_in_row, report)
             scores, is_due = {}, evaluates and stops
             if evaluates and not stops:
@@ -202,7 +208,9 @@ def fit(
 class _Rate:
     """Tokens per second of the time in which steps run; counts stay on the device till taken."""
 
-    def __init__(self):
+    def __init__(self, ideal_seconds: Callable[[Batch], float] | None):
+        self._ideal_seconds = ideal_seconds
+        self._ideal = 0.0
         self._tokens: list[jax.Array] = []
         self._seconds = 0.0
         self._waited = 0.0
@@ -212,8 +220,9 @@ class _Rate:
     def timing(self) -> bool:
         return self._started is not None
 
-    def add(self, tokens: jax.Array, waited: float) -> None:
+    def add(self, batch: Batch, tokens: jax.Array, waited: float) -> None:
         self._tokens.append(tokens)
+        self._ideal += self._ideal_seconds(batch) if self._ideal_seconds else 0.0
         self._waited += waited
 
     def start(self) -> None:
@@ -231,8 +240,9 @@ class _Rate:
         values = {
             "tokens_per_second": tokens / self._seconds if timed else None,
             "data_wait": self._waited / self._seconds if timed else None,
+            "mfu": self._ideal / self._seconds if timed and self._ideal_seconds else None,
         }
-        self._tokens, self._seconds, self._waited = [], 0.0, 0.0
+        self._tokens, self._seconds, self._waited, self._ideal = [], 0.0, 0.0, 0.0
         return values
 
 

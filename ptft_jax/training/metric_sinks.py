@@ -235,6 +235,12 @@ def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float |
     tokens = metrics.get("tokens_per_second")
     if tokens is not None:
         parts.append(f"{tokens:,.0f} tokens/s")
+    utilisation = metrics.get("mfu")
+    if utilisation is not None:
+        parts.append(f"MFU {utilisation:.1%}")
+    memory = metrics.get("device_memory_gib")
+    if memory is not None:
+        parts.append(f"{memory:.1f} GiB")
     waited = metrics.get("data_wait")
     if waited is not None:
         parts.append(f"data wait {waited:.1%}")

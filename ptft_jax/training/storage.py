@@ -25,7 +25,9 @@ _REFUSALS = (
 _TEXTS = {
     re.compile(rf"\b(?:{errno.errorcode[number]}|{os.strerror(number)})\b"): os.strerror(number)
     for number in _REFUSALS
-} | {re.compile(r"\bRESOURCE_EXHAUSTED\b"): "out of space or quota"}
+}
+# So does a bucket; a device says the same of its memory.
+_EXHAUSTED = re.compile(r"\bRESOURCE_EXHAUSTED\b")
 
 
 def refusal(error: BaseException) -> str | None:
@@ -41,6 +43,9 @@ def refusal(error: BaseException) -> str | None:
             for text, reason in _TEXTS.items():
                 if text.search(str(cause)):
                     return reason
+            # By name: commands that only read files do not load JAX.
+            if _EXHAUSTED.search(str(cause)) and type(cause).__name__ != "JaxRuntimeError":
+                return "out of space or quota"
     return None
 
 

@@ -23,6 +23,7 @@ from command_line import (
     write_corpus,
 )
 
+from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.folder import RunFolder
 
 
@@ -215,6 +216,63 @@ def test_a_run_goes_on_with_another_mesh(corpus, pretrained, place, capsys):
     assert run(*pretrain_flags(corpus, folder, steps=3), "--config_change=allow") == 2
     assert "has made 6 updates already" in capsys.readouterr().err
     assert tree(folder) == before
+
+
+def with_dropout_of(folder: Path, version: str | None, **model: float) -> None:
+    """Rewrites config.json as another version of the package would have, and with other rates."""
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    assert content.pop("randomness") == RANDOMNESS
+    content |= {} if version is None else {"randomness": version}
+    for keys in (content["model"], content["config"]["model"]):
+        keys |= model
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("version", [None, "threefry-0"])
+def test_a_run_of_another_dropout_stops(corpus, pretrained, tmp_path, version, capsys):
+    """Its losses would go on without a mark, from masks that no version could draw as a whole.
+
+    Reading it needs no dropout.
+    """
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    shutil.rmtree(folder / "checkpoints" / "6")
+    with_dropout_of(folder, version)
+    before = tree(folder)
+    assert run(*pretrain_flags(corpus, folder), "--config_change=allow") == 2
+    said = capsys.readouterr().err
+    assert f"dropout of version {version or '(none recorded)'}" in said
+    assert f"has {RANDOMNESS}: " in said
+    assert f"--init_from={folder}" in said
+    assert run("evaluate", f"--run_dir={folder}") == 0
+    assert run("export", f"--run_dir={folder}", f"--out_dir={tmp_path}/hf") == 0
+    assert tree(folder) == before
+    new = pretrain_flags(corpus, tmp_path / "new", steps=1)
+    assert run(*new, f"--init_from={folder}") == 0
+
+
+def test_a_run_without_dropout_goes_on_in_any_version(corpus, pretrained, tmp_path):
+    """Nothing that it computes depends on masks."""
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    shutil.rmtree(folder / "checkpoints" / "6")
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    with_dropout_of(folder, None, **rates)
+    flags = pretrain_flags(corpus, folder, **{f"model.{name}": 0.0 for name in rates})
+    assert run(*flags) == 0
+    assert sorted(losses(folder)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_without_a_checkpoint_begins_with_the_dropout_of_today(corpus, pretrained, tmp_path):
+    """There is nothing yet that other masks could change."""
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    shutil.rmtree(folder / "checkpoints")
+    with_dropout_of(folder, None)
+    assert run(*pretrain_flags(corpus, folder)) == 0
+    assert losses(folder) == losses(pretrained)
+    assert json.loads((folder / "config.json").read_text())["randomness"] == RANDOMNESS
 
 
 def test_changed_data_is_refused(place, corpus, pretrained, capsys):

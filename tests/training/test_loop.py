@@ -196,6 +196,30 @@ def test_tokens_per_second(monkeypatch):
     assert record.lines[1]["data_wait"] is None
 
 
+def test_utilisation_is_of_the_time_in_which_steps_run(monkeypatch):
+    """Model FLOPs at peak speed over the time it took, compilation and evaluations left out."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop, "peak_memory_gib", lambda devices: 11.5)
+
+    def step(state, batch):
+        now[0] += 100.0 if int(state.step) == 0 else 2.0
+        return train_step(state, batch)
+
+    def slow_evaluation(params):
+        now[0] += 50.0
+        return {"dev": {"loss": 1.0}}
+
+    record = Record()
+    settings = {"until": 3, "log_every": 1, "eval_every": 1, "evaluate": slow_evaluation}
+    run(record, step=step, ideal_seconds=lambda batch: 0.125 * len(batch["values"]), **settings)
+    assert [record.lines[step]["mfu"] for step in (1, 2, 3)] == [None, 0.25, 0.25]
+    assert record.lines[3]["device_memory_gib"] == 11.5
+    record = Record()
+    run(record, step=step, **settings)
+    assert record.lines[3]["mfu"] is None
+
+
 @pytest.mark.parametrize(("busy", "wait"), [(False, 0.25), (True, 0.0)])
 def test_data_wait(monkeypatch, busy, wait):
     """The share of the time that goes by for want of a batch; who trains too slowly sees why.

@@ -11,7 +11,13 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ptft_jax.training import metric_sinks as writers
-from ptft_jax.training.metric_sinks import ConsoleProgress, MetricsWriter, Report, write_results
+from ptft_jax.training.metric_sinks import (
+    ConsoleProgress,
+    MetricsWriter,
+    Report,
+    progress_line,
+    write_results,
+)
 
 
 def entries(run_dir):
@@ -137,6 +143,15 @@ def test_plain_console(monkeypatch):
         "step 4  dev:  loss 6.5000  accuracy n/a",
         "made [CLS] of 3",
     ]
+
+
+def test_the_console_says_how_well_and_how_full_the_devices_are():
+    """Where it is known; a CPU's line has neither."""
+    known = {"loss": 1.0, "tokens_per_second": 2e6, "mfu": 0.3981, "device_memory_gib": 11.73}
+    said = progress_line(1, 2, known, None)
+    assert said == "step 1/2  loss 1.0000  2,000,000 tokens/s  MFU 39.8%  11.7 GiB"
+    unknown = {**known, "mfu": None, "device_memory_gib": None}
+    assert progress_line(1, 2, unknown, None) == "step 1/2  loss 1.0000  2,000,000 tokens/s"
 
 
 def test_live_console():

@@ -11,8 +11,10 @@ RESTART_CODES = tuple(
     kind.exit_code for kind in (errors.HangError, errors.StopError, errors.PeerError)
 )
 CTRL_C = 130
-# A bug comes again; settings, data and a full disk have to be mended; Ctrl-C was meant.
-_LASTING = (errors.PtftError, errors.ConfigError, errors.DataError, errors.StorageError)
+# A bug comes again; settings, data, what does not fit a device and a full disk have to be mended;
+# Ctrl-C was meant.
+_LASTING = (errors.PtftError, errors.ConfigError, errors.DataError)
+_LASTING += (errors.DeviceMemoryError, errors.StorageError)
 NO_RESTART_CODES = (*(kind.exit_code for kind in _LASTING), CTRL_C)
 
 

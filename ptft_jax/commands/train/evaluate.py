@@ -33,6 +33,7 @@ from ptft_jax.runs.folder import TrainedRun, open_run
 from ptft_jax.runs.phases import phases_of, pretraining_settings
 from ptft_jax.runs.start_checks import agree, software
 from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.device_memory import fitting
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.metric_sinks import write_results
 from ptft_jax.training.sharding import put_params
@@ -83,7 +84,9 @@ def evaluate(run_dir: str, job: Job, which: str = "last") -> dict[str, dict[str,
     mesh = _mesh(opened.config, model)
     with jax.set_mesh(mesh):
         run_evaluation = _evaluator(opened, model, mesh, job)
-        results = run_evaluation(put_params(opened.params, model.axes(), mesh))
+        more = f"run it on more or larger devices (now {mesh.size}): its batches are the run's own"
+        with fitting([more]):
+            results = run_evaluation(put_params(opened.params, model.axes(), mesh))
     stored = opened.folder.results()
     same_step = stored.get("step") == opened.step
     table = Table("split", "metric", f"step {opened.step}", box=SIMPLE_HEAD)

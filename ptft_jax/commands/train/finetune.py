@@ -30,6 +30,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.evaluators import Evaluate, classification_evaluator
@@ -49,8 +50,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
-    with started(values, positional) as (folder, job, allow):
-        finetune(values.config, folder, values.init_from, job, allow=allow)
+    with started(values, positional) as (folder, job, allow, profile):
+        finetune(values.config, folder, values.init_from, job, allow=allow, profile=profile)
     made(
         make_console(),
         "fine-tuned",
@@ -64,7 +65,13 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def finetune(
-    config: Config, folder: RunFolder, init_from: str | None, job: Job, *, allow: bool = False
+    config: Config,
+    folder: RunFolder,
+    init_from: str | None,
+    job: Job,
+    *,
+    allow: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Fine-tunes a run to its end; returns the metrics by split."""
     console = make_console()
@@ -100,6 +107,7 @@ def finetune(
         best=(f"{task.eval_splits[0]}_{task.metrics[0]}", "max"),
         pairs=train_split.texts_b is not None,
         data=fingerprints(task),
+        randomness=RANDOMNESS,
     )
     agree(job, "data", record.data)
     changes = folder.check_unchanged(record, initial.tokenizer, allow=allow)
@@ -146,6 +154,7 @@ def finetune(
             if config.checkpoint_every is None
             else config.checkpoint_every,
             initial=initial.params,
+            profile=profile,
         ),
         config,
         mesh,

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from absl import flags
 from rich.console import Console
 
 from ptft_jax.commands.screen import make_console, say
 from ptft_jax.commands.train.job_flags import define_job_flags, job_of
+from ptft_jax.commands.train.profiling import define_profile_flag, profile_of
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import Config
@@ -40,31 +42,42 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "skip_batches", 0, "Batches after --rewind that are left out.", flag_values=values
     )
+    define_profile_flag(values)
     define_job_flags(values)
 
 
+class Started(NamedTuple):
+    """A command that trains, as its flags say.
+
+    Attributes:
+        folder, job: the run's folder, and the job of this process.
+        allow: whether the run may go on with another config.
+        profile: the updates to trace are those after the first number up to the second.
+    """
+
+    folder: RunFolder
+    job: Job
+    allow: bool
+    profile: tuple[int, int] | None
+
+
 @contextmanager
-def started(
-    values: flags.FlagValues, positional: list[str]
-) -> Iterator[tuple[RunFolder, Job, bool]]:
+def started(values: flags.FlagValues, positional: list[str]) -> Iterator[Started]:
     """Joins the job of a command that trains; all its processes have agreed, and rewound if asked.
 
-    Yields:
-        The run's folder, the job, and whether the run may go on with another config.
-
     Raises:
-        ConfigError: no --run_dir, something else in its place, a stray argument, or processes that
-            differ in command line or software.
+        ConfigError: no --run_dir, something else in its place, a stray argument, updates to trace
+            that cannot be, or processes that differ in command line or software.
     """
-    folder = _folder(values, positional)
+    folder, profile = _folder(values, positional), profile_of(values.profile)
     with job_of(values) as job:
-        names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches")
+        names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches", "profile")
         arguments = {name: values[name].value for name in names}
         config = values.config.to_dict()
         agree(job, "command line and software", {**arguments, "config": config, **software()})
         if values.rewind is not None:
             _rewind(job, folder, values.rewind, values.skip_batches)
-        yield folder, job, values.config_change == "allow"
+        yield Started(folder, job, values.config_change == "allow", profile)
 
 
 def _folder(values: flags.FlagValues, positional: list[str]) -> RunFolder:

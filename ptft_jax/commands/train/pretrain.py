@@ -30,6 +30,7 @@ from ptft_jax.data.pretraining.examples import PretrainingExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params, build_model
+from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, require_data_dir
 from ptft_jax.runs.evaluators import pretraining_evaluator
@@ -49,8 +50,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
-    with started(values, positional) as (folder, job, allow):
-        pretrain(values.config, folder, values.init_from, job, allow=allow)
+    with started(values, positional) as (folder, job, allow, profile):
+        pretrain(values.config, folder, values.init_from, job, allow=allow, profile=profile)
     made(
         make_console(),
         "pretrained",
@@ -69,7 +70,13 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def pretrain(
-    config: Config, folder: RunFolder, init_from: str | None, job: Job, *, allow: bool = False
+    config: Config,
+    folder: RunFolder,
+    init_from: str | None,
+    job: Job,
+    *,
+    allow: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Pretrains a run to its end; returns the metrics by split."""
     console = make_console()
@@ -98,6 +105,7 @@ def pretrain(
         best=("dev_loss", "min"),
         pairs=objective.next_sentence,
         data={"corpus": fingerprint(train_corpus.manifest)},
+        randomness=RANDOMNESS,
     )
     agree(job, "data", record.data)
     changes = folder.check_unchanged(record, tokenizer, allow=allow)
@@ -148,6 +156,7 @@ def pretrain(
             eval_every=config.eval_every,
             checkpoint_every=config.checkpoint_every,
             initial=initial,
+            profile=profile,
         ),
         config,
         mesh,

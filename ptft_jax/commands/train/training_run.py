@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ptft_jax.commands.screen import count, results_table, say
+from ptft_jax.commands.train.profiling import check_profile, tracer
 from ptft_jax.data.batches import Batches, Examples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
@@ -23,11 +24,14 @@ from ptft_jax.runs.evaluators import Evaluate
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.start_checks import check_run_place, time_all_reduce
+from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.loop import fit
+from ptft_jax.training.cost import model_flops
+from ptft_jax.training.device_memory import fitting
+from ptft_jax.training.loop import Batch, fit
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
 from ptft_jax.training.metric_sinks import (
     ConsoleProgress,
@@ -74,6 +78,7 @@ class TrainingRun:
         tokenizer: the tokenizer of the examples.
         eval_every, checkpoint_every: intervals in updates, 0 for the end only.
         initial: parameters to start from, any part of the tree; None for fresh ones.
+        profile: the updates to trace are those after the first number up to the second.
     """
 
     folder: RunFolder
@@ -85,6 +90,7 @@ class TrainingRun:
     eval_every: int
     checkpoint_every: int
     initial: Params | None
+    profile: tuple[int, int] | None = None
 
     @property
     def steps(self) -> int:
@@ -121,12 +127,14 @@ def train(
         The metrics of the last evaluation by split, as written to results.json.
 
     Raises:
-        ConfigError: the settings of the optimizer cannot be, the run has gone further already, or
-            the processes of the job do not fit together.
+        ConfigError: the settings of the optimizer cannot be, the run has gone further already, is
+            shorter than what is to be traced, or the processes of the job do not fit together.
         DataError: too many updates in a row had no finite gradients, or no checkpoint is whole.
+        DeviceMemoryError: the devices have no room.
         StorageError: the disk has no room.
         StopError: the job was asked to stop, and has saved.
     """
+    check_profile(run.profile, run.steps)
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
         ScheduleConfig(**config.schedule),
@@ -155,7 +163,8 @@ def train(
         run.steps,
     )
     with jax.set_mesh(mesh), checkpoints:
-        with job.activity("restoring"):
+        needs_less = _remedies(config, run.phases[0], run.model, mesh)
+        with job.activity("restoring"), fitting(needs_less):
             state, meta = _restore_or_init(
                 run, config, mesh, optimizer, abstract, checkpoints, console
             )
@@ -166,7 +175,9 @@ def train(
             sinks += [MetricsWriter(run.folder.path, start), ConsoleProgress(run.steps, console)]
         saver = _Saver(checkpoints, run)
         restored = time.monotonic()
-        with Report(*sinks) as report:
+        profile = run.profile if job.is_first else None
+        tracing = tracer(profile, run.folder.path / "profile", start, console)
+        with Report(*sinks) as report, tracing as trace:
             for phase in run.phases:
                 ends_run = phase is run.phases[-1]
                 done = int(state.step)
@@ -183,14 +194,19 @@ def train(
                     accumulate=phase.accumulate,
                     max_skipped_in_row=config.max_skipped_in_row,
                 )
+                if trace is not None:
+                    step = trace.around(step)
                 rows = process_rows(mesh, phase.batch_size)
                 # A phase reads its own examples, from the first one on.
                 index = meta["next_index"] if resumes_here else 0
                 if done == start:
                     index += phase.batch_size * skip_at(run.folder.path, start)
-                with Batches(
-                    phase.examples, phase.batch_size, index, rows, workers=config.workers
-                ) as batches:
+                with (
+                    fitting(_remedies(config, phase, run.model, mesh)),
+                    Batches(
+                        phase.examples, phase.batch_size, index, rows, workers=config.workers
+                    ) as batches,
+                ):
                     state = fit(
                         state,
                         step,
@@ -206,6 +222,7 @@ def train(
                         checkpoint_every=run.checkpoint_every,
                         max_skipped_in_row=config.max_skipped_in_row,
                         evaluation_due=due,
+                        ideal_seconds=_ideal_seconds(run.model, phase.batch_size, mesh),
                         job=job,
                     )
         with job.activity("saving"):
@@ -228,6 +245,46 @@ def train(
 def _bytes(tree: Any) -> int:
     """Returns the size of a tree of arrays."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _remedies(config: Config, phase: Phase, model: Model, mesh: Mesh) -> list[str]:
+    """Returns what to change where an update or an evaluation does not fit the devices."""
+    rows = phase.batch_size // (phase.accumulate * mesh.shape["data"] * mesh.shape["fsdp"])
+    found = []
+    if rows > 1:
+        found.append(f"raise accumulate (now {phase.accumulate}; {rows} rows at once on a device)")
+    if not model.config.remat:
+        found.append("set model.remat=True (now False)")
+    found.append(f"raise mesh.fsdp (now {mesh.shape['fsdp']}, with {mesh.size} devices in all)")
+    if "eval_batch_size" in config:
+        now = config.eval_batch_size or f"{phase.batch_size // phase.accumulate}, as in training"
+        found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
+    return found
+
+
+def _ideal_seconds(model: Model, batch_size: int, mesh: Mesh) -> Callable[[Batch], float] | None:
+    """Returns the function from a batch to the seconds of its model FLOPs at the devices' peak.
+
+    None where the peak of these devices is not known.
+    """
+    device = accelerator_of(mesh.devices.flat[0].device_kind)
+    if device is None:
+        return None
+    peak = mesh.size * device.peak_tflops(model.config.dtype) * 1e12
+
+    def seconds(batch: Batch) -> float:
+        def width(name: str) -> int:
+            return batch[name].shape[1] if name in batch else 0
+
+        flops = model_flops(
+            model.config,
+            tokens=width("input_ids"),
+            predictions=width("masked_lm_positions"),
+            pooled=width("pooled_positions"),
+        )
+        return batch_size * flops / peak
+
+    return seconds
 
 
 def _finished(run: TrainingRun, checkpoints: Checkpoints) -> dict[str, dict[str, Any]] | None:

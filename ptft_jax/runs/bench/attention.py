@@ -1,6 +1,6 @@
 """Attention alone: each backend that can do a request, forward and with its backward pass.
 
-Shape suffixes: B rows, T tokens, N heads, C query, key and value, H head size.
+Shape suffixes: B rows, T tokens, N heads, C query, key and value, H head size, K words of a key.
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ import numpy as np
 
 from ptft_jax.data.progress import Progress, no_progress
 from ptft_jax.models import attention_backends as backends
+from ptft_jax.models.device import current_device
+from ptft_jax.models.dropout import fold_rows, row_keys
 from ptft_jax.runs.bench.rounds import Spread, take_turns
 
 PASSES = ("forward", "forward + backward")
@@ -41,7 +43,7 @@ def measure(
         JSON values: the figures of each backend and pass, and why others cannot do it. FLOPs are
         those of two products of [T, T] forward and four backward, segments not counted out.
     """
-    device = backends.device()
+    device = current_device()
     request = backends.Request(
         dtype=shape.dtype,
         head_size=shape.head_size,
@@ -90,9 +92,10 @@ def _calls(name: str, shape: Shape) -> dict[str, Callable[[], Any]]:
     )
     segment_T = 1 + np.arange(shape.tokens) * shape.segments // shape.tokens
     visible_BT = jnp.asarray(np.tile(segment_T.astype(np.int32), (shape.batch, 1)))
-    keys_B = None
+    keys_BNK = None
     if shape.dropout:
-        keys_B = jnp.asarray(rng.integers(0, 2**32, (shape.batch, 2), dtype=np.uint32))
+        keys_BK = row_keys(0, jnp.int32(0), shape.batch)
+        keys_BNK = fold_rows(keys_BK[:, None], jnp.arange(shape.heads))
 
     def attend(qkv_BTNCH: jax.Array, bias_NCH: jax.Array) -> jax.Array:
         return backends.attend(
@@ -100,9 +103,8 @@ def _calls(name: str, shape: Shape) -> dict[str, Callable[[], Any]]:
             qkv_BTNCH,
             bias_NCH,
             visible_BT,
-            keys_B,
-            first_head=0,
-            dropout_rate=shape.dropout,
+            keys_BNK,
+            rate=shape.dropout,
             packed=shape.segments > 1,
         )
 

@@ -26,7 +26,7 @@ from ptft_jax.runs.bench.rounds import Spread, take_turns, times_as_fast
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.phases import pretraining_settings
 from ptft_jax.runs.shapes import encoder_config
-from ptft_jax.training.accelerators import known_accelerator
+from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.sharding import put_batch
@@ -140,7 +140,7 @@ def measure(
         found = take_turns(sides, rounds, progress)
         memory, held_by = peak_memory(opened.mesh.devices.flat)
     devices, kind = opened.mesh.size, opened.mesh.devices.flat[0].device_kind
-    known = known_accelerator(kind)
+    known = accelerator_of(kind)
     peak = peak_tflops or (known and known.peak_tflops(model.dtype))
     seconds = {name: [one["seconds"] for one in values] for name, values in found.items()}
     described = {}

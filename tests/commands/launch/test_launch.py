@@ -226,7 +226,7 @@ def test_restarts_come_to_an_end(tmp_path):
     assert out == "start 0\nstart 1\nstart 2\n"
 
 
-@pytest.mark.parametrize("code", [1, 2, 65, 74, 130])
+@pytest.mark.parametrize("code", [1, 2, 65, 71, 74, 130])
 def test_no_restart_after_what_a_person_has_to_mend(tmp_path, code):
     """A bug, a setting, data and a full disk are the same after a restart; Ctrl-C was meant."""
     found, out, _ = supervised(tmp_path, [f"print('start', start); sys.exit({code})"], restarts=3)

@@ -19,7 +19,6 @@ from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs import defaults
 from ptft_jax.runs.phases import pretraining_settings
 from ptft_jax.runs.shapes import row_shapes
-from ptft_jax.training.accelerators import ACCELERATORS, known_accelerator
 from ptft_jax.training.cost import Exchange, Memory
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
@@ -97,7 +96,8 @@ def test_memory_is_that_of_the_real_step(corpus_dir, tmp_path, capsys):
     assert planned["hours"] == pytest.approx(100 * phase["seconds"]["step"] / 3600)
     assert planned["cost"] == pytest.approx(planned["hours"] * 8 * 2)
     printed = capsys.readouterr().out
-    for words in ("fits", "--utilisation", "0.35", "device-hours", "all-gather along fsdp"):
+    said = ("fits", "--utilisation", "0.38", "base 0.40 @128", "device-hours", "along fsdp")
+    for words in said:
         assert words in printed
 
 
@@ -228,33 +228,3 @@ def test_what_to_raise(held, accumulate, remat, words):
     mesh = {"data": 4, "fsdp": 2, "tensor": 1}
     said = advice(memory(**held), ASSUMED, mesh, batch_size=32, accumulate=accumulate, remat=remat)
     assert words in said
-
-
-def test_accelerators_are_plausible():
-    """A figure in a wrong unit would be off by a factor of a thousand, or of two."""
-    for name, device in ACCELERATORS.items():
-        assert 10 <= device.float32_tflops <= device.bfloat16_tflops <= 3000, name
-        assert 10 <= device.memory_gb <= 300, name
-        assert device.network_gbs <= device.link_gbs < device.memory_gbs < 10_000, name
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("NVIDIA H200", "h200"),
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA A100-SXM4-40GB", "a100-40g"),
-        ("NVIDIA A100 80GB PCIe", "a100-80g"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA L40S", "l40s"),
-        ("TPU v5 lite", "tpu-v5e"),
-        ("TPU v5", "tpu-v5p"),
-        ("TPU v6 lite", "tpu-v6e"),
-        ("NVIDIA H100 PCIe", None),
-        ("NVIDIA H200 MIG 1g.18gb", None),
-        ("cpu", None),
-    ],
-)
-def test_a_device_gets_its_own_peak(kind, name):
-    """A utilisation of another card's peak would be off by a quarter or more, unseen."""
-    assert known_accelerator(kind) == (name and ACCELERATORS[name])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_damage import damaged, files_of, flipped
+from jax.errors import JaxRuntimeError
 
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.training.checkpoints import retention
@@ -252,6 +253,11 @@ def test_killed_at_any_moment_of_finishing_and_retention(tmp_path):
         (OSError(errno.EDQUOT, "x"), "Disk quota exceeded"),
         (ValueError("UNKNOWN: [OS error 27: EFBIG File too large] [x]"), "File too large"),
         (ValueError("RESOURCE_EXHAUSTED: bucket is full"), "out of space or quota"),
+        (
+            JaxRuntimeError("RESOURCE_EXHAUSTED: x; No space left on device"),
+            "No space left on device",
+        ),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), None),
         (PermissionError(errno.EACCES, "Permission denied"), None),
         (ValueError("shapes differ in /data/EIOS/run"), None),
         (KeyError("params"), None),
