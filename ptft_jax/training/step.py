@@ -1,6 +1,7 @@
 """The train step and the evaluation step: pure functions, compiled once per batch shape."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -61,8 +62,7 @@ def make_train_step(
         return objective(model.bind(params), batch, keys=keys)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        # At once: a gradient that needs but one of them would be exchanged apart from the others.
-        weight = jax.lax.optimization_barrier(objective.weights(batch))
+        weight = objective.weights(batch)
 
         def part_loss(params: Params, part: Batch, keys: jax.Array) -> tuple[jax.Array, Totals]:
             totals = totals_of(params, part, keys)
@@ -88,17 +88,13 @@ def make_train_step(
             parts = _split({**batch, "keys": keys_B}, accumulate)
             (grads, totals), _ = jax.lax.scan(body, nothing, parts)
         grads = exchange_gradients(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         loss, grad_norm = loss_of(totals, weight), optax.tree.norm(grads)
         learns = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         learns &= state.skipped_in_row < max_skipped_in_row
-
-        def learn(grads: Params) -> tuple[Params, Any]:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            return cast(Params, optax.apply_updates(state.params, updates)), opt_state
-
-        # Selecting afterwards would read and write all of the state once more.
-        params, opt_state = jax.lax.cond(
-            learns, learn, lambda grads: (state.params, state.opt_state), grads
+        params, opt_state = jax.tree.map(
+            partial(jnp.where, learns), (params, opt_state), (state.params, state.opt_state)
         )
         left_out = (~learns).astype(jnp.int32)
         after = TrainState(
