@@ -12,6 +12,7 @@ size, K words of a dropout key (2).
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -197,59 +198,54 @@ def _kernel(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
     if keys_BNK is None:
         split = _KEYS if partition.has_mesh() else None
         keys_BNK = jnp.zeros((batch, heads, 2), jnp.uint32, out_sharding=split)
+    if tokens <= short_attention.MAX_TOKENS:
+        return _short(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, rate=rate, packed=packed)
+    qkv_BTNCH = add_parameter(qkv_BTNCH, bias_NCH, BIAS_AXES)
+    return _long(_padded(qkv_BTNCH), _padded(visible_BT), keys_BNK, rate=rate)[:, :tokens]
+
+
+def _short(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
     stored = partition.layout_of(bias_NCH)
-    short = tokens <= short_attention.MAX_TOKENS
-    # What the biases' gradients are summed up from: the gradient itself, or its sums by row.
-    bias_spec, sums = P("tensor", None, None), P(partition.BATCH, "tensor", None, None)
-    sums = _QKV if short else sums
-
-    def forward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK):
-        if short:
-            context_BTNH = short_attention.forward(
-                qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, rate=rate, packed=packed
-            )
-            return context_BTNH, ()
-        qkv_BTNCH = qkv_BTNCH + bias_NCH.astype(qkv_BTNCH.dtype)
-        qkv_BTNCH, visible_BT = (_padded(array) for array in (qkv_BTNCH, visible_BT))
-        context_BTNH, log_sums_BNT = long_attention.forward(
-            qkv_BTNCH, visible_BT, keys_BNK, rate=rate
-        )
-        return context_BTNH[:, :tokens], (qkv_BTNCH, context_BTNH, log_sums_BNT)
-
-    def backward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, g_BTNH, *saved):
-        if short:
-            gradient = short_attention.backward(
-                qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, g_BTNH, rate=rate, packed=packed
-            )
-            return gradient, gradient
-        context_BTNH, log_sums_BNT = saved
-        visible_BT, g_BTNH = (_padded(array) for array in (visible_BT, g_BTNH))
-        gradient, sums_BNCH = long_attention.backward(
-            qkv_BTNCH, visible_BT, keys_BNK, context_BTNH, log_sums_BNT, g_BTNH,
-            rate=rate,
-        )  # fmt: skip
-        return gradient[:, :tokens], sums_BNCH
-
-    inputs = (_QKV, bias_spec, _VISIBLE, _KEYS)
-    saved_specs = () if short else (_QKV, _CONTEXT, P(partition.BATCH, "tensor", None))
-    forward = _where_they_lie(forward, inputs, (_CONTEXT, saved_specs))
-    backward = _where_they_lie(backward, (*inputs, _CONTEXT, *saved_specs[1:]), (_QKV, sums))
+    inputs = (_QKV, P("tensor", None, None), _VISIBLE, _KEYS)
+    settings = {"rate": rate, "packed": packed}
+    forward = _where_they_lie(partial(short_attention.forward, **settings), inputs, _CONTEXT)
+    backward = _where_they_lie(
+        partial(short_attention.backward, **settings), (*inputs, _CONTEXT), _QKV
+    )
 
     def start(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK):
-        bias_NCH = partition.whole(bias_NCH, BIAS_AXES)
-        context_BTNH, saved = forward(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
-        if not short:
-            qkv_BTNCH, *saved = saved
-        return context_BTNH, (qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, saved)
+        kept = (qkv_BTNCH, partition.whole(bias_NCH, BIAS_AXES), visible_BT, keys_BNK)
+        return forward(*kept), kept
 
     def finish(kept, g_BTNH):
-        *inputs, saved = kept
-        gradient, parts = backward(*inputs, g_BTNH, *saved)
-        return gradient, partition.sum_of_rows(parts, BIAS_AXES, stored), None, None
+        gradient = backward(*kept, g_BTNH)
+        return gradient, partition.sum_of_rows(gradient, BIAS_AXES, stored), None, None
 
+    return _with_gradient(start, finish)(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
+
+
+def _long(qkv_BTNCH, visible_BT, keys_BNK, *, rate):
+    inputs, outputs = (_QKV, _VISIBLE, _KEYS), (_CONTEXT, P(partition.BATCH, "tensor", None))
+    forward = _where_they_lie(partial(long_attention.forward, rate=rate), inputs, outputs)
+    backward = _where_they_lie(
+        partial(long_attention.backward, rate=rate), (*inputs, *outputs, _CONTEXT), _QKV
+    )
+
+    def start(*arrays):
+        context_BTNH, log_sums_BNT = forward(*arrays)
+        return context_BTNH, (*arrays, context_BTNH, log_sums_BNT)
+
+    def finish(kept, g_BTNH):
+        return backward(*kept, g_BTNH), None, None
+
+    return _with_gradient(start, finish)(qkv_BTNCH, visible_BT, keys_BNK)
+
+
+def _with_gradient(start: Callable, finish: Callable) -> Callable:
+    """Returns the function whose forward pass is `start`, which returns what to keep as well."""
     compute = jax.custom_vjp(lambda *arrays: start(*arrays)[0])
     compute.defvjp(start, finish)
-    return compute(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
+    return compute
 
 
 def _padded(array: jax.Array) -> jax.Array:

@@ -4,13 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ptft_jax.models.device import current_device
-
-_FAR = 1e6
 
 
 def launch(
@@ -61,22 +58,3 @@ def pieces(size: int) -> list[tuple[int, int]]:
 def rows_per_block(rows: int, most: int) -> int:
     """Returns the largest power of two up to `most` that divides a number of rows."""
     return min(most, rows & -rows)
-
-
-def mask_scores(
-    scores: jax.Array, queries: jax.Array, keys: jax.Array, *, packed: bool = True
-) -> jax.Array:
-    """Lowers the scores of pairs that may not meet by so much that their weight is 0 exactly.
-
-    By arithmetic on floats: compared and selected, each entry takes twice the time. A pair of one
-    example keeps every bit of its score, since 0 is taken away.
-
-    Args:
-        scores: float32 [queries, keys].
-        queries, keys: number of the example of each token, 0 for padding.
-        packed: otherwise every query meets every key that is not padding.
-    """
-    if not packed:
-        return scores + jnp.where(keys > 0, 0.0, -_FAR)[None, :]
-    apart = queries.astype(jnp.float32)[:, None] - keys.astype(jnp.float32)[None, :]
-    return scores - apart * (apart * _FAR)

@@ -17,14 +17,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ptft_jax.models.dropout import keep, of_columns, of_lines
-from ptft_jax.models.kernels.launch import launch, mask_scores, power_of_two
+from ptft_jax.models.kernels.launch import launch, power_of_two
+from ptft_jax.models.kernels.scores import dropout_factors, mask_scores
 
 MAX_TOKENS = 128
-# Measured on an H200 (docs/performance.md).
-HEADS_PER_BLOCK = 1
-FORWARD_WARPS, BACKWARD_WARPS = 4, 8
-STAGES = 1
+# Four warps took 1.2 and 4.3 times as long on an H200, several heads in turn 1.6 and 1.1 times.
+_WARPS = 8
 
 
 def forward(
@@ -38,20 +36,20 @@ def forward(
 ) -> jax.Array:
     """Returns the context [B, T, N, H]; arguments as in `ptft_jax.models.attention_backends`."""
     batch, tokens, heads, _, size = qkv_BTNCH.shape
-    grid, specs = _layout(qkv_BTNCH.shape)
+    inputs, context, _ = _specs(tokens, size)
     return launch(
         partial(_forward, rate=rate, packed=packed, tokens=tokens),
-        qkv_BTNCH,
+        *(qkv_BTNCH,) * 3,
         bias_NCH,
         visible_BT,
         keys_BNK,
         name="short_attention_forward",
-        grid=grid,
-        in_specs=[specs["qkv"], specs["bias"], specs["visible"], specs["keys"]],
-        out_specs=specs["context"],
+        grid=(heads, batch),
+        in_specs=inputs,
+        out_specs=context,
         out_shape=jax.ShapeDtypeStruct((batch, tokens, heads, size), qkv_BTNCH.dtype),
-        num_warps=FORWARD_WARPS,
-        num_stages=STAGES,
+        num_warps=_WARPS,
+        num_stages=1,
     )
 
 
@@ -66,56 +64,63 @@ def backward(
     packed: bool,
 ) -> jax.Array:
     """Returns the gradient of qkv [B, T, N, 3, H]."""
-    tokens = qkv_BTNCH.shape[1]
-    grid, specs = _layout(qkv_BTNCH.shape)
+    batch, tokens, heads, _, size = qkv_BTNCH.shape
+    inputs, context, qkv = _specs(tokens, size)
     return launch(
         partial(_backward, rate=rate, packed=packed, tokens=tokens),
-        qkv_BTNCH,
+        *(qkv_BTNCH,) * 3,
         bias_NCH,
         visible_BT,
         keys_BNK,
         g_BTNH,
         name="short_attention_backward",
-        grid=grid,
-        in_specs=[specs[name] for name in ("qkv", "bias", "visible", "keys", "context")],
-        out_specs=specs["qkv"],
+        grid=(heads, batch),
+        in_specs=[*inputs, context],
+        out_specs=qkv,
         out_shape=jax.ShapeDtypeStruct(qkv_BTNCH.shape, qkv_BTNCH.dtype),
-        num_warps=BACKWARD_WARPS,
-        num_stages=STAGES,
+        num_warps=_WARPS,
+        num_stages=1,
     )
 
 
-def _layout(shape: tuple[int, ...]) -> tuple[tuple[int, int], dict[str, pl.BlockSpec]]:
-    batch, tokens, heads, _, size = shape
+def _specs(tokens: int, size: int) -> tuple[list[pl.BlockSpec], pl.BlockSpec, pl.BlockSpec]:
+    """Returns the blocks of the inputs, of an array like the context, and of one like qkv."""
     rows = power_of_two(max(tokens, 16))
-    group = math.gcd(heads, HEADS_PER_BLOCK)
-    return (heads // group, batch), {
-        "qkv": pl.BlockSpec((None, rows, group, 3, size), lambda n, b: (b, 0, n, 0, 0)),
-        "bias": pl.BlockSpec((group, 3, size), lambda n, b: (n, 0, 0)),
-        "visible": pl.BlockSpec((None, rows), lambda n, b: (b, 0)),
-        "keys": pl.BlockSpec((None, group, 2), lambda n, b: (b, n, 0)),
-        "context": pl.BlockSpec((None, rows, group, size), lambda n, b: (b, 0, n, 0)),
-    }
+
+    def part(number: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, rows, None, None, size), lambda n, b: (b, 0, n, number, 0))
+
+    inputs = [
+        *(part(number) for number in range(3)),
+        pl.BlockSpec((None, 3, size), lambda n, b: (n, 0, 0)),
+        pl.BlockSpec((None, rows), lambda n, b: (b, 0)),
+        pl.BlockSpec((None, None, 2), lambda n, b: (b, n, 0)),
+    ]
+    context = pl.BlockSpec((None, rows, None, size), lambda n, b: (b, 0, n, 0))
+    return inputs, context, pl.BlockSpec((None, rows, None, 3, size), lambda n, b: (b, 0, n, 0, 0))
 
 
-def _real(visible_ref, rows, size, tokens):
-    """Returns which rows exist [S, H], None if all do, and the examples' numbers, -1 past them."""
+def _there(rows, size, tokens):
+    """Returns which rows of a block exist [S, H], None if all do."""
     if rows == tokens:
-        return None, visible_ref[...]
-    index = jax.lax.broadcasted_iota(jnp.int32, (rows, size), 0)
-    visible = plgpu.load(visible_ref, mask=jnp.arange(rows) < tokens, other=-1)
-    return index < tokens, visible
+        return None
+    return jax.lax.broadcasted_iota(jnp.int32, (rows, size), 0) < tokens
 
 
-def _zero(there):
-    return None if there is None else 0.0
+def _load(ref, there):
+    return plgpu.load(ref, mask=there, other=None if there is None else 0.0)
 
 
-def _load(ref, head, part, bias_ref, there):
-    """Loads query, key or value of a head [S, H] and adds the bias; rows past the last are 0."""
-    bias = bias_ref[head, part, :].astype(jnp.float32)
-    x = plgpu.load(ref.at[:, head, jnp.int32(part), :], mask=there, other=_zero(there))
-    return (x.astype(jnp.float32) + bias[None, :]).astype(x.dtype)
+def _inputs(q_ref, k_ref, v_ref, bias_ref, visible_ref, there, tokens):
+    """Returns query, key and value [S, H] with their biases, and the examples' numbers [S]."""
+    parts = []
+    for number, ref in enumerate((q_ref, k_ref, v_ref)):
+        x = _load(ref, there).astype(jnp.float32) + bias_ref[number, :][None, :]
+        parts.append(x.astype(ref.dtype))
+    if there is None:
+        return *parts, visible_ref[...]
+    real = jnp.arange(visible_ref.shape[0]) < tokens
+    return *parts, plgpu.load(visible_ref, mask=real, other=-1)
 
 
 def _weights(q, k, visible, *, packed):
@@ -126,48 +131,36 @@ def _weights(q, k, visible, *, packed):
     return weights, (1.0 / jnp.sum(weights, axis=1))[:, None]
 
 
-def _factors(keys_ref, head, rows, rate):
-    """Returns what dropout multiplies the probabilities with; see `long_attention`."""
-    index = jnp.arange(rows)
-    entries = of_lines(index, keys_ref[head, 0])[:, None] + of_columns(index)[None, :]
-    return jnp.where(keep(entries, keys_ref[head, 1], rate), 1.0 / (1.0 - rate), 0.0)
+def _forward(
+    q_ref, k_ref, v_ref, bias_ref, visible_ref, keys_ref, out_ref, *, rate, packed, tokens
+):  # fmt: skip
+    rows, size = q_ref.shape
+    there = _there(rows, size, tokens)
+    q, k, v, visible = _inputs(q_ref, k_ref, v_ref, bias_ref, visible_ref, there, tokens)
+    weights, share = _weights(q, k, visible, packed=packed)
+    if rate:
+        weights *= dropout_factors(keys_ref, jnp.arange(rows), jnp.arange(rows), rate)
+    context = plgpu.dot(weights.astype(v.dtype), v) * share
+    plgpu.store(out_ref, context.astype(out_ref.dtype), mask=there)
 
 
-def _forward(qkv_ref, bias_ref, visible_ref, keys_ref, out_ref, *, rate, packed, tokens):
-    rows, group, _, size = qkv_ref.shape
-    there, visible = _real(visible_ref, rows, size, tokens)
-
-    def one(head, _):
-        q, k, v = (_load(qkv_ref, head, part, bias_ref, there) for part in range(3))
-        weights, share = _weights(q, k, visible, packed=packed)
-        if rate:
-            weights *= _factors(keys_ref, head, rows, rate)
-        context = plgpu.dot(weights.astype(v.dtype), v) * share
-        plgpu.store(out_ref.at[:, head, :], context.astype(out_ref.dtype), mask=there)
-
-    jax.lax.fori_loop(0, group, one, None)
-
-
-def _backward(qkv_ref, bias_ref, visible_ref, keys_ref, g_ref, out_ref, *, rate, packed, tokens):
-    rows, group, _, size = qkv_ref.shape
-    there, visible = _real(visible_ref, rows, size, tokens)
-
-    def one(head, _):
-        q, k, v = (_load(qkv_ref, head, part, bias_ref, there) for part in range(3))
-        g = plgpu.load(g_ref.at[:, head, :], mask=there, other=_zero(there))
-        weights, share = _weights(q, k, visible, packed=packed)
-        probs = weights * share
-        dprobs = plgpu.dot(g, v.T)
-        dropped = probs
-        if rate:
-            factors = _factors(keys_ref, head, rows, rate)
-            dropped, dprobs = probs * factors, dprobs * factors
-        dv = plgpu.dot(dropped.astype(g.dtype).T, g)
-        mean = jnp.sum(probs * dprobs, axis=1)
-        ds = (probs * (dprobs - mean[:, None]) * (1.0 / math.sqrt(size))).astype(q.dtype)
-        for part, gradient in enumerate((plgpu.dot(ds, k), plgpu.dot(ds.T, q), dv)):
-            plgpu.store(
-                out_ref.at[:, head, jnp.int32(part), :], gradient.astype(out_ref.dtype), mask=there
-            )
-
-    jax.lax.fori_loop(0, group, one, None)
+def _backward(
+    q_ref, k_ref, v_ref, bias_ref, visible_ref, keys_ref, g_ref, out_ref, *, rate, packed, tokens
+):  # fmt: skip
+    rows, size = q_ref.shape
+    there = _there(rows, size, tokens)
+    q, k, v, visible = _inputs(q_ref, k_ref, v_ref, bias_ref, visible_ref, there, tokens)
+    g = _load(g_ref, there)
+    weights, share = _weights(q, k, visible, packed=packed)
+    probs = dropped = weights * share
+    dprobs = plgpu.dot(g, v.T)
+    if rate:
+        factors = dropout_factors(keys_ref, jnp.arange(rows), jnp.arange(rows), rate)
+        dropped, dprobs = probs * factors, dprobs * factors
+    dv = plgpu.dot(dropped.astype(g.dtype).T, g)
+    mean = jnp.sum(probs * dprobs, axis=1)
+    dscores = (probs * (dprobs - mean[:, None]) * (1.0 / math.sqrt(size))).astype(q.dtype)
+    for number, gradient in enumerate((plgpu.dot(dscores, k), plgpu.dot(dscores.T, q), dv)):
+        # An index of JAX's: masked stores take no Python number in interpret mode (jax 0.12.0).
+        out = out_ref.at[:, jnp.int32(number), :]
+        plgpu.store(out, gradient.astype(out_ref.dtype), mask=there)
