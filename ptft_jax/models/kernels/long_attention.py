@@ -228,15 +228,17 @@ def _backward(
     def over_queries(j, carry):
         dk, dv = carry
         there = pl.ds(j * BLOCK, BLOCK)
-        q, g = q_ref[there, :], g_ref[there, :]
-        scores = mask_scores(plgpu.dot(q, k.T), visible_ref[there], visible)
-        probs = dropped = jnp.exp2(scores * (scale * _LOG2_E) - log_sums_ref[there][:, None])
+        # All is read before the first product: read between products, registers ran out.
+        q, g, seen = q_ref[there, :], g_ref[there, :], visible_ref[there]
+        log_sums, means = log_sums_ref[there], means_ref[there]
+        scores = mask_scores(plgpu.dot(q, k.T), seen, visible)
+        probs = dropped = jnp.exp2(scores * (scale * _LOG2_E) - log_sums[:, None])
         dprobs = plgpu.dot(g, v.T)
         if rate:
             factors = dropout_factors(keys_ref, j * BLOCK + jnp.arange(BLOCK), places, rate)
             dropped, dprobs = probs * factors, dprobs * factors
         dv += plgpu.dot(dropped.astype(g.dtype).T, g)
-        dscores = (probs * (dprobs - means_ref[there][:, None]) * scale).astype(q.dtype)
+        dscores = (probs * (dprobs - means[:, None]) * scale).astype(q.dtype)
         dscores_ref[there, :] = dscores
         return dk + plgpu.dot(dscores.T, q), dv
 

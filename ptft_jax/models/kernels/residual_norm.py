@@ -19,9 +19,11 @@ from jax.experimental.pallas import triton as plgpu
 from ptft_jax.models.dropout import keep, of_columns, of_lines
 from ptft_jax.models.kernels.launch import launch, pieces, rows_per_block
 
-# Measured on an H200 (docs/performance.md).
-FORWARD_ROWS, FORWARD_WARPS = 4, 4
-BACKWARD_ROWS, BACKWARD_BLOCKS, BACKWARD_WARPS = 4, 16, 4
+# One warp takes a row of a block, in both directions: sums over a row need no barrier.
+_ROWS = _WARPS = 4
+# Blocks of rows that a program of the backward pass goes through: one of its sums is written for
+# all of them.
+_BLOCKS = 16
 
 
 def forward(
@@ -47,7 +49,7 @@ def forward(
         tokens: T, which says where in its example row a row lies.
     """
     total, size = x_RD.shape
-    rows = rows_per_block(total, FORWARD_ROWS)
+    rows = rows_per_block(total, _ROWS)
     covered = sum(pieces(size)[-1])
     tile = pl.BlockSpec((rows, covered), lambda i: (i, 0))
     line = pl.BlockSpec((rows,), lambda i: (i,))
@@ -74,7 +76,7 @@ def forward(
         ],
         out_specs=[tile, tile, line, line],
         out_shape=[array, array, statistic, statistic],
-        num_warps=FORWARD_WARPS,
+        num_warps=_WARPS,
         num_stages=1,
     )
 
@@ -93,8 +95,8 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns the gradients of x and residual [R, D], and of bias, scale, shift [G, D] by block."""
     total, size = g_RD.shape
-    rows = rows_per_block(total, BACKWARD_ROWS)
-    blocks = rows_per_block(total // rows, BACKWARD_BLOCKS)
+    rows = rows_per_block(total, _ROWS)
+    blocks = rows_per_block(total // rows, _BLOCKS)
     stretch = rows * blocks
     covered = sum(pieces(size)[-1])
     tile = pl.BlockSpec((stretch, covered), lambda i: (i, 0))
@@ -124,7 +126,7 @@ def backward(
         ],
         out_specs=[tile, tile, part, part, part],
         out_shape=[array, array, parts, parts, parts],
-        num_warps=BACKWARD_WARPS,
+        num_warps=_WARPS,
         num_stages=1,
     )
 
