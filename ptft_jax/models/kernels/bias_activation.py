@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton as plgpu
 from ptft_jax.models.kernels.launch import launch, power_of_two, rows_per_block
 from ptft_jax.models.layers import activation
 
-# Of a block, and the blocks that a program of the backward pass goes through. Other sizes took up to
+# Of a block, and the blocks that a program of the backward pass goes through. Others took up to
 # 1.3 times as long on an H200.
 _COLUMNS, _ROWS, _BLOCKS = 1024, 4, 16
 _WARPS = 4
