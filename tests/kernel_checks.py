@@ -9,11 +9,18 @@ import numpy as np
 from flax import nnx
 
 from ptft_jax.models import attention_backends, fused
+from ptft_jax.models.device import Device
 from ptft_jax.models.dropout import fold_rows, row_keys
 from ptft_jax.models.layers import LayerNorm
 
-# What jax 0.12 says of Pallas for Triton whenever a kernel is lowered.
-TRITON_WARNING = "ignore:.*Triton.*:DeprecationWarning"
+# What jax 0.12 says whenever a kernel is lowered for a GPU; docs/decisions.md says what follows it.
+TRITON_WARNING = (
+    "ignore:The Pallas Triton backend is deprecated and will be removed in a future JAX version. "
+    "To keep using Pallas on GPU, please migrate to the Mosaic GPU backend. To keep using Triton, "
+    "switch to the official Triton bindings and jax_triton.:DeprecationWarning"
+)
+
+H200 = Device("gpu", "NVIDIA H200", (9, 0))
 
 Results = dict[str, np.ndarray]
 
