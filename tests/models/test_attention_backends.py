@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from kernel_checks import (
+    H200,
     Attention,
     check_no_leak,
     dropout_keys,
@@ -24,7 +25,6 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.device import Device
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
-H200 = Device("gpu", "NVIDIA H200", (9, 0))
 T4 = Device("gpu", "Tesla T4", (7, 5))
 CPU, TPU = Device("cpu", "cpu"), Device("tpu", "TPU v5e")
 REQUEST = Request("bfloat16", 64, 128, packed=False, dropout=0.0)
