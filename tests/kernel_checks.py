@@ -10,7 +10,7 @@ from flax import nnx
 
 from ptft_jax.models import attention_backends, fused
 from ptft_jax.models.device import Device
-from ptft_jax.models.dropout import fold_rows, row_keys
+from ptft_jax.models.dropout import RowKeys, fold_rows, row_keys
 from ptft_jax.models.layers import LayerNorm
 
 # What jax 0.12 says whenever a kernel is lowered for a GPU; docs/decisions.md says what follows it.
@@ -33,7 +33,7 @@ def relative_errors(found: Results, wanted: Results) -> dict[str, float]:
     }
 
 
-def dropout_keys(rows: int, heads: int, seed: int = 0) -> jax.Array:
+def dropout_keys(rows: int, heads: int, seed: int = 0) -> RowKeys:
     """A key for each row and head, uint32 [rows, heads, 2]."""
     return fold_rows(row_keys(seed, jnp.int32(3), rows)[:, None], jnp.arange(heads)[None])
 
