@@ -55,6 +55,7 @@ CONFIG = EncoderConfig(
     max_position_embeddings=160,
     # Wide weights: with the usual ones attention is almost even.
     initializer_range=0.3,
+    unroll=1,  # to compile one layer
 )
 ROWS, MASKED = 8, 4
 SEED = 2
@@ -108,7 +109,7 @@ def loss_and_gradients(batch, sizes=(1, 1, 1), **keys):
 @pytest.mark.usefixtures("on_an_h200")
 @pytest.mark.parametrize(
     ("tokens", "packed", "meshes"),
-    [(32, True, [(1, 1, 1), (8, 1, 1), (2, 2, 2)]), (160, False, [(1, 1, 1), (2, 2, 2)])],
+    [(32, True, [(1, 1, 1), (2, 2, 2)]), (160, False, [(8, 1, 1)])],
 )
 def test_a_model_with_kernels_learns_as_exactly_as_without(tokens, packed, meshes):
     """Against float32, bfloat16 with kernels is no further off than without, in no parameter.
