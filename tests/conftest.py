@@ -4,11 +4,14 @@ import os
 import shutil
 import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-# Tests compile much and compute little: without LLVM's optimisations a tiny train step compiles in
-# a third of the time. What XLA partitions and which collectives it inserts stay the same.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# `JAX_PLATFORMS=cuda python -m pytest tests/gpu` is for a GPU; all other tests are for CPUs.
+if os.environ.get("JAX_PLATFORMS") != "cuda":
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+    # Tests compile much and compute little: without LLVM's optimisations a tiny train step compiles
+    # in a third of the time. What XLA partitions and which collectives it inserts stay the same.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Commands keep compiled programs in the user's cache folder; tests have one of their own, so that
 # none depends on what was compiled before.

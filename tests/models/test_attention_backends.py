@@ -1,0 +1,208 @@
+"""Every way to compute attention agrees with XLA's and keeps examples apart, or is refused.
+
+Kernels are interpreted here, in float32, so that they agree to rounding. `tests/gpu` runs the same
+checks on a GPU.
+"""
+
+import jax
+import numpy as np
+import pytest
+from kernel_checks import (
+    H200,
+    Attention,
+    check_no_leak,
+    dropout_keys,
+    dropped_probabilities,
+    leak_case,
+    relative_errors,
+)
+
+from ptft_jax.errors import ConfigError
+from ptft_jax.models import attention_backends
+from ptft_jax.models.attention_backends import Request, choose
+from ptft_jax.models.build import build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.device import Device
+from ptft_jax.training.mesh import MeshConfig, make_mesh
+
+T4 = Device("gpu", "Tesla T4", (7, 5))
+CPU, TPU = Device("cpu", "cpu"), Device("tpu", "TPU v5e")
+REQUEST = Request("bfloat16", 64, 128, packed=False, dropout=0.0)
+
+CASES = [
+    Attention(24, 16, packed=True, rate=0.1),
+    Attention(32, 64, packed=True),
+    Attention(96, 64, rate=0.1),
+    Attention(128, 16, packed=True, rate=0.1),
+    Attention(160, 64, rate=0.1),
+    Attention(192, 16, packed=True, rate=0.1),
+    Attention(256, 16),
+    # Odd lengths, down to a single token, and just past what one block holds.
+    Attention(1, 16, rate=0.1),
+    Attention(27, 16, packed=True, rate=0.1, heads=3),
+    Attention(129, 16, packed=True, rate=0.1, heads=3),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_kernel_computes_what_xla_does(case):
+    """Context and gradients of queries, keys, values and their biases."""
+    found, wanted = (case.results(backend, "float32") for backend in ("kernel", "xla"))
+    errors = relative_errors(found, wanted)
+    # The key's bias has no gradient but rounding, so it is measured by the others'.
+    assert max(errors.values()) < 3e-6
+
+
+@pytest.mark.parametrize("tokens", [24, 128, 160])
+def test_the_kernel_drops_the_entries_that_xla_drops(tokens):
+    """Every entry, so that a run can change its machine and be compared."""
+    found, wanted = (
+        dropped_probabilities(backend, tokens, "float32") for backend in ("kernel", "xla")
+    )
+    assert found.shape == (2, 2, tokens, tokens)
+    assert np.array_equal(found, wanted)
+    assert abs(found.mean() - 0.1) < 0.02
+    # Heads and rows drop their own.
+    masks = found.reshape(4, -1)
+    assert all((masks[i] != masks[j]).mean() > 0.1 for i in range(4) for j in range(i))
+
+
+PLACES = [("xla", 48), ("kernel", 48), ("kernel", 160)]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("backend", "tokens"), PLACES)
+def test_a_row_of_padding_alone_gives_finite_numbers(backend, tokens, packed):
+    """The last rows of an evaluation are such: a NaN times weight 0 is still a NaN."""
+    case = leak_case(backend, tokens, packed=packed)
+    assert not case.visible[-1].any()
+    results = case.results(backend, "float32")
+    assert all(np.isfinite(array).all() for array in results.values())
+    assert not results["qkv"][-1].any()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("backend", "tokens"), PLACES)
+def test_no_example_reaches_another(backend, tokens, packed):
+    check_no_leak(backend, tokens, "float32", packed=packed)
+
+
+@pytest.mark.parametrize("backend", ["xla", "kernel"])
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_attention_is_the_same_on_every_mesh(backend, sizes):
+    """Examples lie over data and fsdp, heads over tensor: each with its own dropout."""
+    case = Attention(24, 16, packed=True, rate=0.1, rows=8, heads=4)
+    arrays, keys = case.arrays, dropout_keys(8, 4)
+
+    def compute(qkv, bias, visible, keys):
+        return attention_backends.attend(backend, qkv, bias, visible, keys, rate=0.1, packed=True)
+
+    inputs = (arrays["qkv"], arrays["bias"], case.visible, keys)
+    wanted = jax.device_get(jax.jit(compute)(*inputs))
+    rows, heads = ("data", "fsdp"), "tensor"
+    mesh = make_mesh(MeshConfig(*sizes))
+    specs = ((rows, None, heads), (heads,), (rows,), (rows, heads))
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(array, jax.NamedSharding(mesh, jax.P(*spec)))
+            for array, spec in zip(inputs, specs, strict=True)
+        ]
+        found = jax.device_get(jax.jit(compute)(*placed))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "changes", "said"),
+    [
+        ("kernel", CPU, {}, "this is a cpu"),
+        ("kernel", TPU, {}, "TPU v5e"),
+        ("kernel", H200, {"dtype": "float32"}, "model.dtype is float32"),
+        ("kernel", H200, {"head_size": 80}, "these have 80"),
+        ("kernel", T4, {}, "Tesla T4 has compute capability 7.5, and it needs 8.0"),
+        ("cudnn", CPU, {}, "this is a cpu"),
+        ("cudnn", T4, {}, "compute capability 7.5"),
+        ("cudnn", H200, {"packed": True}, "packed row"),
+        ("cudnn", H200, {"dropout": 0.1}, "attention_probs_dropout_prob=0.1"),
+        ("cudnn", H200, {"head_size": 12}, "these have 12"),
+        ("cudnn", H200, {"head_size": 256}, "these have 256"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_refused(name, device, changes, said):
+    """No silent fallback, and no leak: the error names the reason and what works instead."""
+    request = REQUEST._replace(**changes)
+    with pytest.raises(ConfigError) as error:
+        choose(name, request, device)
+    message = str(error.value)
+    assert said in message
+    assert message.startswith(f"model.attention={name} ")
+    able = message[message.index(" Use ") :]
+    assert "model.attention=xla" in able
+    assert f"model.attention={name}" not in able
+    # Every name that is offered can do it.
+    for other in ("xla", "kernel", "cudnn", "auto"):
+        if f"model.attention={other}" in able:
+            choose(other, request, device)
+
+
+def test_what_works_is_named_and_nothing_else():
+    """On an H200 a head size of 80 is cuDNN's, and a packed row the kernel's."""
+    with pytest.raises(ConfigError, match=r"Use model\.attention=xla or model\.attention=cudnn or"):
+        choose("kernel", REQUEST._replace(head_size=80), H200)
+    with pytest.raises(
+        ConfigError, match=r"Use model\.attention=xla or model\.attention=kernel or"
+    ):
+        choose("cudnn", REQUEST._replace(packed=True), H200)
+
+
+@pytest.mark.parametrize("key", ["attention", "fused"])
+def test_a_kernel_is_refused_on_a_cpu_before_anything_is_computed(key):
+    """By the model itself, while the step is traced."""
+    config = EncoderConfig(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        dtype="bfloat16",
+        **{key: "kernel"},
+    )
+    model = build_model(config)
+    rows = jax.ShapeDtypeStruct((2, 16), np.int32)
+    batch = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), rows)
+    with pytest.raises(ConfigError, match=f"model.{key}=kernel cannot be used .*cpu"):
+        jax.eval_shape(lambda p, b: model.bind(p).last_hidden_state(b), model.abstract(), batch)
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "name", "said"),
+    [
+        (H200, {"packed": True, "dropout": 0.1}, "kernel", "NVIDIA H200"),
+        (H200, {"head_size": 80}, "cudnn", "these have 80"),
+        (H200, {"head_size": 80, "dropout": 0.1}, "xla", "these have 80"),
+        (H200, {"head_size": 80, "packed": True}, "xla", "these have 80"),
+        (H200, {"dtype": "float32"}, "xla", "float32"),
+        (T4, {}, "xla", "7.5"),
+        (CPU, {}, "xla", "cpu"),
+        (TPU, {}, "xla", "tpu"),
+        # A mesh that only describes devices knows no capability.
+        (Device("gpu", "NVIDIA H200"), {}, "kernel", "NVIDIA H200"),
+    ],
+)
+def test_auto_takes_the_fastest_that_can_and_says_why(device, changes, name, said):
+    found, why = choose("auto", REQUEST._replace(**changes), device)
+    assert found == name
+    assert said in why
+
+
+@pytest.mark.parametrize("name", attention_backends.BACKENDS)
+def test_a_backend_that_is_named_is_the_one_that_is_taken(name):
+    found, why = choose(name, REQUEST, H200)
+    assert found == name
+    assert f"model.attention={name}" in why
+
+
+@pytest.mark.parametrize("key", ["attention", "fused"])
+def test_an_unknown_name_is_refused(key):
+    with pytest.raises(ConfigError, match=f"model.{key}='flash': expected one of auto, .*kernel"):
+        EncoderConfig(**{key: "flash"})
+    # One list of names: what the config accepts is what there is.
+    for name in ("auto", *attention_backends.BACKENDS):
+        EncoderConfig(attention=name)
