@@ -1,11 +1,16 @@
-"""Models and meshes in words."""
+"""Models, meshes and what computes a model, in words."""
 
 import math
+from collections.abc import Iterable
 
+import jax
 from jax.sharding import Mesh
 
 from ptft_jax.commands.screen import count
+from ptft_jax.models import attention_backends, fused
 from ptft_jax.models.build import Model, Params
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.device import Device, current_device
 
 
 def describe_model(model: Model) -> str:
@@ -29,3 +34,39 @@ def describe_mesh(mesh: Mesh) -> str:
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     device = mesh.devices.flat[0]
     return f"{sizes} ({mesh.devices.size} x {device.device_kind})"
+
+
+def device_of(mesh: Mesh) -> Device:
+    """Returns the kind of a mesh's devices."""
+    with jax.set_mesh(mesh):
+        return current_device()
+
+
+def describe_backends(
+    config: EncoderConfig, rows: Iterable[tuple[int, bool]], device: Device
+) -> dict[str, str]:
+    """Returns what computes attention, in training and in evaluation, and what between products.
+
+    Args:
+        config: the model.
+        rows: the kinds of rows there are: their tokens, and whether they hold several examples.
+        device: where.
+
+    Raises:
+        ConfigError: what the config names cannot do it.
+    """
+    uses: dict[tuple[str, str], list[str]] = {}
+    rates = {"training": config.attention_probs_dropout_prob, "evaluation": 0.0}
+    for tokens, packed in rows:
+        for use, rate in rates.items():
+            request = attention_backends.Request(
+                config.dtype, config.head_size, tokens, packed, rate
+            )
+            chosen = attention_backends.choose(config.attention, request, device)
+            uses.setdefault(chosen, []).append(f"{use} at {tokens}{' packed' * packed}")
+    said = [
+        f"{name} ({why})" + (f" in {', '.join(where)}" if len(uses) > 1 else "")
+        for (name, why), where in uses.items()
+    ]
+    kernels = fused.uses_kernels(config.fused, device)
+    return {"attention": "; ".join(said), "between products": "kernel" if kernels else "xla"}

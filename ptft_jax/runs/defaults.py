@@ -81,10 +81,11 @@ def pretrain() -> Config:
         {
             name: getattr(model, name)
             for name in model.__dataclass_fields__
-            if name not in (*_DECIDED_ELSEWHERE, "classifier_dropout", "vocab_size")
+            if name not in (*_DECIDED_ELSEWHERE, "classifier_dropout", "vocab_size", "unroll")
         }
     )
     config.model.vocab_size = placeholder(int)
+    config.model.unroll = placeholder(int)
     return config
 
 

@@ -218,7 +218,8 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
     """
     folder = RunFolder(run_dir)
     record = folder.record()
-    config = record.encoder_config
+    # What computes the model is decided where it is read: a run made on a GPU goes on anywhere.
+    config = record.encoder_config.replace(attention="auto", fused="auto")
     with folder.checkpoints(best=record.best) as checkpoints:
         step = checkpoints.choose(which)
         params = checkpoints.restore_params(step, build_model(config).abstract())

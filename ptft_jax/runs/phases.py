@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ptft_jax.data.pretraining.examples import PretrainingSettings
@@ -65,6 +65,11 @@ def phases_of(config: Config) -> list[PhaseConfig]:
         configs.append(changed)
     ends = [*starts[1:], config.steps]
     return [PhaseConfig(*phase) for phase in zip(starts, ends, configs, strict=True)]
+
+
+def rows_of(phases: Iterable[PhaseConfig]) -> list[tuple[int, bool]]:
+    """Returns the length of each phase's rows, and whether they hold several examples."""
+    return [(phase.config.max_seq_length, phase.config.packing) for phase in phases]
 
 
 def phase_of(config: Config, number: int) -> Config:

@@ -264,6 +264,26 @@ CASES = {
         lambda p: _pretrain(p, **{"model.num_attention_heads": 5}),
         ["hidden_size=32", "num_attention_heads=5"],
     ),
+    "attention without a GPU": (
+        2,
+        lambda p: _pretrain(p, **{"model.attention": "kernel"}),
+        ["model.attention=kernel", "NVIDIA GPUs", "a cpu", "Use model.attention=xla or"],
+    ),
+    "fine-tuning attention without a GPU": (
+        2,
+        lambda p: _finetune(p, **{"model.attention": "cudnn"}),
+        ["model.attention=cudnn", "NVIDIA GPUs", "a cpu", "Use model.attention=xla or"],
+    ),
+    "unknown attention": (
+        2,
+        lambda p: _pretrain(p, **{"model.attention": "flash"}),
+        ["model.attention='flash'", "auto, xla, cudnn, kernel"],
+    ),
+    "kernels without a GPU": (
+        2,
+        lambda p: _finetune(p, **{"model.fused": "kernel"}),
+        ["model.fused=kernel", "cpu", "Use model.fused=auto"],
+    ),
     "warm-up": (
         2,
         lambda p: _pretrain(p, **{"schedule.warmup_steps": 9, "schedule.warmup_ratio": 0}),

@@ -162,6 +162,17 @@ def test_evaluate_runs_where_the_mesh_of_the_run_does_not_fit(mnli, monkeypatch,
         assert found[split] == pytest.approx(results(mnli)[split], rel=1e-5)
 
 
+def test_a_run_of_a_gpu_is_read_on_a_cpu(pretrained, tmp_path, capsys):
+    """What computed attention in training is a matter of that machine, as its mesh is."""
+    shutil.copytree(pretrained, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    record = json.loads(file.read_text())
+    record["model"] |= {"attention": "kernel", "fused": "kernel"}
+    file.write_text(json.dumps(record))
+    assert run("predict", f"--run_dir={tmp_path}/run", "--json", "a [MASK]") == 0
+    assert json.loads(capsys.readouterr().out)["masks"]
+
+
 def test_the_same_command_again_changes_nothing(corpus, pretrained, glue, sst2, capsys):
     """A finished run that is started again is left as it is, to the byte."""
     for folder, flags in (

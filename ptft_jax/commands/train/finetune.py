@@ -14,7 +14,12 @@ import math
 from absl import flags
 from jax.sharding import Mesh
 
-from ptft_jax.commands.describe import describe_mesh, describe_model
+from ptft_jax.commands.describe import (
+    describe_backends,
+    describe_mesh,
+    describe_model,
+    device_of,
+)
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.commands.train.flags import (
     check_length,
@@ -95,6 +100,8 @@ def finetune(
         shuffle=True,
         length_buckets=config.length_buckets,
     )
+    rows = [(tokens, False) for tokens in examples.buckets]
+    backends = describe_backends(model.config, rows, device_of(mesh))
     dev = evaluation_examples(config, task, initial.tokenizer)
     per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = config.steps or math.ceil(config.epochs * len(examples) / config.batch_size)
@@ -122,6 +129,7 @@ def finetune(
             "run": f"{count(steps)} updates of {config.batch_size} examples = "
             f"{steps * config.batch_size / len(examples):.2g} epochs",
             "mesh": describe_mesh(mesh),
+            **backends,
         },
     )
     if examples.num_truncated:

@@ -15,7 +15,12 @@ from functools import partial
 from absl import flags
 from rich.console import Console
 
-from ptft_jax.commands.describe import describe_mesh, describe_model
+from ptft_jax.commands.describe import (
+    describe_backends,
+    describe_mesh,
+    describe_model,
+    device_of,
+)
 from ptft_jax.commands.screen import count, facts, made, make_console, say
 from ptft_jax.commands.train.flags import (
     check_length,
@@ -36,7 +41,7 @@ from ptft_jax.runs.config import Config, require_data_dir
 from ptft_jax.runs.evaluators import pretraining_evaluator
 from ptft_jax.runs.folder import SHAPE_KEYS, RunFolder
 from ptft_jax.runs.initial import load_initial
-from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings
+from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings, rows_of
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.shapes import encoder_config
 from ptft_jax.runs.start_checks import agree
@@ -93,6 +98,7 @@ def pretrain(
     for phase in configs:
         check_length(phase.config, model.config)
     mesh = checked_mesh(config, model, *(phase.config for phase in configs[1:]))
+    backends = describe_backends(model.config, rows_of(configs), device_of(mesh))
     phases = [
         (phase, *_examples(phase.config, train_corpus, dev_corpus, tokenizer)) for phase in configs
     ]
@@ -122,6 +128,7 @@ def pretrain(
                 for number, (phase, examples, _) in enumerate(phases, start=1)
             },
             "mesh": describe_mesh(mesh),
+            **backends,
         },
     )
     for _, examples, _ in phases:
