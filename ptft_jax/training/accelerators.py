@@ -15,7 +15,7 @@ class Accelerator(NamedTuple):
     """One kind of device: peaks in TFLOP/s, memory in 10⁹ bytes, rates in 10⁹ bytes/s.
 
     `memory_fraction` is the share of the memory that JAX takes: three quarters of a GPU's unless
-    XLA_PYTHON_CLIENT_MEM_FRACTION is set.
+    XLA_PYTHON_CLIENT_MEM_FRACTION is set. `capability` is CUDA's, None of a TPU.
     """
 
     bfloat16_tflops: float
@@ -24,6 +24,7 @@ class Accelerator(NamedTuple):
     memory_gbs: float
     link_gbs: float
     network_gbs: float
+    capability: tuple[int, int] | None
     memory_fraction: float = 0.75
     source: str = "NVIDIA data sheet"
 
@@ -36,19 +37,19 @@ def _tpu(tflops: float, memory_gb: float, memory_gbs: float, link_gbs: float) ->
     # All hosts of a slice are joined by the chips' own interconnect.
     links = (link_gbs, link_gbs)
     source = "Cloud TPU system architecture pages"
-    return Accelerator(tflops, tflops, memory_gb, memory_gbs, *links, 0.95, source)
+    return Accelerator(tflops, tflops, memory_gb, memory_gbs, *links, None, 0.95, source)
 
 
 ACCELERATORS = {
     # V100 has no bfloat16 units: XLA computes such a model in float32.
-    "v100": Accelerator(15.7, 15.7, 32, 900, 150, 6.25),
-    "a100-40g": Accelerator(312, 156, 40, 1555, 300, 25),
-    "a100-80g": Accelerator(312, 156, 80, 2039, 300, 25),
-    "l4": Accelerator(121, 60, 24, 300, 32, 1.56),
-    "l40s": Accelerator(362, 183, 48, 864, 32, 6.25),
-    "h100": Accelerator(989, 494, 80, 3350, 450, 50),
-    "h200": Accelerator(989, 494, 141, 4800, 450, 50),
-    "b200": Accelerator(2250, 1100, 180, 8000, 900, 50),
+    "v100": Accelerator(15.7, 15.7, 32, 900, 150, 6.25, (7, 0)),
+    "a100-40g": Accelerator(312, 156, 40, 1555, 300, 25, (8, 0)),
+    "a100-80g": Accelerator(312, 156, 80, 2039, 300, 25, (8, 0)),
+    "l4": Accelerator(121, 60, 24, 300, 32, 1.56, (8, 9)),
+    "l40s": Accelerator(362, 183, 48, 864, 32, 6.25, (8, 9)),
+    "h100": Accelerator(989, 494, 80, 3350, 450, 50, (9, 0)),
+    "h200": Accelerator(989, 494, 141, 4800, 450, 50, (9, 0)),
+    "b200": Accelerator(2250, 1100, 180, 8000, 900, 50, (10, 0)),
     "tpu-v4": _tpu(275, 32, 1200, 300),
     "tpu-v5e": _tpu(197, 16, 819, 200),
     "tpu-v5p": _tpu(459, 95, 2765, 600),

@@ -1,6 +1,7 @@
 """What an update costs on a mesh: memory of the compiled step, FLOPs and traffic by formulas.
 
-Nothing is computed: the step is compiled for devices that only have to be there by name.
+Nothing is computed: the step is compiled for devices that only have to be there by name. Kernels
+of an accelerator cannot be compiled so: memory with them is a formula as well.
 `tests/training/test_layout_costs.py` compares the formulas with what compiled steps multiply and
 exchange.
 """
@@ -19,9 +20,10 @@ from jax.sharding import Mesh, NamedSharding
 from ptft_jax.models import partition
 from ptft_jax.models.build import Model
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.kernels import short_attention
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.training.mesh import AXES
-from ptft_jax.training.state import abstract_state
+from ptft_jax.training.state import TrainState, abstract_state
 from ptft_jax.training.step import make_train_step
 
 # The rows of a batch without their number: name → (shape of one row, dtype).
@@ -47,20 +49,91 @@ def compile_step(
 
     `batch_size` counts the rows of an update over all devices, `accumulate` its micro-batches.
     """
+    state, batch = _arguments(model, optimizer, rows, mesh, batch_size)
     with jax.set_mesh(mesh):
-        state = abstract_state(model, optimizer)
-        batch = {}
-        for name, (shape, dtype) in rows.items():
-            sharding = NamedSharding(mesh, partition.batch_spec(1 + len(shape)))
-            batch[name] = jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
         step: Any = make_train_step(
             model, objective, optimizer, schedule, seed=0, accumulate=accumulate
         )
         compiled = step.lower(state, batch).compile(compiler_options=_COMPILER_OPTIONS)
+    return compiled, _memory(state, batch, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def memory_with_kernels(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    rows: RowShapes,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    accumulate: int,
+) -> "Memory":
+    """Returns the bytes on one device where kernels compute attention and what is between products.
+
+    Of the layers, side by side (`unroll` None), each token keeps for the backward pass, in the
+    model's dtype:
+
+        4 D   query, key and value; the context          (split over `tensor`)
+        4 D   the sum before either norm and the norm's output
+        2 F   the product before the activation and the activation's output     (split too)
+
+    and in float32 the statistics of the norms and, of rows that do not fit one block, a log sum per
+    head. Then the embeddings' output and its float32 sum, and a copy of all parameters in the
+    model's dtype. Beside these, at its fullest, lie the logits with their gradient, or what one
+    layer's backward pass makes: 2 D + 2 F or, of long rows, the score gradients [B, N, T, T]; with
+    `remat`, which keeps a layer's input alone, that layer once more. Gradients fill what layers
+    leave, but for those that micro-batches add to. `fsdp` keeps copies of two layers, and of
+    all else in float32 too.
+
+    Arguments as in `compile_step`.
+    """
+    config, sizes = model.config, mesh.shape
+    state, batch = _arguments(model, optimizer, rows, mesh, batch_size)
+    width, tensor = jnp.dtype(config.dtype).itemsize, sizes["tensor"]
+    (length,), (predictions,) = rows["input_ids"][0], rows["masked_lm_ids"][0]
+    here = batch_size // (accumulate * sizes["data"] * sizes["fsdp"])
+    tokens, hidden, wide = here * length, config.hidden_size, config.intermediate_size / tensor
+    heads, layers = config.num_attention_heads / tensor, config.num_hidden_layers
+    long = length > short_attention.MAX_TOKENS
+    layer = tokens * width * (4 * hidden / tensor + 4 * hidden + 2 * wide)
+    layer += tokens * 4 * (4 + heads * long)
+    work = width * max(tokens * (2 * hidden + 2 * wide), here * heads * length**2 * long)
+    kept = layers * layer
+    if config.remat:
+        kept, work = layers * tokens * hidden * width, work + layer
+    kept += tokens * hidden * (width + 4)
+    logits = 2 * 4 * here * predictions * config.padded_vocab_size / tensor
+    parameters = {"layers": 0, "others": 0}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.abstract()):
+        name = "layers" if "'layers'" in jax.tree_util.keystr(path) else "others"
+        parameters[name] += leaf.size / tensor
+    stacked, others = parameters.values()
+    copies = width * (stacked + others)
+    if sizes["fsdp"] > 1:
+        copies = width * 2 * stacked / layers + (width + 4) * others
+    gradients = device_bytes(state.params)
+    temporaries = copies + max(kept + max(logits, work), gradients + work)
+    return _memory(state, batch, int(temporaries + gradients * (accumulate > 1)))
+
+
+def _arguments(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    rows: RowShapes,
+    mesh: Mesh,
+    batch_size: int,
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns what a step takes, as shapes with shardings."""
+    batch = {}
+    for name, (shape, dtype) in rows.items():
+        sharding = NamedSharding(mesh, partition.batch_spec(1 + len(shape)))
+        batch[name] = jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+    with jax.set_mesh(mesh):
+        return abstract_state(model, optimizer), batch
+
+
+def _memory(state: TrainState, batch: Any, temporaries: int) -> "Memory":
     params = device_bytes(state.params)
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
-    memory = Memory(params, device_bytes(state) - params, device_bytes(batch), temporaries)
-    return compiled, memory
+    return Memory(params, device_bytes(state) - params, device_bytes(batch), temporaries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +144,7 @@ class Memory:
         params: the parameters.
         opt_state: the optimizer's state with the step counters.
         batch: one batch.
-        temporaries: what the compiler reserves beside those, for gradients and activations.
+        temporaries: what lies beside those at its fullest: gradients and activations.
     """
 
     params: int

@@ -16,8 +16,9 @@ ASSUMPTIONS = {
     "utilisation": "Share of the peak that is got while a device computes; 0.38 by default.",
     "bandwidth_utilisation": "Share of the three bandwidths that is got; 0.7 by default.",
 }
-# Model FLOPs of whole updates in bfloat16 at 256 x 128, 64 x 512 and 32 x 512.
-_UTILISATION_SOURCE = "measured on an H200: base 0.40 @128, 0.35 @512, large 0.40 @512"
+_UTILISATION_SOURCE = (
+    "measured: 0.40 of the peak at 256 x 128 and 0.35 at 64 x 512 (BERT-base, bfloat16, one H200)"
+)
 SHARES = ("memory_fraction", "utilisation", "bandwidth_utilisation")
 
 

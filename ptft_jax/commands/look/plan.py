@@ -3,8 +3,9 @@
 Says what pretraining would need and take on machines that are not at hand: memory, time and cost.
 
 The topology is HOSTS x DEVICES PER HOST : KIND. Memory is that of the real train step, compiled on
-this machine's CPU; FLOPs and what the devices exchange follow from model and layout, times from
-assumptions, which are printed and can be changed by flags. No data is needed.
+this machine's CPU, or a formula where the step would run in kernels of a GPU; FLOPs and what the
+devices exchange follow from model and layout, times from assumptions, which are printed and can be
+changed by flags. No data is needed.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jax.sharding import AxisType, Mesh
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.describe import describe_model
+from ptft_jax.commands.describe import describe_backends, describe_model
 from ptft_jax.commands.look.accelerators import (
     ASSUMPTIONS,
     SHARES,
@@ -36,10 +37,13 @@ from ptft_jax.commands.train.flags import check_length, check_numbers
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
+from ptft_jax.models import attention_backends, fused
 from ptft_jax.models.build import Model, build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.device import Device
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, nearest
-from ptft_jax.runs.phases import PhaseConfig, phases_of
+from ptft_jax.runs.phases import PhaseConfig, phases_of, rows_of
 from ptft_jax.runs.shapes import encoder_config, row_shapes
 from ptft_jax.training import cost
 from ptft_jax.training.accelerators import ACCELERATORS
@@ -72,7 +76,9 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     for phase in phases_of(config):
         check_batch(phase.config.batch_size, phase.config.accumulate, layout)
         check_length(phase.config, model.config)
-    phases = [_planned(phase, model, layout, assumed) for phase in phases_of(config)]
+    device = Device("tpu" if kind.startswith("tpu") else "gpu", kind, ACCELERATORS[kind].capability)
+    backends = describe_backends(model.config, rows_of(phases_of(config)), device)
+    phases = [_planned(phase, model, layout, device, assumed) for phase in phases_of(config)]
     hours = sum(one["updates"] * one["seconds"]["step"] for one in phases) / 3600
     price, device_hours = values.price_per_device_hour, hours * layout.size
     plan = {
@@ -80,6 +86,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         "devices": layout.size,
         "mesh": dict(layout.shape),
         "model": dataclasses.asdict(model.config),
+        "backends": backends,
         "assumptions": dataclasses.asdict(assumed),
         "phases": phases,
         "hours": hours,
@@ -133,7 +140,7 @@ def _model(config: Config) -> Model:
 
 
 def _planned(
-    phase: PhaseConfig, model: Model, layout: Mesh, assumed: Assumptions
+    phase: PhaseConfig, model: Model, layout: Mesh, device: Device, assumed: Assumptions
 ) -> dict[str, Any]:
     """Returns what an update of a phase needs and takes, as JSON values."""
     config, sizes = phase.config, dict(layout.shape)
@@ -141,7 +148,7 @@ def _planned(
     rows = row_shapes(config)
     (tokens,), (predictions,) = rows["input_ids"][0], rows["masked_lm_ids"][0]
     (pooled,), _ = rows.get("pooled_positions", ((0,), None))
-    memory = _memory(config, model, rows, sizes)
+    memory, source = _memory(config, model, rows, sizes, device)
     flops = config.batch_size * cost.model_flops(
         model.config, tokens=tokens, predictions=predictions, pooled=pooled
     )
@@ -156,6 +163,7 @@ def _planned(
         **split,
         "tokens": tokens,
         "bytes": {**dataclasses.asdict(memory), "total": memory.total},
+        "temporaries_from": source,
         "fits": memory.total <= assumed.usable_memory,
         "advice": advice(memory, assumed, sizes, remat=model.config.remat, **split),
         "exchanges": [
@@ -171,24 +179,42 @@ def _planned(
 
 
 def _memory(
-    config: Config, model: Model, rows: cost.RowShapes, sizes: Mapping[str, int]
-) -> cost.Memory:
+    config: Config, model: Model, rows: cost.RowShapes, sizes: Mapping[str, int], device: Device
+) -> tuple[cost.Memory, str]:
+    """Returns what a device holds, and where the temporaries' size is from."""
     # What a device holds does not depend on how long `data` is, once there is such an axis.
     data = min(sizes["data"], 2)
     axes = model.axes()
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer), ScheduleConfig(**config.schedule), config.steps, axes
     )
-    return cost.compile_step(
-        model,
-        PretrainingObjective(next_sentence="nsp" in model.config.heads),
-        optimizer,
-        schedule,
-        rows,
-        _mesh_of_cpu({**sizes, "data": data}),
-        batch_size=config.batch_size // sizes["data"] * data,
-        accumulate=config.accumulate,
-    )[1]
+    mesh = _mesh_of_cpu({**sizes, "data": data})
+    split = {
+        "batch_size": config.batch_size // sizes["data"] * data,
+        "accumulate": config.accumulate,
+    }
+    if _in_kernels(config, model.config, device):
+        memory = cost.memory_with_kernels(model, optimizer, rows, mesh, **split)
+        return memory, "a formula of what kernels keep"
+    # The CPU has no kernels, and the numbers of XLA's operations are the same.
+    model = build_model(model.config.replace(attention="xla", fused="xla"))
+    objective = PretrainingObjective(next_sentence="nsp" in model.config.heads)
+    _, memory = cost.compile_step(model, objective, optimizer, schedule, rows, mesh, **split)
+    return memory, "the step compiled for CPU"
+
+
+def _in_kernels(config: Config, model: EncoderConfig, device: Device) -> bool:
+    """Says whether kernels compute all that lies between the products of unrolled layers."""
+    request = attention_backends.Request(
+        model.dtype,
+        model.head_size,
+        config.max_seq_length,
+        config.packing,
+        model.attention_probs_dropout_prob,
+    )
+    name, _ = attention_backends.choose(model.attention, request, device)
+    unrolled = (model.unroll or model.num_hidden_layers) >= model.num_hidden_layers
+    return name == "kernel" and fused.uses_kernels(model.fused, device) and unrolled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,14 +256,15 @@ def _show(plan: dict[str, Any], model: Model, sources: Mapping[str, str]) -> Non
     console, columns = make_console(), [_column(one) for one in plan["phases"]]
     mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items())
     vocabulary = count(model.config.vocab_size)
-    facts(console, {"model": describe_model(model), "vocabulary": vocabulary, "mesh": mesh})
+    what = {"model": describe_model(model), "vocabulary": vocabulary, "mesh": mesh}
+    facts(console, {**what, **plan["backends"]})
     numbers = [f"phase {number}" for number in range(1, 1 + len(columns))]
     table = Table("", *numbers, box=SIMPLE_HEAD)
     for name in columns[0]:
         table.add_row(name.replace("_", " "), *(column[name] for column in columns))
     console.print(table)
     for number, one in zip(numbers, plan["phases"], strict=True):
-        say(console, f"{number} {one['advice']}")
+        say(console, f"{number} {one['advice']} (temporaries: {one['temporaries_from']})")
     table = Table("assumption", "value", "source", box=SIMPLE_HEAD)
     for name, value in plan["assumptions"].items():
         table.add_row(f"--{name}", f"{value:g}", sources[name])

@@ -92,13 +92,79 @@ def test_memory_is_that_of_the_real_step(corpus_dir, tmp_path, capsys):
         )
         assert sum(phase["bytes"][name] for name in names) == held
     assert phase["bytes"]["temporaries"] == used.temp_size_in_bytes
+    assert phase["temporaries_from"] == "the step compiled for CPU"
     assert phase["bytes"]["total"] == used.argument_size_in_bytes + used.temp_size_in_bytes
     assert planned["hours"] == pytest.approx(100 * phase["seconds"]["step"] / 3600)
     assert planned["cost"] == pytest.approx(planned["hours"] * 8 * 2)
     printed = capsys.readouterr().out
-    said = ("fits", "--utilisation", "0.38", "base 0.40 @128", "device-hours", "along fsdp")
+    said = ("fits", "--utilisation", "0.38", "0.40 of the peak", "device-hours", "along fsdp")
     for words in said:
         assert words in printed
+
+
+BASE = "--config=configs/pretrain/bert_base.py"
+SHORT = {"batch_size": 256, "max_seq_length": 128, "max_predictions_per_seq": 20, "phases": "()"}
+LONG = {**SHORT, "batch_size": 64, "max_seq_length": 512, "max_predictions_per_seq": 76}
+KERNELS = {"model.dtype": "bfloat16"}
+
+
+def plan_base(folder: Path, *arguments: str, **settings: Any) -> dict[str, Any]:
+    """Plans BERT-base in bfloat16 and returns its one phase."""
+    keys = [f"--config.{name}={value}" for name, value in {**SHORT, **KERNELS, **settings}.items()]
+    assert run("plan", BASE, *keys, *arguments, f"--json={folder}/plan.json") == 0
+    (phase,) = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["phases"]
+    return phase
+
+
+@pytest.mark.parametrize("rows", [SHORT, LONG], ids=["256x128", "64x512"])
+def test_memory_with_kernels_is_what_a_gpu_needed(tmp_path, rows, capsys):
+    """An H200 peaked at 11.6 GiB with either shape; XLA for CPU reserves 2.4 or 3.7 times that."""
+    phase = plan_base(tmp_path, "--topology=1x1:h200", **rows)
+    assert phase["temporaries_from"] == "a formula of what kernels keep"
+    assert phase["bytes"]["total"] / 2**30 == pytest.approx(11.6, rel=0.03)
+    printed = capsys.readouterr().out
+    assert "kernel (the fastest on h200)" in printed
+    assert "temporaries: a formula of what kernels keep" in printed
+
+
+def test_what_saves_memory_with_kernels(tmp_path):
+    """What the advice says to change must change the plan, as far as it can."""
+    where = "--topology=1x8:h200"
+    rows = {**LONG, "batch_size": 512}
+    before = plan_base(tmp_path, where, **rows)["bytes"]
+    one = plan_base(tmp_path, "--topology=1x1:h200", **LONG)["bytes"]
+    assert before["temporaries"] == one["temporaries"]  # a device's rows are what counts
+    half = plan_base(tmp_path, where, **rows, accumulate=2)["bytes"]["temporaries"]
+    assert 0.5 < half / before["temporaries"] < 0.6  # the sum of gradients stays whole
+    layers = plan_base(tmp_path, where, **rows, **{"model.remat": True})["bytes"]["temporaries"]
+    assert 0.15 < layers / before["temporaries"] < 0.3  # twelve inputs, one layer, the logits
+    split = plan_base(tmp_path, where, **rows, **{"mesh.fsdp": 8})["bytes"]
+    assert split["params"] + split["opt_state"] < (before["params"] + before["opt_state"]) / 7
+    # The same activations, and the tables are gathered in float32 beside their copies.
+    assert split["temporaries"] == pytest.approx(before["temporaries"], rel=0.02)
+    heads = {"mesh.data": 2, "mesh.tensor": 4, "batch_size": 128}
+    parts = plan_base(tmp_path, where, **{**rows, **heads})["bytes"]["temporaries"]
+    assert 0.4 < parts / before["temporaries"] < 0.55  # 4 D of 8 D + 2 F stay whole
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("h200", {"attention": "cudnn", "attention_probs_dropout_prob": 0.0}),
+        ("l4", {"attention": "kernel", "fused": "xla"}),
+        ("a100-80g", {"attention": "kernel", "unroll": 1, "num_hidden_layers": 2}),
+        ("v100", {}),
+        ("tpu-v5e", {}),
+    ],
+)
+def test_other_backends_are_planned_on_a_cpu(tmp_path, kind, settings):
+    """The machine that plans has no GPU: what the planned one can do decides."""
+    keys = {f"model.{name}": value for name, value in settings.items()}
+    small = {"model.dtype": "bfloat16", "model.num_attention_heads": 2, **keys}
+    planned = plan(tmp_path, f"--topology=1x1:{kind}", batch_size=8, **small)
+    (phase,) = planned["phases"]
+    assert phase["temporaries_from"] == "the step compiled for CPU"
+    assert planned["backends"]["attention"].startswith(settings.get("attention", "xla"))
 
 
 def test_many_hosts(tmp_path):
@@ -159,6 +225,22 @@ def test_shapes_without_a_corpus_are_those_of_its_rows(corpus_dir, changes):
         (["--topology=2x4:h200", "--config.mesh.fsdp=8"], "does not divide the 4 devices"),
         (["--topology=2x8:h200", "--config.mesh.fsdp=8"], "too many to compile for on a CPU"),
         (["--topology=3x8:h200"], "batch_size=64 is not divisible"),
+        (
+            ["--topology=1x8:v100", "--config.model.attention=kernel"],
+            "v100 has compute capability 7.0, and it needs 8.0",
+        ),
+        (
+            ["--topology=1x8:tpu-v5e", "--config.model.attention=cudnn"],
+            "it runs on NVIDIA GPUs, and this is a tpu (tpu-v5e)",
+        ),
+        (
+            ["--topology=1x8:h200", "--config.model.attention=kernel"],
+            "it computes in bfloat16, and model.dtype is float32",
+        ),
+        (
+            ["--topology=1x8:tpu-v4", "--config.model.fused=kernel"],
+            "model.fused=kernel cannot be used on tpu-v4",
+        ),
         (["--topology=1x8:h200", "extra"], "'extra': expected flags only"),
         (["--topology=1x8:h200", "--config.phases=({'step':5,'batch':1},)"], "batch"),
     ],
