@@ -196,14 +196,19 @@ class BertEncoder(nnx.Module):
         )
         definition, stacked = nnx.split(self.layers)
 
+        unroll = self.unroll or self.num_hidden_layers
+
         def body(hidden: tuple[jax.Array, jax.Array], layer: tuple[Any, jax.Array]):
             parameters, number = layer
+            if partition.splits_parameters() and unroll > 1:
+                # Gathered when the layer's input is there. As nothing else says when, XLA would
+                # gather all layers first, and once for all micro-batches.
+                parameters, hidden = jax.lax.optimization_barrier((parameters, hidden))
             hidden = nnx.merge(definition, parameters)(
                 *hidden, visible_BT, fold_rows(keys_B, 1 + number), packed=packed
             )
             return hidden, hidden[0] if collect else None
 
-        unroll = self.unroll or self.num_hidden_layers
         if self.remat or partition.splits_parameters():
             # A loop keeps XLA from merging with the forward pass what is to be computed or gathered
             # again in the backward pass. Where layers stand side by side, a barrier has to.
