@@ -28,9 +28,9 @@ from ptft_jax.models.layers import add_parameter
 
 BACKENDS = ("xla", "cudnn", "kernel")
 BIAS_AXES = ("heads", "parts", "head_size")
-# The oldest GPUs that Triton and cuDNN's fused attention compile bfloat16 for: Ampere.
-_CAPABILITY = (8, 0)
 _KERNEL_HEAD_SIZES = (16, 32, 64, 128)
+# Compute capabilities with the shared memory that long rows of heads of 128 need, 106 KiB.
+_LARGE_SHARED_MEMORY = ((8, 0), (8, 7), (9, 0), (10, 0), (10, 3))
 
 
 class Request(NamedTuple):
@@ -55,17 +55,20 @@ def refusal(name: str, request: Request, device: Device) -> str | None:
     """Returns why a backend cannot compute a request on a device, None if it can."""
     if name == "xla":
         return None
-    if device.platform != "gpu":
-        return f"it runs on NVIDIA GPUs, and this is a {device.platform} ({device.kind})"
-    if device.capability is not None and device.capability < _CAPABILITY:
-        found, needed = (".".join(map(str, pair)) for pair in (device.capability, _CAPABILITY))
-        return f"{device.kind} has compute capability {found}, and it needs {needed}"
+    if (why := device.refuses_kernels()) is not None:
+        return why
     if request.dtype != "bfloat16":
         return f"it computes in bfloat16, and model.dtype is {request.dtype}"
     if name == "kernel":
         if request.head_size not in _KERNEL_HEAD_SIZES:
             sizes = ", ".join(map(str, _KERNEL_HEAD_SIZES))
             return f"its heads have {sizes} features, and these have {request.head_size}"
+        small = device.capability is not None and device.capability not in _LARGE_SHARED_MEMORY
+        if small and request.head_size == 128 and request.tokens > short_attention.MAX_TOKENS:
+            return (
+                f"heads of 128 features in rows of {request.tokens} tokens need more shared memory "
+                f"than {device.kind} has; up to {short_attention.MAX_TOKENS} tokens fit"
+            )
         return None
     if request.head_size % 8 or request.head_size > 128:
         return f"its heads have up to 128 features by 8, and these have {request.head_size}"
@@ -98,7 +101,7 @@ def choose(wanted: str, request: Request, device: Device) -> tuple[str, str]:
         )
     why = refusal("kernel", request, device)
     if why is None:
-        return "kernel", f"the fastest on {device.kind}"
+        return "kernel", f"it runs on {device.kind}"
     if refusal("cudnn", request, device) is None:
         return "cudnn", f"the kernel cannot: {why}"
     return "xla", f"the kernel cannot: {why}"
@@ -123,7 +126,8 @@ def attend(
         qkv_BTNCH: queries, keys and values without their biases.
         bias_NCH: the three biases, float32.
         visible_BT: `attention_mask` (1 for a token that may be attended to, 0 for padding) or, if
-            `packed`, `segment_ids` (a token attends to those of its own number), int32.
+            `packed`, `segment_ids` (a token attends to those of its own number), int32. Examples
+            that share a row lie one after the other; cuDNN takes padding behind the tokens only.
         keys_BNK: dropout key of each row and head, uint32; None turns dropout off.
         rate: dropout of the probabilities (BERT drops whole entries after the softmax, as HF
             `BertSelfAttention` does).
@@ -201,7 +205,8 @@ def _kernel(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
     if tokens <= short_attention.MAX_TOKENS:
         return _short(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, rate=rate, packed=packed)
     qkv_BTNCH = add_parameter(qkv_BTNCH, bias_NCH, BIAS_AXES)
-    return _long(_padded(qkv_BTNCH), _padded(visible_BT), keys_BNK, rate=rate)[:, :tokens]
+    settings = {"rate": rate, "packed": packed}
+    return _long(_padded(qkv_BTNCH), _padded(visible_BT), keys_BNK, settings)[:, :tokens]
 
 
 def _short(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
@@ -224,11 +229,11 @@ def _short(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
     return _with_gradient(start, finish)(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
 
 
-def _long(qkv_BTNCH, visible_BT, keys_BNK, *, rate):
+def _long(qkv_BTNCH, visible_BT, keys_BNK, settings):
     inputs, outputs = (_QKV, _VISIBLE, _KEYS), (_CONTEXT, P(partition.BATCH, "tensor", None))
-    forward = _where_they_lie(partial(long_attention.forward, rate=rate), inputs, outputs)
+    forward = _where_they_lie(partial(long_attention.forward, **settings), inputs, outputs)
     backward = _where_they_lie(
-        partial(long_attention.backward, rate=rate), (*inputs, *outputs, _CONTEXT), _QKV
+        partial(long_attention.backward, **settings), (*inputs, *outputs, _CONTEXT), _QKV
     )
 
     def start(*arrays):

@@ -35,14 +35,10 @@ def uses_kernels(wanted: str, device: Device) -> bool:
     """
     if wanted == "xla":
         return False
-    old = device.capability is not None and device.capability < (8, 0)
-    able = device.platform == "gpu" and not old
-    if wanted == "kernel" and not able:
-        raise ConfigError(
-            f"model.fused=kernel cannot be used on {device.kind} ({device.platform}): the kernels "
-            "run on NVIDIA GPUs of compute capability 8.0 or more. Use model.fused=auto."
-        )
-    return able
+    why = device.refuses_kernels()
+    if wanted == "kernel" and why is not None:
+        raise ConfigError(f"model.fused=kernel cannot be used here: {why}. Use model.fused=auto.")
+    return why is None
 
 
 def residual_norm(

@@ -24,7 +24,7 @@ def test_a_run_says_what_computes_attention(tmp_path, capsys):
 def test_one_line_where_all_lengths_take_the_same():
     """Three lengths, training and evaluation: one answer is said once."""
     said = describe_backends(BFLOAT16, [(64, False), (128, False), (512, True)], H200)
-    assert said["attention"] == "kernel (the fastest on NVIDIA H200)"
+    assert said["attention"] == "kernel (it runs on NVIDIA H200)"
     assert said["between products"] == "kernel"
 
 

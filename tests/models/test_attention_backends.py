@@ -5,6 +5,7 @@ checks on a GPU.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from kernel_checks import (
@@ -26,6 +27,7 @@ from ptft_jax.models.device import Device
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
 T4 = Device("gpu", "Tesla T4", (7, 5))
+L4, AMD = Device("gpu", "NVIDIA L4", (8, 9)), Device("rocm", "AMD Instinct MI300X")
 CPU, TPU = Device("cpu", "cpu"), Device("tpu", "TPU v5e")
 REQUEST = Request("bfloat16", 64, 128, packed=False, dropout=0.0)
 
@@ -87,6 +89,66 @@ def test_no_example_reaches_another(backend, tokens, packed):
     check_no_leak(backend, tokens, "float32", packed=packed)
 
 
+@pytest.mark.parametrize("tokens", [64, 192])
+def test_no_score_is_so_large_that_it_reaches_another_example(tokens):
+    """A run that diverges has such: its loss would be of text that is not in the example."""
+    own = np.arange(tokens) < 40
+    qkv = np.empty((1, tokens, 1, 3, 16), np.float32)
+    # Tokens of the first example turn away from their own keys, and towards the second's.
+    qkv[0, :, 0, 0] = 1e6
+    qkv[0, :, 0, 1] = np.where(own, -1e6, 1e6)[:, None]
+    qkv[0, :, 0, 2] = np.where(own, 1.0, 7.0)[:, None]
+    visible = np.where(own, 1, 2).astype(np.int32)[None]
+    bias = np.zeros((1, 3, 16), np.float32)
+    found = attention_backends.attend("kernel", qkv, bias, visible, None, rate=0.0, packed=True)
+    assert np.array_equal(found[0, :, 0], qkv[0, :, 0, 2])
+
+
+@pytest.mark.parametrize("tokens", [128, 256])
+@pytest.mark.parametrize(
+    "lengths", [[65, *[1] * 40], [3] * 42, [100, *[1] * 5]], ids=["ones", "threes", "padded"]
+)
+def test_many_small_examples_share_a_row(tokens, lengths):
+    """Short texts, packed: their numbers are far apart, and no token meets a block of its own."""
+    visible = np.zeros(tokens, np.int32)
+    numbers = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    visible[: len(numbers)] = numbers
+    real = visible > 0
+    rng = np.random.default_rng(0)
+    qkv = 3 * rng.standard_normal((1, tokens, 1, 3, 16)).astype(np.float32)
+    weight = rng.standard_normal((tokens, 16)).astype(np.float32) * real[:, None]
+
+    def loss(qkv, backend):
+        bias = jnp.zeros((1, 3, 16))
+        context = attention_backends.attend(
+            backend, qkv, bias, jnp.asarray(visible)[None], None, rate=0.0, packed=True
+        )
+        return jnp.sum(context[0, :, 0] * weight), context
+
+    (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(qkv, "kernel")
+    (_, wanted), exact = jax.value_and_grad(loss, has_aux=True)(qkv, "xla")
+    assert np.isfinite(found).all()
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(found[0, real], wanted[0, real], atol=3e-6)
+    np.testing.assert_allclose(gradient[0, real], exact[0, real], atol=3e-5)
+
+
+@pytest.mark.parametrize("tokens", [96, 256])
+@pytest.mark.parametrize("hidden", [slice(30, 80), slice(0, 20)], ids=["hole", "left"])
+def test_padding_may_lie_anywhere_in_a_row_of_one_example(tokens, hidden):
+    """`attention_mask` is no length: what it leaves out is not attended to, wherever it is."""
+    visible = np.ones((1, tokens), np.int32)
+    visible[:, hidden] = 0
+    rng = np.random.default_rng(0)
+    qkv = rng.standard_normal((1, tokens, 2, 3, 16)).astype(np.float32)
+    bias = np.zeros((2, 3, 16), np.float32)
+    found, wanted = (
+        attention_backends.attend(name, qkv, bias, visible, None, rate=0.0, packed=False)
+        for name in ("kernel", "xla")
+    )
+    np.testing.assert_allclose(found[visible > 0], wanted[visible > 0], atol=3e-6)
+
+
 @pytest.mark.parametrize("backend", ["xla", "kernel"])
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
 def test_attention_is_the_same_on_every_mesh(backend, sizes):
@@ -118,6 +180,9 @@ def test_attention_is_the_same_on_every_mesh(backend, sizes):
         ("kernel", TPU, {}, "TPU v5e"),
         ("kernel", H200, {"dtype": "float32"}, "model.dtype is float32"),
         ("kernel", H200, {"head_size": 80}, "these have 80"),
+        ("kernel", AMD, {}, "this is a rocm (AMD Instinct MI300X)"),
+        ("cudnn", AMD, {}, "this is a rocm"),
+        ("kernel", L4, {"head_size": 128, "tokens": 512}, "more shared memory than NVIDIA L4 has"),
         ("kernel", T4, {}, "Tesla T4 has compute capability 7.5, and it needs 8.0"),
         ("cudnn", CPU, {}, "this is a cpu"),
         ("cudnn", T4, {}, "compute capability 7.5"),
@@ -179,6 +244,8 @@ def test_a_kernel_is_refused_on_a_cpu_before_anything_is_computed(key):
         (H200, {"head_size": 80, "dropout": 0.1}, "xla", "these have 80"),
         (H200, {"head_size": 80, "packed": True}, "xla", "these have 80"),
         (H200, {"dtype": "float32"}, "xla", "float32"),
+        (L4, {"head_size": 128}, "kernel", "NVIDIA L4"),
+        (AMD, {}, "xla", "rocm"),
         (T4, {}, "xla", "7.5"),
         (CPU, {}, "xla", "cpu"),
         (TPU, {}, "xla", "tpu"),

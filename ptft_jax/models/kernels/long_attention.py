@@ -6,8 +6,8 @@ and writes the gradient of the scores, from which a second kernel takes the quer
 costs memory for one layer's [T, T], and saves to compute scores, softmax and dropout once more.
 
 A block of queries meets only the blocks in which its examples lie, so that packed rows and padding
-cost what their real pairs cost. A query that is padding gets a context of padding, where XLA's path
-attends evenly or to the row's tokens; nothing reads either.
+cost what their real pairs cost. A query that is padding gets some finite context, 0 where it meets
+nothing; XLA's path gives it another one, and nothing reads either.
 
 Shape suffixes: B batch, T tokens (a multiple of `BLOCK`), N heads, C query, key and value (3), H
 head size, S key tokens.
@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from ptft_jax.models.kernels.launch import launch
-from ptft_jax.models.kernels.scores import dropout_factors, mask_scores
+from ptft_jax.models.kernels.scores import FAR, dropout_factors, mask_scores
 
 # Of queries and of keys. Both backward kernels have to cut alike: the second one reads no block
 # that the first one has not written. Blocks of 128 or eight warps took up to 2.6 times as long on
@@ -32,19 +32,24 @@ _WARPS, _STAGES = 4, 3
 _FORWARD_QUERIES = 128  # where they divide the row
 
 _LOG2_E = math.log2(math.e)
-_LOWEST = -1e30  # finite, so that the first maximum less it is no NaN
 
 
 def forward(
-    qkv_BTNCH: jax.Array, visible_BT: jax.Array, keys_BNK: jax.Array, *, rate: float
+    qkv_BTNCH: jax.Array,
+    visible_BT: jax.Array,
+    keys_BNK: jax.Array,
+    *,
+    rate: float,
+    packed: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the context [B, T, N, H] and log2 of the softmax's sums, float32 [B, N, T].
 
     Args:
         qkv_BTNCH: queries, keys and values, with their biases.
-        visible_BT: numbers of the examples, 0 for padding.
+        visible_BT: numbers of the examples, which lie one after the other; 0 for padding.
         keys_BNK: the dropout key of each row and head, uint32.
         rate: dropout of the probabilities.
+        packed: whether a row holds several examples; otherwise padding may lie anywhere.
     """
     batch, total, heads, _, size = qkv_BTNCH.shape
     queries = BLOCK if total % _FORWARD_QUERIES else _FORWARD_QUERIES
@@ -53,7 +58,7 @@ def forward(
         *(qkv_BTNCH,) * 3,
         visible_BT,
         keys_BNK,
-        *_bounds(visible_BT, queries),
+        *_bounds(visible_BT, queries, packed),
         name="long_attention_forward",
         grid=(total // queries, heads, batch),
         in_specs=[_part(0, queries, size), *_whole_parts(1, 2, total, size), *_row_specs(total)],
@@ -79,12 +84,13 @@ def backward(
     g_BTNH: jax.Array,
     *,
     rate: float,
+    packed: bool,
 ) -> jax.Array:
     """Returns the gradient of qkv [B, T, N, 3, H], of arguments as in `forward`."""
     batch, total, heads, _, size = qkv_BTNCH.shape
     products = context_BTNH.astype(jnp.float32) * g_BTNH.astype(jnp.float32)
     means_BNT = jnp.swapaxes(jnp.sum(products, axis=-1), 1, 2)
-    bounds = _bounds(visible_BT, BLOCK)
+    bounds = _bounds(visible_BT, BLOCK, packed)
     line = pl.BlockSpec((None, None, total), lambda i, n, b: (b, n, 0))
     gradient = jax.ShapeDtypeStruct(qkv_BTNCH.shape, qkv_BTNCH.dtype)
     grid = (total // BLOCK, heads, batch)
@@ -161,7 +167,7 @@ def _bound_specs() -> list[pl.BlockSpec]:
     return [pl.BlockSpec((None, 1), lambda i, n, b: (b, i))] * 2
 
 
-def _bounds(visible_BT: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
+def _bounds(visible_BT: jax.Array, block: int, packed: bool) -> tuple[jax.Array, jax.Array]:
     """Returns, for blocks of so many tokens, the first `BLOCK` met and the one after the last.
 
     Examples lie one after the other, so what a block's tokens may attend to is one stretch. A block
@@ -169,13 +175,17 @@ def _bounds(visible_BT: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
     """
     batch, total = visible_BT.shape
     place = jnp.arange(total, dtype=jnp.int32)
-    changes = visible_BT[:, 1:] != visible_BT[:, :-1]
-    edge = jnp.ones((batch, 1), bool)
-    begins = jnp.concatenate([edge, changes], axis=1)
-    ends = jnp.concatenate([changes, edge], axis=1)
-    first = jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
-    last = jax.lax.cummin(jnp.where(ends, place + 1, total), axis=1, reverse=True)
     real = visible_BT > 0
+    if packed:
+        changes = visible_BT[:, 1:] != visible_BT[:, :-1]
+        edge = jnp.ones((batch, 1), bool)
+        begins = jnp.concatenate([edge, changes], axis=1)
+        ends = jnp.concatenate([changes, edge], axis=1)
+        first = jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+        last = jax.lax.cummin(jnp.where(ends, place + 1, total), axis=1, reverse=True)
+    else:
+        first = jnp.min(jnp.where(real, place, total), axis=1, keepdims=True)
+        last = jnp.max(jnp.where(real, place + 1, 0), axis=1, keepdims=True)
     first = jnp.where(real, first, total).reshape(batch, -1, block).min(axis=2)
     last = jnp.where(real, last, 0).reshape(batch, -1, block).max(axis=2)
     return first // BLOCK, (last + BLOCK - 1) // BLOCK
@@ -194,9 +204,9 @@ def _forward(
         context, highest, total = carry
         here = pl.ds(j * BLOCK, BLOCK)
         scores = mask_scores(plgpu.dot(q, k_ref[here, :].T), visible, visible_ref[here])
-        above = jnp.maximum(highest, jnp.max(scores, axis=1) * scale)
-        shrink = jnp.exp2(highest - above)
-        weights = jnp.exp2(scores * scale - above[:, None])
+        above = jnp.maximum(highest, jnp.max(scores, axis=1))
+        shrink = jnp.exp2((highest - above) * scale)
+        weights = jnp.exp2((scores - above[:, None]) * scale)
         total = total * shrink + jnp.sum(weights, axis=1)
         if rate:
             weights *= dropout_factors(keys_ref, places, j * BLOCK + jnp.arange(BLOCK), rate)
@@ -206,13 +216,15 @@ def _forward(
 
     nothing = (
         jnp.zeros((queries, size), jnp.float32),
-        jnp.full((queries,), _LOWEST, jnp.float32),
+        jnp.full((queries,), -FAR, jnp.float32),
         jnp.zeros((queries,), jnp.float32),
     )
     context, highest, total = jax.lax.fori_loop(low_ref[0], high_ref[0], body, nothing)
-    total = jnp.maximum(total, 1e-30)
-    out_ref[...] = (context * (1.0 / total)[:, None]).astype(out_ref.dtype)
-    log_sums_ref[...] = highest + jnp.log2(total)
+    # A query that met nothing gets 0, and no weight in the backward pass.
+    met = highest > -0.5 * FAR
+    share = jnp.where(met, 1.0 / total, 0.0)
+    out_ref[...] = (context * share[:, None]).astype(out_ref.dtype)
+    log_sums_ref[...] = jnp.where(met, highest * scale + jnp.log2(total), FAR)
 
 
 def _backward(

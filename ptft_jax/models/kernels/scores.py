@@ -5,16 +5,19 @@ import jax.numpy as jnp
 
 from ptft_jax.models.dropout import keep, of_columns, of_lines
 
-_FAR = 1e6
+# Far below any score, and its square multiple of 512² examples is still finite.
+FAR = 1e30
 
 
 def mask_scores(
     scores: jax.Array, queries: jax.Array, keys: jax.Array, *, packed: bool = True
 ) -> jax.Array:
-    """Lowers the scores of pairs that may not meet by so much that their weight is 0 exactly.
+    """Lowers the scores of pairs that may not meet by so much that nothing is left of them.
 
     By arithmetic on floats: compared and selected, each entry takes twice the time. A pair of one
-    example keeps every bit of its score, since 0 is taken away.
+    example keeps every bit of its score, since 0 is taken away. A maximum has to be subtracted from
+    the scores as they are returned, before they are scaled: rounded apart, two numbers of this size
+    can differ by more than an exponential holds.
 
     Args:
         scores: float32 [queries, keys].
@@ -22,9 +25,9 @@ def mask_scores(
         packed: otherwise every query meets every key that is not padding.
     """
     if not packed:
-        return scores + jnp.where(keys > 0, 0.0, -_FAR)[None, :]
+        return scores + jnp.where(keys > 0, 0.0, -FAR)[None, :]
     apart = queries.astype(jnp.float32)[:, None] - keys.astype(jnp.float32)[None, :]
-    return scores - apart * (apart * _FAR)
+    return scores - apart * (apart * FAR)
 
 
 def dropout_factors(keys_ref, queries: jax.Array, keys: jax.Array, rate: float) -> jax.Array:

@@ -127,7 +127,7 @@ def _weights(q, k, visible, *, packed):
     """Returns the softmax [S, S] in float32 without its division, and what to multiply it with."""
     scores = mask_scores(plgpu.dot(q, k.T), visible, visible, packed=packed)
     scale = math.log2(math.e) / math.sqrt(q.shape[-1])
-    weights = jnp.exp2(scores * scale - (jnp.max(scores, axis=1) * scale)[:, None])
+    weights = jnp.exp2((scores - jnp.max(scores, axis=1)[:, None]) * scale)
     return weights, (1.0 / jnp.sum(weights, axis=1))[:, None]
 
 
