@@ -133,15 +133,20 @@ def dropped_probabilities(
     keys, visible = dropout_keys(rows, heads, seed=7), jnp.ones((rows, tokens), jnp.int32)
     bias = jnp.zeros((heads, 3, head_size))
 
+    # The array is an argument: jax 0.12.0.1 compiles a product of zeros that are constants of the
+    # program, and its softmax, into NaN one time in four on a CPU.
     @jax.jit
+    def attend(qkv):
+        return attention_backends.attend(backend, qkv, bias, visible, keys, rate=rate, packed=False)
+
     def columns(value):
         qkv = jnp.zeros((rows, tokens, heads, 3, head_size), dtype)
-        qkv = qkv.at[:, :, :, 2].set(value[None, :, None])
-        return attention_backends.attend(backend, qkv, bias, visible, keys, rate=rate, packed=False)
+        return attend(qkv.at[:, :, :, 2].set(value[None, :, None]))
 
     unit = jnp.eye(tokens, -(-tokens // head_size) * head_size, dtype=dtype)
     found = [columns(unit[:, start : start + head_size]) for start in range(0, tokens, head_size)]
     probabilities = jnp.concatenate(found, axis=-1)[..., :tokens]
+    assert jnp.isfinite(probabilities).all()
     return np.asarray(probabilities == 0).swapaxes(1, 2)
 
 
