@@ -239,7 +239,7 @@ def test_shapes_without_a_corpus_are_those_of_its_rows(corpus_dir, changes):
         ),
         (
             ["--topology=1x8:tpu-v4", "--config.model.fused=kernel"],
-            "model.fused=kernel cannot be used here: it runs on NVIDIA GPUs, and this is a tpu (tpu-v4)",
+            "model.fused=kernel cannot be used here: it runs on NVIDIA GPUs, and this is a tpu",
         ),
         (["--topology=1x8:h200", "extra"], "'extra': expected flags only"),
         (["--topology=1x8:h200", "--config.phases=({'step':5,'batch':1},)"], "batch"),
