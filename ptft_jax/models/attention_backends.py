@@ -11,9 +11,8 @@ size, K words of a dropout key (2).
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from ptft_jax.models import partition
 from ptft_jax.models.device import Device
 from ptft_jax.models.dropout import dropout
 from ptft_jax.models.kernels import long_attention, short_attention
-from ptft_jax.models.layers import add_parameter
+from ptft_jax.models.layers import add_parameter, with_gradient
 
 BACKENDS = ("xla", "cudnn", "kernel")
 BIAS_AXES = ("heads", "parts", "head_size")
@@ -146,14 +145,6 @@ _QKV, _CONTEXT = (
 _VISIBLE, _KEYS = P(partition.BATCH, None), P(partition.BATCH, "tensor", None)
 
 
-def _where_they_lie(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """Runs a function where examples and heads lie: no device needs another's."""
-    if not partition.has_mesh():
-        return function
-    # Kernels do not say what varies over which axis.
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-
-
 def _xla(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
     qkv_BTNCH = add_parameter(qkv_BTNCH, bias_NCH, BIAS_AXES)
 
@@ -174,7 +165,7 @@ def _xla(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
 
     arrays = (qkv_BTNCH, visible_BT, *(() if keys_BNK is None else (keys_BNK,)))
     specs = (_QKV, _VISIBLE, _KEYS)[: len(arrays)]
-    return _where_they_lie(local, specs, _CONTEXT)(*arrays)
+    return partition.where_it_lies(local, specs, _CONTEXT)(*arrays)
 
 
 def _cudnn(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
@@ -194,7 +185,7 @@ def _cudnn(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
             implementation="cudnn",
         )
 
-    return _where_they_lie(local, (_QKV, _VISIBLE), _CONTEXT)(qkv_BTNCH, visible_BT)
+    return partition.where_it_lies(local, (_QKV, _VISIBLE), _CONTEXT)(qkv_BTNCH, visible_BT)
 
 
 def _kernel(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
@@ -213,8 +204,10 @@ def _short(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
     stored = partition.layout_of(bias_NCH)
     inputs = (_QKV, P("tensor", None, None), _VISIBLE, _KEYS)
     settings = {"rate": rate, "packed": packed}
-    forward = _where_they_lie(partial(short_attention.forward, **settings), inputs, _CONTEXT)
-    backward = _where_they_lie(
+    forward = partition.where_it_lies(
+        partial(short_attention.forward, **settings), inputs, _CONTEXT
+    )
+    backward = partition.where_it_lies(
         partial(short_attention.backward, **settings), (*inputs, _CONTEXT), _QKV
     )
 
@@ -226,13 +219,13 @@ def _short(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
         gradient = backward(*kept, g_BTNH)
         return gradient, partition.sum_of_rows(gradient, BIAS_AXES, stored), None, None
 
-    return _with_gradient(start, finish)(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
+    return with_gradient(start, finish)(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK)
 
 
 def _long(qkv_BTNCH, visible_BT, keys_BNK, settings):
     inputs, outputs = (_QKV, _VISIBLE, _KEYS), (_CONTEXT, P(partition.BATCH, "tensor", None))
-    forward = _where_they_lie(partial(long_attention.forward, **settings), inputs, outputs)
-    backward = _where_they_lie(
+    forward = partition.where_it_lies(partial(long_attention.forward, **settings), inputs, outputs)
+    backward = partition.where_it_lies(
         partial(long_attention.backward, **settings), (*inputs, *outputs, _CONTEXT), _QKV
     )
 
@@ -243,14 +236,7 @@ def _long(qkv_BTNCH, visible_BT, keys_BNK, settings):
     def finish(kept, g_BTNH):
         return backward(*kept, g_BTNH), None, None
 
-    return _with_gradient(start, finish)(qkv_BTNCH, visible_BT, keys_BNK)
-
-
-def _with_gradient(start: Callable, finish: Callable) -> Callable:
-    """Returns the function whose forward pass is `start`, which returns what to keep as well."""
-    compute = jax.custom_vjp(lambda *arrays: start(*arrays)[0])
-    compute.defvjp(start, finish)
-    return compute
+    return with_gradient(start, finish)(qkv_BTNCH, visible_BT, keys_BNK)
 
 
 def _padded(array: jax.Array) -> jax.Array:

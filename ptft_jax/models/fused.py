@@ -4,9 +4,6 @@ Shape suffixes: B batch, T tokens, D hidden, F feed-forward, K words of a dropou
 of rows.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -18,7 +15,7 @@ from ptft_jax.models.device import Device, current_device
 from ptft_jax.models.dropout import RowKeys, dropout
 from ptft_jax.models.kernels import bias_activation as activation_kernel
 from ptft_jax.models.kernels import residual_norm as norm_kernel
-from ptft_jax.models.layers import LayerNorm, activation, add_parameter
+from ptft_jax.models.layers import LayerNorm, activation, add_parameter, with_gradient
 
 _HIDDEN, _ROWS = P(partition.BATCH, None, None), P(partition.BATCH, None)
 
@@ -94,10 +91,10 @@ def residual_norm(
         return dx.reshape(g_BTD.shape), dresidual.reshape(g_BTD.shape), *parts
 
     keys, parameter = _ROWS, P(None)
-    run_forward = _by_rows(
+    run_forward = partition.where_it_lies(
         forward, (_HIDDEN, _HIDDEN, keys, *(parameter,) * 3), (_HIDDEN, _HIDDEN, _ROWS, _ROWS)
     )
-    run_backward = _by_rows(
+    run_backward = partition.where_it_lies(
         backward,
         (_HIDDEN, _HIDDEN, _HIDDEN, _ROWS, _ROWS, keys, parameter),
         (_HIDDEN, _HIDDEN, _ROWS, _ROWS, _ROWS),
@@ -117,9 +114,9 @@ def residual_norm(
         )
         return dx, dresidual, None, *sums
 
-    compute = jax.custom_vjp(lambda *arrays: start(*arrays)[0])
-    compute.defvjp(start, finish)
-    return compute(x_BTD, residual_BTD, keys_BK, bias_D, norm.scale[...], norm.bias[...])
+    return with_gradient(start, finish)(
+        x_BTD, residual_BTD, keys_BK, bias_D, norm.scale[...], norm.bias[...]
+    )
 
 
 def bias_activation(x_BTF: jax.Array, bias_F: jax.Array, name: str, wanted: str) -> jax.Array:
@@ -138,8 +135,10 @@ def bias_activation(x_BTF: jax.Array, bias_F: jax.Array, name: str, wanted: str)
         dx, parts_GF = activation_kernel.backward(x_RF, bias_F, g_RF, name)
         return dx.reshape(x_BTF.shape), parts_GF
 
-    run_forward = _by_rows(forward, (wide, parameter), wide)
-    run_backward = _by_rows(backward, (wide, parameter, wide), (wide, P(partition.BATCH, "tensor")))
+    run_forward = partition.where_it_lies(forward, (wide, parameter), wide)
+    run_backward = partition.where_it_lies(
+        backward, (wide, parameter, wide), (wide, P(partition.BATCH, "tensor"))
+    )
 
     def start(x_BTF, bias_F):
         bias_F = partition.whole(bias_F, ("mlp",))
@@ -149,13 +148,4 @@ def bias_activation(x_BTF: jax.Array, bias_F: jax.Array, name: str, wanted: str)
         dx, parts_GF = run_backward(*saved, g_BTF)
         return dx, partition.sum_of_rows(parts_GF, ("mlp",), stored)
 
-    compute = jax.custom_vjp(lambda x, bias: start(x, bias)[0])
-    compute.defvjp(start, finish)
-    return compute(x_BTF, bias_F)
-
-
-def _by_rows(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """Runs a function where the rows lie."""
-    if not partition.has_mesh():
-        return function
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return with_gradient(start, finish)(x_BTF, bias_F)

@@ -210,6 +210,13 @@ def scale_by_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes)
     return apply(x, parameter)
 
 
+def with_gradient(start: Callable, finish: Callable) -> Callable:
+    """Returns the function whose forward pass is `start`, which returns what to keep as well."""
+    compute = jax.custom_vjp(lambda *arrays: start(*arrays)[0])
+    compute.defvjp(start, finish)
+    return compute
+
+
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Returns the function behind a Hugging Face `hidden_act` name.
 

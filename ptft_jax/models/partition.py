@@ -10,6 +10,7 @@ which all-gathers it over `fsdp`; the transpose of that, in the backward pass, r
 back to the stored layout.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,6 +56,14 @@ def has_mesh() -> bool:
 def splits_parameters() -> bool:
     """Says whether parameters are split over `fsdp`, and so gathered where they are used."""
     return has_mesh() and jax.sharding.get_abstract_mesh().shape["fsdp"] > 1
+
+
+def where_it_lies(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """Returns the function that runs on each device's part of its arrays: none needs another's."""
+    if not has_mesh():
+        return function
+    # Kernels do not say what varies over which axis.
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def gather(parameter: jax.Array, axes: Axes) -> jax.Array:

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ptft_jax.training.accelerators import peak_memory_gib
+
 
 def hardware() -> dict[str, Any]:
     """Returns processor, cores that this process may use, and JAX's devices."""
@@ -57,9 +59,8 @@ def versions() -> dict[str, str | None]:
 
 def peak_memory(devices: Iterable[Any]) -> tuple[int, str]:
     """Returns the most bytes that a device has held, "device"; on a CPU the process, "process"."""
-    stats = [device.memory_stats() for device in devices]
-    held = [one["peak_bytes_in_use"] for one in stats if one and "peak_bytes_in_use" in one]
-    return (max(held), "device") if held else (peak_of_process(), "process")
+    held = peak_memory_gib(devices)
+    return (peak_of_process(), "process") if held is None else (int(held * 2**30), "device")
 
 
 def peak_of_process() -> int:
