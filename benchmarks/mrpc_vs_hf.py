@@ -107,10 +107,10 @@ def check_same_start(args: argparse.Namespace) -> dict[str, Any]:
 
     from ptft_jax.convert.bert import BUFFERS, to_hf
     from ptft_jax.models.build import build_model
-    from ptft_jax.runs.initial import load_initial
+    from ptft_jax.runs.starting_point import load_starting_point
 
     task, tokens = _task(args), _hf_tokens(args)
-    initial = load_initial(
+    initial = load_starting_point(
         str(args.model_dir), ("pooler", "classification"), labels=task.label_names, num_labels=2
     )
     fresh = build_model(initial.config).init(jax.random.key(args.seeds[0]))

@@ -291,7 +291,7 @@ class _Ours:
 
         from ptft_jax.models.build import build_model
         from ptft_jax.objectives.pretraining import PretrainingObjective
-        from ptft_jax.runs.initial import load_initial
+        from ptft_jax.runs.starting_point import load_starting_point
         from ptft_jax.training.mesh import MeshConfig, make_mesh
         from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
         from ptft_jax.training.step import make_eval_step, make_train_step
@@ -300,7 +300,7 @@ class _Ours:
         self._mesh = make_mesh(MeshConfig(**config.mesh))
         jax.set_mesh(self._mesh)
         self._model = build_model(_model_config(config, tokenizer))
-        self._initial = load_initial(str(args.out_dir / "start"), HEADS).params
+        self._initial = load_starting_point(str(args.out_dir / "start"), HEADS).params
         objective = PretrainingObjective()
         self._optimizer, schedule = make_optimizer(
             OptimizerConfig(**config.optimizer),

@@ -2,16 +2,20 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import (
     compilation_cache,
     finetune_flags,
+    losses,
     prepare_corpus,
     pretrain_flags,
+    results,
     run,
     sentences,
 )
@@ -36,7 +40,7 @@ def test_importing_the_package_loads_nothing_heavy():
     took, names, modules = json.loads(python(code))
     assert not {"jax", "transformers", "flax", "numpy", "absl"} & set(modules)
     assert took < 0.2
-    assert {"load_run", "get_config", "build_model", "BEGAN"} <= set(names)
+    assert {"load_run", "get_config", "build_model", "pretrain", "finetune"} <= set(names)
     with pytest.raises(AttributeError, match="no attribute 'load_model'"):
         _ = ptft_jax.load_model
 
@@ -59,20 +63,27 @@ def test_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with the runs and the Hugging Face folder that docs/python.md names, tiny ones."""
+def place(tmp_path_factory) -> Iterator[Path]:
+    """A folder with the data and the runs that docs/python.md names, tiny ones."""
     place = tmp_path_factory.mktemp("python_api")
     data, runs = prepare_corpus(place), place / "runs"
+    data.rename(place / "corpus")
     with compilation_cache(place / "cache"):
-        assert run(*pretrain_flags(data, runs / "mini", steps=3)) == 0
-        (place / "table").mkdir()
-        for split, count in (("train", 16), ("dev", 8)):
-            rows = [f"{text}\t{('bad', 'good')[label]}" for text, label in sentences(count, 1)]
-            (place / "table" / f"{split}.tsv").write_text("\n".join(["text\tlabel", *rows]))
+        assert run(*pretrain_flags(place / "corpus", runs / "mini", steps=3)) == 0
+        write_table(place / "table")
         flags = finetune_flags("text.py", place / "table", runs / "mini", runs / "reviews")
         assert run(*flags) == 0
-    assert run("export", f"--run_dir={runs}/mini", f"--out_dir={place}/my_bert") == 0
-    return place
+        assert run("export", f"--run_dir={runs}/mini", f"--out_dir={place}/my_bert") == 0
+        yield place
+
+
+def write_table(folder: Path, names=("bad", "good"), seed=1) -> Path:
+    """Writes a table of texts with labels."""
+    folder.mkdir()
+    for split, count in (("train", 16), ("dev", 8)):
+        rows = [f"{text}\t{names[label]}" for text, label in sentences(count, seed)]
+        (folder / f"{split}.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    return folder
 
 
 def test_the_documented_code_runs(place, monkeypatch, capsys):
@@ -86,6 +97,7 @@ def test_the_documented_code_runs(place, monkeypatch, capsys):
         exec(compile(block, page.name, "exec"), names)
     assert names["vectors"].shape == (3, 32)
     shown = capsys.readouterr().out
+    assert "step 20/20" in shown
     assert "[MASK] and [MASK] [('" in shown
     assert "768 5.0" in shown
 
@@ -132,3 +144,40 @@ def test_mistakes_in_a_notebook(place):
     (place / "broken" / "config.json").write_text('{"model_type": ')
     with pytest.raises(DataError, match=r"config\.json is not JSON"):
         ptft_jax.load_run(place / "broken")
+
+
+def test_training_from_python_is_training_from_the_command_line(place, capsys):
+    """The same losses and scores to the last bit, and the same files; without `say` no word."""
+    config = ptft_jax.get_config("pretrain/bert_tiny")
+    started = ptft_jax.load_run(place / "runs" / "mini").config
+    config.update(started)
+    found = ptft_jax.pretrain(config, place / "runs" / "again")
+    assert found == {"dev": results(place / "runs" / "mini")["dev"]}
+    assert losses(place / "runs" / "again") == losses(place / "runs" / "mini")
+    lines = []
+    assert ptft_jax.pretrain(config, place / "runs" / "again", say=lines.append) == found
+    assert lines[-1] == "all 3 updates are made already: nothing to do"
+    assert capsys.readouterr().out == ""
+    config.learning_rate = 1.0
+    with pytest.raises(ConfigError, match="no config of this command: unknown are learning_rate"):
+        ptft_jax.pretrain(config, place / "runs" / "never")
+    with pytest.raises(ConfigError, match="it lacks epochs"):
+        ptft_jax.finetune(started, None, place / "runs" / "never")
+    assert not (place / "runs" / "never").exists()
+
+
+def test_a_run_scores_its_own_data_and_others(place, tmp_path):
+    """Its own as in training; others of the same form; what would be another task is refused."""
+    reviews = ptft_jax.load_run(place / "runs" / "reviews")
+    own = reviews.evaluate()
+    assert own["dev"] == pytest.approx(results(place / "runs" / "reviews")["dev"], rel=1e-5)
+    others = reviews.evaluate(write_table(tmp_path / "others", seed=5))
+    assert others["dev"].keys() == own["dev"].keys()
+    assert others != own
+    with pytest.raises(ConfigError, match=r"trained with labels \('bad', 'good'\)"):
+        reviews.evaluate(write_table(tmp_path / "named", names=("no", "yes")))
+    mini = ptft_jax.load_run(place / "runs" / "mini")
+    again = mini.evaluate(shutil.copytree(place / "corpus", tmp_path / "corpus"))
+    assert again["dev"] == pytest.approx(results(place / "runs" / "mini")["dev"], rel=1e-5)
+    with pytest.raises(ConfigError, match="no task of its own"):
+        ptft_jax.load_run(place / "my_bert").evaluate()

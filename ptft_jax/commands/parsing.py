@@ -8,7 +8,14 @@ from ml_collections import config_flags
 
 from ptft_jax.commands.secrets import refuse_secrets
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.config import Config, flatten, load_config, nearest, shipped_configs
+from ptft_jax.runs.config import (
+    Config,
+    check_complete,
+    flatten,
+    load_config,
+    nearest,
+    shipped_configs,
+)
 
 
 def parse(
@@ -39,7 +46,7 @@ def parse(
         raise ConfigError(f"--config is missing: name a config or its file; {shipped_configs()}.")
     config = load_config(file)
     refuse_secrets((), flatten(config.to_dict()).items())
-    _check_complete(file, config, defaults())
+    check_complete(config, defaults(), f"--config={file}")
     known = flatten(config.to_dict())
     for argument in arguments:
         if argument.startswith(("--config.", "--noconfig.")):
@@ -86,24 +93,6 @@ def _split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     if len(found) > 1:
         raise ConfigError(f"--config is given {len(found)} times, {', '.join(found)}: name one.")
     return (found[0] or None) if found else None, rest
-
-
-def _check_complete(file: str, config: Config, defaults: Config) -> None:
-    """Raises ConfigError for a config made for another command, or with keys of its own."""
-    there, wanted = flatten(config.to_dict()), flatten(defaults.to_dict())
-    problems = [
-        f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-        for word, names in (
-            ("it lacks", sorted(wanted.keys() - there.keys())),
-            ("unknown are", sorted(there.keys() - wanted.keys())),
-        )
-        if names
-    ]
-    if problems:
-        raise ConfigError(
-            f"--config={file} is no config of this command: {'; '.join(problems)}. Expected what "
-            f"the command's function in ptft_jax/runs/defaults.py returns, with other values."
-        )
 
 
 def _check_key(key: str, known: dict[str, Any]) -> None:

@@ -42,12 +42,13 @@ def make_console() -> Console:
     """Returns the console that a command prints to."""
     # Into a file or a pipe, lines are as long as they are: nobody's window sets a limit.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(highlight=False, width=width, quiet=_silent)
+    # What is printed are texts, labels and paths of users: brackets and colons are no markup.
+    return Console(highlight=False, markup=False, emoji=False, width=width, quiet=_silent)
 
 
 def say(console: Console, text: str) -> None:
     """Prints a line that the terminal may wrap but that stays one line when it is copied."""
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def progress_bars(console: Console) -> Iterator[Any]:
         yield _progress_lines(console)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         _RateColumn(),

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import math
 from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ptft_jax.errors import ConfigError
+from ptft_jax.models.config import EncoderConfig
 
 # An `ml_collections.ConfigDict`; its keys are attributes that no type checker can know.
 Config = Any
@@ -124,3 +126,61 @@ def require_data_dir(config: Config, what: str) -> str:
     if not config.data_dir:
         raise ConfigError(f"--config.data_dir is missing: name {what}.")
     return config.data_dir
+
+
+def check_complete(config: Config, defaults: Config, named: str) -> None:
+    """Raises ConfigError for a config made for another command, or with keys of its own."""
+    there, wanted = flatten(config.to_dict()), flatten(defaults.to_dict())
+    problems = [
+        f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+        for word, names in (
+            ("it lacks", sorted(wanted.keys() - there.keys())),
+            ("unknown are", sorted(there.keys() - wanted.keys())),
+        )
+        if names
+    ]
+    if problems:
+        raise ConfigError(
+            f"{named} is no config of this command: {'; '.join(problems)}. Expected what "
+            f"the command's function in ptft_jax/runs/defaults.py returns, with other values."
+        )
+
+
+def check_numbers(config: Config) -> None:
+    """Raises ConfigError for a seed, intervals and sizes that cannot be."""
+    if not 0 <= config.seed < 2**31:
+        raise ConfigError(f"--config.seed={config.seed}: expected from 0 to {2**31 - 1}.")
+    for name, least in (
+        ("batch_size", 1),
+        ("accumulate", 1),
+        ("log_every", 1),
+        ("keep_last", 1),
+        ("max_skipped_in_row", 1),
+        ("workers", 1),
+        ("eval_every", 0),
+        ("checkpoint_every", 0),
+        ("eval_examples", 0),
+        ("eval_batch_size", 1),
+        ("steps", 0),
+    ):
+        value = config.get(name)
+        if value is not None and value < least:
+            raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
+    if config.get("epochs") is not None and not config.steps and not 0 < config.epochs < math.inf:
+        raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
+    for bucket in config.get("length_buckets") or ():
+        if not isinstance(bucket, int) or isinstance(bucket, bool) or bucket < 1:
+            raise ConfigError(
+                f"--config.length_buckets: {bucket!r} is no length; expected numbers of tokens, "
+                "like (32,64,128)."
+            )
+
+
+def check_length(config: Config, model: EncoderConfig) -> None:
+    """Raises ConfigError when the sequences are longer than the position embeddings."""
+    if config.max_seq_length > model.max_position_embeddings:
+        raise ConfigError(
+            f"--config.max_seq_length={config.max_seq_length}: the model has "
+            f"{model.max_position_embeddings} positions (max_position_embeddings); shorten the "
+            "sequences."
+        )

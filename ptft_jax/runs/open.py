@@ -15,11 +15,15 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import HEADS, EncoderConfig
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.embeddings import embed
+from ptft_jax.runs.evaluate import evaluate
+from ptft_jax.runs.export import Exported, export
 from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
-from ptft_jax.runs.initial import imported_record
 from ptft_jax.runs.predictions import predict
 from ptft_jax.runs.record import is_run
+from ptft_jax.runs.starting_point import imported_record
 from ptft_jax.runs.texts import limit_of
+from ptft_jax.runs.train import Results
+from ptft_jax.training.cluster.job import Job
 
 
 def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
@@ -133,3 +137,40 @@ class Run:
             DataError: the model's outputs are not finite, or a file that says how is damaged.
         """
         return embed(self._trained, texts, pooling, batch_size)
+
+    def evaluate(self, data: str | Path | None = None) -> Results:
+        """Computes the metrics of the run's kind with this model.
+
+        Args:
+            data: what `config.data_dir` would be: a folder made by `ptft prepare` for a pretrained
+                model, one with the task's files for a fine-tuned one. None: the run's own data,
+                which has to be what it was when the run was trained.
+
+        Returns:
+            Metrics by split, {"dev": {"loss": …, "accuracy": …}}.
+
+        Raises:
+            ConfigError: a Hugging Face folder or an imported run, which has no task; data with
+                other labels, or of another form.
+            DataError: the data is damaged, or the model's outputs are not finite.
+        """
+        with Job() as job:
+            return evaluate(self._trained, data, job)
+
+    def export(self, out_dir: str | Path, architecture: str | None = None) -> Exported:
+        """Writes a folder that PyTorch users load with `AutoModel….from_pretrained`.
+
+        Args:
+            out_dir: a new or empty folder.
+            architecture: name of the transformers class, like "BertForMaskedLM"; None: the one with
+                all heads of the model.
+
+        Returns:
+            The class, the checkpoint's step, and the comparison of our outputs with PyTorch's,
+            `verification`, None where torch is not installed.
+
+        Raises:
+            ConfigError: the folder is not empty, or the model has not the heads of the class.
+            DataError: PyTorch's outputs are not those of the model.
+        """
+        return export(self._trained, str(out_dir), architecture)

@@ -1,6 +1,6 @@
-"""Where the metrics of a run go: metrics.jsonl, TensorBoard, the console and results.json.
+"""Where the metrics of a run go: metrics.jsonl, TensorBoard, results.json, and whoever watches.
 
-The loop talks to one `Report`, which passes everything on to its sinks; a process that is not the
+A run talks to one `Report`, which passes everything on to its sinks; a process that is not the
 first of the job has none.
 """
 
@@ -9,15 +9,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from ptft_jax.errors import StorageError
 from ptft_jax.training.storage import refusal, write_durably
@@ -29,8 +26,28 @@ PLAIN_INTERVAL_SECONDS = 5.0
 Metrics = Mapping[str, float | None]
 
 
-class Sink(Protocol):
-    """Takes the metrics of a run."""
+class Kernel(NamedTuple):
+    """A kernel of a GPU, or an operation of a TPU or CPU: what one update takes of it on a device.
+
+    `seconds` of an operation that runs others (a loop) are those beside them.
+    """
+
+    name: str
+    count: float
+    seconds: float
+
+
+class Sink:
+    """Takes what there is to know of a run; this one does nothing with it."""
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        """Takes what the run is, in words, before anything is compiled."""
+
+    def say(self, text: str) -> None:
+        """Takes a line for the person who watches."""
+
+    def begins(self, steps: int) -> None:
+        """Takes the number of the last step; the first update comes next."""
 
     def training(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of one training step."""
@@ -38,28 +55,44 @@ class Sink(Protocol):
     def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
         """Takes the metrics of a whole split, evaluated after `step` updates."""
 
-    def say(self, text: str) -> None:
-        """Takes a line for the person who watches."""
+    def kernels(self, updates: int, kernels: Sequence[Kernel]) -> None:
+        """Takes the kernels in a trace of so many updates, those that took longest first."""
 
     def close(self) -> None:
-        """Writes out what is left; nothing comes after."""
+        """Writes out what is left of the metrics; lines may still come after."""
 
 
-class Report:
+class Report(Sink):
     """Passes everything on to its sinks and remembers the last evaluation of each split.
 
     `results` maps a split to the metrics of its last evaluation in this process.
     """
 
     def __init__(self, *sinks: Sink):
-        self._sinks = sinks
+        self._sinks = [*sinks]
         self.results: dict[str, Metrics] = {}
+
+    def add(self, sink: Sink) -> None:
+        """Passes what comes from now on to one more."""
+        self._sinks.append(sink)
 
     def __enter__(self) -> "Report":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        for sink in self._sinks:
+            sink.facts(facts)
+
+    def say(self, text: str) -> None:
+        for sink in self._sinks:
+            sink.say(text)
+
+    def begins(self, steps: int) -> None:
+        for sink in self._sinks:
+            sink.begins(steps)
 
     def training(self, step: int, metrics: Metrics) -> None:
         for sink in self._sinks:
@@ -70,16 +103,16 @@ class Report:
         for sink in self._sinks:
             sink.evaluation(step, split, metrics)
 
-    def say(self, text: str) -> None:
+    def kernels(self, updates: int, kernels: Sequence[Kernel]) -> None:
         for sink in self._sinks:
-            sink.say(text)
+            sink.kernels(updates, kernels)
 
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
 
 
-class MetricsWriter:
+class MetricsWriter(Sink):
     """Writes `run_dir`/metrics.jsonl and `run_dir`/tensorboard.
 
     A logged training step is one JSON object `{"step": …, "loss": …, …}`, an evaluation one with
@@ -115,9 +148,6 @@ class MetricsWriter:
         self._evaluated.add((step, split))
         self._write({"step": step, "split": split, **metrics})
         self._scalars(split, step, metrics)
-
-    def say(self, text: str) -> None:
-        """Does nothing: files hold numbers only."""
 
     def close(self) -> None:
         with storing(self._path.parent):
@@ -180,21 +210,23 @@ class _TensorBoard:
         self._file.write(event.SerializeToString())
 
 
-class ConsoleProgress:
-    """Shows a run on the console: one live line on a terminal, now and then a plain line elsewhere.
+class ProgressLines(Sink):
+    """Tells a run in lines, with at most one of training metrics per `PLAIN_INTERVAL_SECONDS`."""
 
-    `total` is the last step of the run. Lines of `say` and of evaluations stay above the live line.
-    """
-
-    def __init__(self, total: int, console: Console | None = None):
-        self._console = console or Console(highlight=False)
-        self._total = total
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
         self._start: tuple[int, float] | None = None
-        self._printed = -math.inf
-        self._live = None
-        if self._console.is_terminal:
-            self._live = Live(Text(""), console=self._console, refresh_per_second=4)
-            self._live.start()
+        self._shown = -math.inf
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        for name, value in facts.items():
+            self.say(f"{name}: {value}")
+
+    def say(self, text: str) -> None:
+        self._say(text)
+
+    def begins(self, steps: int) -> None:
+        self._steps = steps
 
     def training(self, step: int, metrics: Metrics) -> None:
         now = time.monotonic()
@@ -202,25 +234,25 @@ class ConsoleProgress:
         first_step, first_time = self._start = self._start or (step, now)
         left = None
         if step > first_step:
-            left = (now - first_time) / (step - first_step) * (self._total - step)
-        line = progress_line(step, self._total, metrics, left)
-        if self._live is not None:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
-        elif step == self._total or now - self._printed >= PLAIN_INTERVAL_SECONDS:
-            self._printed = now
+            left = (now - first_time) / (step - first_step) * (self._steps - step)
+        line = progress_line(step, self._steps, metrics, left)
+        due = step == self._steps or now - self._shown >= PLAIN_INTERVAL_SECONDS
+        self._shown = now if due else self._shown
+        self.progress(line, due=due)
+
+    def progress(self, line: str, *, due: bool) -> None:
+        """Shows how far the run is; `due` False: a line was shown a moment ago."""
+        if due:
             self.say(line)
 
     def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
         values = "  ".join(f"{name} {_short(value)}" for name, value in metrics.items())
         self.say(f"step {step}  {split}:  {values}")
 
-    def say(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
-
-    def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def kernels(self, updates: int, kernels: Sequence[Kernel]) -> None:
+        total = sum(kernel.seconds for kernel in kernels) or 1.0
+        for kernel in kernels[:10]:
+            self.say(f"{kernel.seconds / total:6.1%}  {1e3 * kernel.seconds:.3f} ms  {kernel.name}")
 
 
 def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float | None) -> str:

@@ -3,26 +3,55 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from ptft_jax.errors import StorageError
+from ptft_jax.errors import ConfigError, StorageError
 from ptft_jax.training.loop import Step
+from ptft_jax.training.metric_sinks import Kernel, Report
 from ptft_jax.training.state import TrainState
 
 
-class Kernel(NamedTuple):
-    """A kernel of a GPU, or an operation of a TPU or CPU: what one update takes of it on a device.
+def check_profile(profile: tuple[int, int] | None, steps: int) -> None:
+    """Raises ConfigError when a run has less updates than are to be traced."""
+    if profile is not None and profile[1] > steps:
+        start, stop = profile
+        raise ConfigError(
+            f"--profile={start}:{stop}: the run ends after {steps} updates; expected STOP to be "
+            f"{steps} at most."
+        )
 
-    `seconds` of an operation that runs others (a loop) are those beside them.
+
+def tracing(
+    profile: tuple[int, int] | None, folder: Path, done: int, report: Report
+) -> AbstractContextManager["Tracer | None"]:
+    """Returns the tracer of a run that has made so many updates; None where nothing is to trace.
+
+    Args:
+        profile: the updates to trace are those after the first number up to the second.
+        folder: where the trace goes.
+        done: updates that are made already.
+        report: takes the kernels, and the words about how to look at the trace.
     """
+    if profile is None:
+        return nullcontext()
+    start, stop = profile
+    if done >= stop:
+        report.say(f"--profile={start}:{stop}: these updates are made already, nothing to trace")
+        return nullcontext()
 
-    name: str
-    count: float
-    seconds: float
+    def shown(updates: int, file: Path, kernels: list[Kernel]) -> None:
+        report.kernels(updates, kernels)
+        report.say(
+            f"trace of the updates {stop - updates + 1} to {stop}: {file}\n"
+            f"to look at it: `xprof --logdir={folder}` or `tensorboard --logdir={folder}` (both "
+            "need the package xprof), or open the .trace.json.gz beside it in ui.perfetto.dev"
+        )
+
+    return Tracer(folder, start, stop, done, shown)
 
 
 class Tracer:

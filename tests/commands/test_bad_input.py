@@ -99,7 +99,7 @@ def no_compilation(monkeypatch):
         raise AssertionError("something was compiled before the mistake was found")
 
     for name in ("init_state", "make_train_step"):
-        monkeypatch.setattr(f"ptft_jax.commands.train.training_run.{name}", forbidden)
+        monkeypatch.setattr(f"ptft_jax.runs.train.{name}", forbidden)
     monkeypatch.setattr(jax, "jit", forbidden)
 
 

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from ptft_jax.commands import screen
+from ptft_jax.commands.use.predict import predictions_table
 
 
 @pytest.fixture
@@ -57,3 +58,20 @@ def test_a_terminal_gets_share_rate_and_time(monkeypatch):
     assert "MB/s" in bytes_line
     assert "100%" in files_line
     assert "MB/s" not in files_line
+
+
+def test_texts_are_never_markup(capsys):
+    """`[/quote]` in a text ended `ptft predict`, `[note]` vanished, `:cat:` became a picture."""
+    texts = ["see [note] below", "end of [/quote]", ":cat: [bold]", r"a\[b"]
+    scores = {"[spam]": 0.75, "[/ham]": 0.25}
+    console = screen.make_console()
+    labelled = [{"text": text, "label": "[spam]", "scores": scores} for text in texts]
+    console.print(predictions_table(labelled))
+    screen.say(console, texts[1])
+    screen.facts(console, {"[task]": texts[0]})
+    screen.made(console, "[made]", {"[run]": texts[2]}, [f"ptft predict {texts[3]}"])
+    with screen.progress_bars(console) as progress:
+        progress("[b] files", 1, 1)
+    said = capsys.readouterr().out
+    for text in (*texts, "[spam]", "[/ham]", "[task]", "[run]", "[b] files: done"):
+        assert text in said

@@ -20,9 +20,9 @@ import numpy as np
 from jax._src import cache_key
 
 from ptft_jax import cli
-from ptft_jax.commands.train import pretrain, training_run
 from ptft_jax.data.pretraining.examples import PretrainingExamples
-from ptft_jax.runs import evaluators as scoring
+from ptft_jax.runs import train
+from ptft_jax.runs.kinds import pretraining
 
 # A call that Python cannot interrupt, as compiling is none either.
 _sleep = ctypes.CDLL(None).usleep
@@ -48,8 +48,8 @@ def main() -> int:
     batch_size = int(plan.get("batch_size", 1))
     poison = plan.get("poison", {})
     make_batch = PretrainingExamples.batch
-    make_step, make_batches = training_run.make_train_step, scoring.evaluation_batches
-    open_corpus = pretrain.Corpus.open
+    make_step, make_batches = train.make_train_step, pretraining.evaluation_batches
+    open_corpus = pretraining.Corpus.open
 
     def batch(self: PretrainingExamples, indices: np.ndarray) -> dict[str, np.ndarray]:
         # Evaluations make their batches in the main thread.
@@ -90,9 +90,9 @@ def main() -> int:
         return open_corpus(*arguments)
 
     PretrainingExamples.batch = batch
-    training_run.make_train_step = train_step
-    scoring.evaluation_batches = evaluation_batches
-    pretrain.Corpus.open = slowly_opened
+    train.make_train_step = train_step
+    pretraining.evaluation_batches = evaluation_batches
+    pretraining.Corpus.open = slowly_opened
     # On CPU, JAX gives each process of a job keys of its own in the cache of compiled programs, and
     # only the first process writes: all others would compile in every job.
     cache_key._hash_accelerator_config = cache_key._hash_devices

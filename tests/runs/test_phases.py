@@ -16,10 +16,9 @@ from command_line import (
     run,
 )
 
-from ptft_jax.commands.train import training_run
 from ptft_jax.data.batches import Batches
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs import defaults
+from ptft_jax.runs import defaults, train
 from ptft_jax.runs.phases import phases_of
 
 PHASES = "({'step': 5, 'max_seq_length': 48, 'batch_size': 8, 'max_predictions_per_seq': 7},)"
@@ -62,7 +61,7 @@ class Recorded(Batches):
 
 def test_each_phase_reads_its_own_batches_from_their_beginning(place, monkeypatch):
     """Length and batch change after the update that is named, and with them the examples."""
-    monkeypatch.setattr(training_run, "Batches", Recorded)
+    monkeypatch.setattr(train, "Batches", Recorded)
     Recorded.seen = []
     with compilation_cache(place / "cache"):
         assert run(*_flags(place, "recorded")) == 0

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.training import metric_sinks as writers
 from ptft_jax.training.metric_sinks import (
-    ConsoleProgress,
     MetricsWriter,
     Report,
     progress_line,
@@ -128,7 +128,8 @@ def test_plain_console(monkeypatch):
     now = iter([100.0, 101.0, 106.0, 107.0])
     monkeypatch.setattr(writers.time, "monotonic", lambda: next(now))
     output = io.StringIO()
-    progress = ConsoleProgress(4, Console(file=output, width=60))
+    progress = ConsoleProgress(Console(file=output, width=60))
+    progress.begins(4)
     for step in (1, 2, 3, 4):
         progress.training(step, METRICS)
     progress.evaluation(4, "dev", {"loss": 6.5, "accuracy": None})
@@ -158,7 +159,8 @@ def test_live_console():
     """On a terminal there is one line that is redrawn, and other lines stay above it."""
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=80, color_system=None)
-    progress = ConsoleProgress(10, console)
+    progress = ConsoleProgress(console)
+    progress.begins(10)
     progress.training(5, METRICS)
     progress.say("a line of its own")
     progress.close()

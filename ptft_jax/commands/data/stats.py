@@ -202,7 +202,7 @@ def _report(measured: Measured) -> str:
     ]
     about = opened.describe() | ({"licence": licence} if licence else {}) | _summary(measured)
     text = io.StringIO()
-    page = Console(file=text, width=10_000, color_system=None)
+    page = Console(file=text, markup=False, emoji=False, width=10_000, color_system=None)
     page.print("# Corpus statistics\n", _table(MARKDOWN, ("", ""), about.items(), texts=2))
     page.print("\n![Lengths, predicted words in a row, use of the vocabulary](stats.png)\n")
     page.print("## Sources\n", _sources(measured, MARKDOWN))

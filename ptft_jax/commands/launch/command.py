@@ -16,9 +16,8 @@ from absl import flags
 
 from ptft_jax import cli
 from ptft_jax.commands.parsing import parse
-from ptft_jax.commands.train.flags import check_numbers
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.config import HOME, nearest
+from ptft_jax.runs.config import HOME, check_numbers, nearest
 from ptft_jax.runs.defaults import BY_COMMAND
 from ptft_jax.training.cluster.start import JobConfig
 

@@ -9,7 +9,6 @@ from absl import flags
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.describe import describe_mesh, describe_model
 from ptft_jax.commands.look.bench_flags import (
     again,
     check,
@@ -20,10 +19,11 @@ from ptft_jax.commands.look.bench_flags import (
     spread,
 )
 from ptft_jax.commands.screen import count, facts, make_console, progress_bars, say
-from ptft_jax.commands.train.flags import check_length, check_numbers
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import DTYPES
 from ptft_jax.runs.bench import inputs, predict, train
+from ptft_jax.runs.config import check_length, check_numbers
+from ptft_jax.runs.describe import describe_mesh, describe_model
 from ptft_jax.runs.open import load_run
 from ptft_jax.runs.phases import phase_of
 from ptft_jax.training.storage import size_text

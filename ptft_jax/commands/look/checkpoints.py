@@ -13,6 +13,7 @@ from rich.text import Text
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, short
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.lock import check_free
 from ptft_jax.training.checkpoints import retention
 from ptft_jax.training.checkpoints.manifest import (
     DamagedCheckpointError,
@@ -148,6 +149,7 @@ class Rewind:
         folder = _run_folder(values.run_dir, positional)
         if values.step is None:
             raise ConfigError("--step is missing: name the checkpoint to go back to.")
+        check_free(folder.path)
         aside = rewind(folder.path, values.step, values.skip_batches)
         what = {
             "run": str(folder.path),

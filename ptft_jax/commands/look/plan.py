@@ -23,7 +23,6 @@ from jax.sharding import AxisType, Mesh
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.describe import describe_backends, describe_model
 from ptft_jax.commands.look.accelerators import (
     ASSUMPTIONS,
     SHARES,
@@ -33,7 +32,6 @@ from ptft_jax.commands.look.accelerators import (
     estimate_seconds,
 )
 from ptft_jax.commands.screen import count, facts, made, make_console, say
-from ptft_jax.commands.train.flags import check_length, check_numbers
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
@@ -42,7 +40,8 @@ from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.device import Device
 from ptft_jax.objectives.pretraining import PretrainingObjective
-from ptft_jax.runs.config import Config, nearest
+from ptft_jax.runs.config import Config, check_length, check_numbers, nearest
+from ptft_jax.runs.describe import describe_backends, describe_model
 from ptft_jax.runs.phases import PhaseConfig, phases_of, rows_of
 from ptft_jax.runs.shapes import encoder_config, row_shapes
 from ptft_jax.training import cost

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -24,20 +23,21 @@ from ptft_jax.commands.screen import (
     made,
     make_console,
     progress_bars,
+    results_table,
     warnings_as_lines,
 )
-from ptft_jax.commands.train.evaluate import evaluate
-from ptft_jax.commands.train.finetune import finetune
-from ptft_jax.commands.train.pretrain import pretrain
-from ptft_jax.commands.use.export import export
+from ptft_jax.commands.train.evaluate import show
+from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.commands.use.predict import predictions_table
 from ptft_jax.data.tasks.reading import read_table
 from ptft_jax.demo.documentation import Documentation, gather_documentation
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs import defaults
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.evaluate import evaluate
+from ptft_jax.runs.folder import RunFolder, open_run
 from ptft_jax.runs.open import load_run
+from ptft_jax.runs.train import Results, train
 from ptft_jax.training.cluster.job import Job
 
 MASKED = (
@@ -75,14 +75,16 @@ def demo(folder: Path, job: Job) -> None:
 
     _heading(console, 3, "ptft pretrain: MLM + NSP from scratch")
     pretrained = RunFolder(folder / "pretrained")
-    pretraining = pretrain(_pretrain_config(corpus), pretrained, None, job)
+    pretraining = _train("pretrain", _pretrain_config(corpus), pretrained, None, job)
 
     _heading(console, 4, "ptft finetune: which package does a paragraph document?")
     finetuned = RunFolder(folder / "finetuned")
-    finetuning = finetune(_finetune_config(documentation), finetuned, str(pretrained.path), job)
+    source = str(pretrained.path)
+    finetuning = _train("finetune", _finetune_config(documentation), finetuned, source, job)
 
     _heading(console, 5, "ptft evaluate, ptft predict")
-    evaluate(str(finetuned.path), job)
+    opened = open_run(finetuned.path)
+    show(opened, evaluate(opened, None, job))
     console.print(predictions_table(load_run(pretrained.path).predict(MASKED)))
     texts = read_table(documentation.task_dir / "dev.tsv").columns["text"][::233]
     with warnings_as_lines():
@@ -185,11 +187,19 @@ def _finetune_config(documentation: Documentation) -> Config:
     return config
 
 
+def _train(command: str, config: Config, run: RunFolder, source: str | None, job: Job) -> Results:
+    console = make_console()
+    watch = ConsoleProgress(console)
+    results = train(command, config, str(run.path), source, job=job, watch=watch)
+    console.print(results_table(results))
+    return results
+
+
 def _export(run: RunFolder, out_dir: Path) -> str:
     """Exports a run unless an earlier demo has, and says what came of it."""
     if (out_dir / "config.json").is_file():
         return f"{out_dir} is already there"
-    exported: Any = export(str(run.path), str(out_dir))
+    exported = load_run(run.path).export(out_dir)
     return f"{out_dir} ({exported.model_class}), {exported.check}"
 
 

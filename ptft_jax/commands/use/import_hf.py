@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from ptft_jax.commands.describe import describe_model
 from ptft_jax.commands.screen import facts, made, make_console
 from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
+from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.folder import RunFolder
-from ptft_jax.runs.initial import imported_record
 from ptft_jax.runs.record import RunRecord
+from ptft_jax.runs.starting_point import imported_record
 from ptft_jax.training.state import TrainState
 
 

@@ -16,9 +16,9 @@ from command_line import (
     sentences,
 )
 
-from ptft_jax.commands.train import training_run
-from ptft_jax.runs import evaluators
+from ptft_jax.runs import train
 from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.kinds import classification, pretraining
 from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.cost import model_flops
 
@@ -38,7 +38,7 @@ def test_utilisation_is_that_of_all_devices(place, monkeypatch):
     One device's share of the batch over its own peak, or all over one, would be off by eight.
     """
     device = ACCELERATORS["l4"]
-    monkeypatch.setattr(training_run, "accelerator_of", lambda kind: device)
+    monkeypatch.setattr(train, "accelerator_of", lambda kind: device)
     assert run(*pretrain_flags(place / "data", place / "l4", accumulate=2)) == 0
     config = RunFolder(place / "l4").record().encoder_config
     flops = 16 * model_flops(config, tokens=32, predictions=5, pooled=1)
@@ -100,7 +100,7 @@ def full(*_, **__):
 
 def test_an_update_that_does_not_fit_says_what_to_change(place, monkeypatch, capsys):
     """With a code of its own, and the present values of the settings that need less memory."""
-    monkeypatch.setattr(training_run, "make_train_step", full)
+    monkeypatch.setattr(train, "make_train_step", full)
     flags = pretrain_flags(place / "data", place / "full", **{"mesh.data": 2, "mesh.fsdp": 4})
     assert run(*flags) == 71
     said = capsys.readouterr().err
@@ -115,7 +115,7 @@ def test_an_evaluation_that_does_not_fit_says_what_to_change(place, monkeypatch,
     """In training and by itself, where other settings are at hand; what was saved before stays."""
     folder = place / "full_dev"
     flags = pretrain_flags(place / "data", folder, accumulate=2, checkpoint_every=2)
-    monkeypatch.setattr(evaluators, "make_eval_step", full)
+    monkeypatch.setattr(pretraining, "make_eval_step", full)
     assert run(*flags) == 71
     assert "raise accumulate (now 2; 1 rows" not in capsys.readouterr().err
     assert run("evaluate", f"--run_dir={folder}") == 71
@@ -135,7 +135,7 @@ def test_fine_tuning_that_does_not_fit_names_the_batch_of_its_evaluations(
         (place / "table" / f"{split}.tsv").write_text("text\tlabel\n" + "".join(rows))
     source = place / "source"
     assert run(*pretrain_flags(place / "data", source, accumulate=2, steps=1)) == 0
-    monkeypatch.setattr(evaluators, "make_scoring_step", full)
+    monkeypatch.setattr(classification, "make_scoring_step", full)
     flags = finetune_flags("text.py", place / "table", source, place / "tuned", eval_batch_size=16)
     assert run(*flags) == 71
     assert "lower eval_batch_size (now 16)" in capsys.readouterr().err

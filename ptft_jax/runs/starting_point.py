@@ -2,36 +2,41 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ptft_jax.convert.folder import HeadsInfo, read_hf_folder
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.folder import host_params, open_run
 from ptft_jax.runs.record import RunRecord, is_run
 
+if TYPE_CHECKING:
+    from ptft_jax.convert.folder import HeadsInfo
+
 
 @dataclasses.dataclass(frozen=True)
-class Initial:
-    """Parameters to start from.
+class StartingPoint:
+    """Model, tokenizer and parameters to start from.
 
     Attributes:
-        params: nested dict of NumPy arrays, without the heads in `new`.
+        params: nested dict of NumPy arrays, any part of the tree; the rest is initialised from
+            the run's seed.
         config: the model with the heads that were asked for.
-        tokenizer: the tokenizer of the source.
-        new: heads that the source lacks; they are initialised from the run's seed.
+        tokenizer: text to ids.
+        source: the folder that `params` come from, None where there are none.
+        new: heads that the source lacks.
         dropped: heads of the source that were not asked for.
     """
 
     params: Params
     config: EncoderConfig
     tokenizer: TextTokenizer
-    new: tuple[str, ...]
-    dropped: tuple[str, ...]
+    source: str | None = None
+    new: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
-    def say(self, source: str) -> str:
-        """Returns the sentence for the screen about where parameters come from."""
-        text = f"initialised from {source}"
+    def __str__(self) -> str:
+        text = f"initialised from {self.source}"
         if self.new:
             text += f"; new, from the seed: {', '.join(self.new)}"
         if self.dropped:
@@ -39,7 +44,7 @@ class Initial:
         return text
 
 
-def imported_record(hf_dir: str | Path, config: EncoderConfig, info: HeadsInfo) -> RunRecord:
+def imported_record(hf_dir: str | Path, config: EncoderConfig, info: "HeadsInfo") -> RunRecord:
     """Returns the record of a Hugging Face folder that is taken for a run."""
     has_names = "classification" in config.heads and config.num_labels > 1
     return RunRecord(
@@ -51,13 +56,13 @@ def imported_record(hf_dir: str | Path, config: EncoderConfig, info: HeadsInfo) 
     )
 
 
-def load_initial(
+def load_starting_point(
     source: str,
     heads: tuple[str, ...],
     *,
     labels: tuple[str, ...] | None = None,
     num_labels: int | None = None,
-) -> Initial:
+) -> StartingPoint:
     """Reads the parameters of a run or of a Hugging Face folder.
 
     Args:
@@ -78,6 +83,9 @@ def load_initial(
         source_labels = run.record.labels
         has = config.heads
     else:
+        # Here, because a run from fresh parameters needs nothing of it.
+        from ptft_jax.convert.folder import read_hf_folder
+
         params, config, tokenizer, info = read_hf_folder(path, heads)
         source_labels = info.id2label
         has = (*info.found, *info.dropped)
@@ -95,10 +103,11 @@ def load_initial(
         "heads": {name: value for name, value in params.get("heads", {}).items() if name in kept},
     }
     changes = {"heads": heads} | ({} if num_labels is None else {"num_labels": num_labels})
-    return Initial(
+    return StartingPoint(
         params=params,
         config=config.replace(**changes),
         tokenizer=tokenizer,
+        source=source,
         new=tuple(head for head in heads if head not in kept),
         dropped=tuple(head for head in has if head not in kept),
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import jax
 from jax.sharding import Mesh
 
-from ptft_jax.commands.screen import count
 from ptft_jax.models import attention_backends, fused
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
@@ -19,7 +18,7 @@ def describe_model(model: Model) -> str:
     sizes = _leaves(model.abstract())
     return (
         f"BERT, {config.num_hidden_layers} layers x {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, {count(sum(sizes))} parameters, {config.dtype}"
+        f"{config.num_attention_heads} heads, {sum(sizes):,} parameters, {config.dtype}"
     )
 
 

@@ -1,0 +1,69 @@
+"""A trained run scored again, on its own data or on other data of its kind."""
+
+import copy
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Model, build_model
+from ptft_jax.runs.folder import TrainedRun
+from ptft_jax.runs.kinds.kind import Kind, kind_of
+from ptft_jax.runs.train import Results, checked_mesh
+from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.device_memory import fitting
+from ptft_jax.training.mesh import MeshConfig, make_mesh
+from ptft_jax.training.sharding import put_params
+
+
+def evaluate(run: TrainedRun, data: str | Path | None, job: Job) -> Results:
+    """Returns the metrics by split, {"dev": {"loss": …}}; see `Run.evaluate`."""
+    config = copy.deepcopy(run.config)
+    if data is not None:
+        config.data_dir = str(data)
+    kind = kind_of(run.record.command, config)
+    _check_data(run, kind, others=data is not None)
+    # As in the phase that the checkpoint belongs to.
+    phase = next((p for p in kind.phases if run.step <= p.until), kind.phases[-1])
+    splits = kind.scored(phase, run.tokenizer)
+    model = build_model(run.model_config)
+    mesh = _mesh(kind, model)
+    with jax.set_mesh(mesh):
+        more = f"run it on more or larger devices (now {mesh.size}): its batches are the run's own"
+        with fitting([more]):
+            score = kind.evaluate(model, phase, splits, mesh, job)
+            results = score(put_params(run.params, model.axes(), mesh))
+    return {split: dict(metrics) for split, metrics in results.items()}
+
+
+def _mesh(kind: Kind, model: Model) -> Mesh:
+    """Returns the mesh of the run, or one device where that mesh does not fit this machine."""
+    try:
+        return checked_mesh(kind.config, model, kind.phases)
+    except ConfigError:
+        return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+
+def _check_data(run: TrainedRun, kind: Kind, *, others: bool) -> None:
+    """Raises ConfigError where scores would not be the run's, or of another task."""
+    where = kind.config.data_dir or "TFDS"
+    if kind.labels != run.record.labels:
+        raise ConfigError(
+            f"{run.folder.path} was trained with labels {run.record.labels}, {where} has "
+            f"{kind.labels}: expected data with the labels of the run."
+        )
+    if kind.pairs != run.record.pairs:
+        words = {True: "pairs of texts", False: "single texts"}
+        raise ConfigError(
+            f"{run.folder.path} was trained on {words[not kind.pairs]}, {where} has "
+            f"{words[kind.pairs]}: expected data of the same form."
+        )
+    now, before = kind.fingerprints, run.record.data
+    changed = [name for name, sha256 in before.items() if now.get(name) != sha256]
+    if changed and not others:
+        raise ConfigError(
+            f"{run.folder.path}: the data in {where} is not what the run was trained with "
+            f"(changed: {', '.join(changed)}), so its scores would not be the run's: bring back "
+            "the data of the run."
+        )

@@ -1,0 +1,6 @@
+"""What runs of one kind have of their own: data, heads, objective, metrics.
+
+kind             what the page of a run (`runs/train.py`) asks of each
+pretraining      masked tokens and next sentences, on a corpus
+classification   labelled texts, or pairs, with classes or scores
+"""

@@ -1,0 +1,130 @@
+"""What a kind of run is, to the page that trains and to what scores."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from jax.sharding import Mesh
+
+from ptft_jax.data.batches import Examples
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.build import Model, Params
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.metrics import not_finite
+from ptft_jax.objectives.totals import Objective
+from ptft_jax.runs.config import Config
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.phases import PhaseConfig
+from ptft_jax.runs.starting_point import StartingPoint
+from ptft_jax.training.cluster.job import Job
+
+Evaluate = Callable[[Params], Mapping[str, Mapping[str, float]]]
+
+
+class Kind(ABC):
+    """A run of one kind, with its data opened and checked.
+
+    Attributes:
+        config: the config.
+        labels: names of the classes in the order of their ids; None without classes.
+        pairs: whether the texts are pairs.
+        best: the metric that decides which checkpoint is best ("dev_loss"), and "min" or "max".
+        fingerprints: SHA-256 of what is trained and scored on, by name.
+        phases: the stretches of the run in which all batches are made alike, in order.
+        eval_every, checkpoint_every: intervals in updates, 0 for the end only.
+    """
+
+    config: Config
+    labels: tuple[str, ...] | None
+    pairs: bool
+    best: tuple[str, str]
+    fingerprints: Mapping[str, str]
+    phases: list[PhaseConfig]
+    eval_every: int
+    checkpoint_every: int
+
+    @abstractmethod
+    def starting_point(self, init_from: str | None, run: RunFolder | None) -> StartingPoint:
+        """Returns model, tokenizer and parameters to begin with.
+
+        Args:
+            init_from: a run or a Hugging Face folder, None for fresh parameters.
+            run: the run's own folder where it has a checkpoint, which then gives the parameters.
+        """
+
+    @abstractmethod
+    def objective(self, model: EncoderConfig) -> Objective:
+        """Returns what a model is trained for."""
+
+    @abstractmethod
+    def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer) -> Examples:
+        """Returns the training examples of a phase."""
+
+    @abstractmethod
+    def scored(self, phase: PhaseConfig, tokenizer: TextTokenizer) -> Mapping[str, Examples]:
+        """Returns the examples that a phase is scored on, by split."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: Model,
+        phase: PhaseConfig,
+        splits: Mapping[str, Any],
+        mesh: Mesh,
+        job: Job,
+    ) -> Evaluate:
+        """Returns the function from parameters to the metrics of each split of `scored`.
+
+        It raises DataError where outputs or a loss are not finite.
+        """
+
+    @abstractmethod
+    def rows(self, examples: Any) -> list[tuple[int, bool]]:
+        """Returns the kinds of rows in each phase's examples: tokens, and whether packed."""
+
+    @abstractmethod
+    def facts(self, examples: Any) -> Mapping[str, str]:
+        """Returns what there is to train on, in words."""
+
+    @abstractmethod
+    def remarks(self, examples: Any) -> list[str]:
+        """Returns what to know about each phase's training examples, in lines."""
+
+
+def kind_of(command: str, config: Config) -> Kind:
+    """Opens what a run of `ptft COMMAND` is trained and scored on.
+
+    Raises:
+        ConfigError: the command trains nothing, or the config names no data.
+        DataError: the data is damaged.
+    """
+    if command == "pretrain":
+        from ptft_jax.runs.kinds.pretraining import Pretraining
+
+        return Pretraining(config)
+    if command == "finetune":
+        from ptft_jax.runs.kinds.classification import Classification
+
+        return Classification(config)
+    raise ConfigError(
+        "an imported model has no task of its own: fine-tune it with `ptft finetune --init_from`, "
+        "or pretrain on from it."
+    )
+
+
+@contextmanager
+def naming(split: str) -> Iterator[None]:
+    """Names the split in a DataError of its evaluation."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"split {split}: {error}") from error
+
+
+def check_loss(loss: float) -> None:
+    """Raises DataError for a loss that is not finite."""
+    if not math.isfinite(loss):
+        raise not_finite("the loss is")

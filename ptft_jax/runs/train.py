@@ -1,0 +1,410 @@
+"""A run from its config to its results: config → data → model → state → loop → results."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from ptft_jax.data.batches import Batches
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Model, build_model
+from ptft_jax.models.dropout import RANDOMNESS
+from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
+from ptft_jax.runs.defaults import BY_COMMAND
+from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_model, device_of
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.kinds.kind import kind_of
+from ptft_jax.runs.lock import check_free, held
+from ptft_jax.runs.phases import PhaseConfig
+from ptft_jax.runs.record import RunRecord
+from ptft_jax.runs.start_checks import agree, check_run_place, time_all_reduce
+from ptft_jax.training.accelerators import accelerator_of
+from ptft_jax.training.accounting.heartbeat import Heartbeat, began
+from ptft_jax.training.checkpoints.rewind import skip_at
+from ptft_jax.training.checkpoints.store import Checkpoints
+from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.cost import model_flops
+from ptft_jax.training.device_memory import fitting
+from ptft_jax.training.loop import Batch, fit
+from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
+from ptft_jax.training.metric_sinks import (
+    MetricsWriter,
+    ProgressLines,
+    Report,
+    Sink,
+    write_results,
+)
+from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.profile import check_profile, tracing
+from ptft_jax.training.sharding import put_batch, put_params
+from ptft_jax.training.state import abstract_state, init_state
+from ptft_jax.training.step import make_train_step
+
+# The metrics of a run's last evaluation, by split.
+Results = dict[str, dict[str, Any]]
+
+
+def pretrain(
+    config: Config,
+    run_dir: str,
+    init_from: str | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Results:
+    """Pretrains a run to its end, or from its last checkpoint to its end.
+
+    Args:
+        config: of `get_config("pretrain/…")`, with `data_dir` a folder made by `ptft prepare`.
+        run_dir: the run's folder, made if it is not there; see `ptft_jax.runs.folder`.
+        init_from: a run or a Hugging Face folder to take the parameters from; None: fresh ones.
+        say: takes lines of progress with an ETA (`print` shows them); None: in silence.
+
+    Returns:
+        The metrics of the last evaluation, {"dev": {"loss": …}}, as in RUN_DIR/results.json.
+
+    Raises:
+        PtftError: what a person can mend; see docs/errors.md. Nothing that was saved is lost.
+    """
+    return _alone("pretrain", config, run_dir, init_from, say)
+
+
+def finetune(
+    config: Config,
+    init_from: str | None,
+    run_dir: str,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Results:
+    """Fine-tunes a run to its end, or from its last checkpoint to its end; see `pretrain`.
+
+    Args:
+        config: of `get_config("finetune/…")`.
+        init_from: a run or a Hugging Face folder; None: the source of a run that goes on.
+        run_dir: the run's folder.
+        say: takes lines of progress.
+    """
+    return _alone("finetune", config, run_dir, init_from, say)
+
+
+def _alone(command: str, config: Config, run_dir: str, init_from: Any, say: Any) -> Results:
+    check_complete(config, BY_COMMAND[command](), "config")
+    watch = None if say is None else ProgressLines(say)
+    with Job() as job:
+        return train(command, config, run_dir, init_from, job=job, watch=watch)
+
+
+def train(
+    command: str,
+    config: Config,
+    run_dir: str,
+    init_from: str | None = None,
+    *,
+    job: Job,
+    watch: Sink | None = None,
+    allow_changes: bool = False,
+    profile: tuple[int, int] | None = None,
+) -> Results:
+    """Trains a run to its end: from its own last checkpoint, or `init_from`, or fresh parameters.
+
+    Args:
+        command: "pretrain" or "finetune".
+        config, run_dir, init_from: see `pretrain`.
+        job: the processes that train it.
+        watch: is told what happens.
+        allow_changes: whether a run may go on with another config than it was started with.
+        profile: the updates to trace are those after the first number up to the second.
+
+    Returns:
+        The metrics of the last evaluation by split, as written to results.json.
+
+    Raises:
+        ConfigError: a setting cannot be, or does not fit the run that is there, or the processes of
+            the job do not fit together.
+        DataError: data is damaged, too many updates in a row had no finite gradients, or no
+            checkpoint is whole.
+        DeviceMemoryError: the devices have no room.
+        StorageError: the disk has no room.
+        StopError: the job was asked to stop, and has saved.
+    """
+    report = Report(*([watch] if watch and job.is_first else []))
+
+    # Config. Whatever is wrong with it is found before anything is compiled or written.
+    check_numbers(config)
+    folder = RunFolder(run_dir)
+    folder.check_usable()
+    check_free(folder.path)
+    if init_from is None and folder.exists():
+        init_from = folder.record().init_from
+
+    # Data.
+    kind = kind_of(command, config)
+    phases, steps = kind.phases, kind.phases[-1].until
+    check_profile(profile, steps)
+
+    # Model.
+    start = kind.starting_point(init_from, folder if folder.has_checkpoint() else None)
+    tokenizer = start.tokenizer
+    model, objective = build_model(start.config), kind.objective(start.config)
+    for phase in phases:
+        check_length(phase.config, model.config)
+    mesh = checked_mesh(config, model, phases)
+    examples = [kind.examples(phase, tokenizer) for phase in phases]
+    scored = [kind.scored(phase, tokenizer) for phase in phases]
+    backends = describe_backends(model.config, kind.rows(examples), device_of(mesh))
+    optimizer, schedule = make_optimizer(
+        OptimizerConfig(**config.optimizer),
+        ScheduleConfig(**config.schedule),
+        steps,
+        model.axes(),
+    )
+    record = RunRecord(
+        command=command,
+        config=config.to_dict(),
+        model=dataclasses.asdict(model.config),
+        init_from=init_from,
+        labels=kind.labels,
+        best=kind.best,
+        pairs=kind.pairs,
+        data=dict(kind.fingerprints),
+        randomness=RANDOMNESS,
+    )
+    agree(job, "data", record.data)
+    changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
+    if start.source is not None:
+        report.say(str(start))
+    report.facts(
+        {
+            "model": describe_model(model),
+            **kind.facts(examples),
+            "mesh": describe_mesh(mesh),
+            **backends,
+        }
+    )
+    for line in kind.remarks(examples):
+        report.say(line)
+    for change in changes:
+        report.say(f"changed since the run was started: {change}")
+    checkpoints = folder.checkpoints(config.keep_last, record.best, job.gather)
+    finished = job.gather("finished", _finished(folder, record, steps, checkpoints))[0]
+    if finished is not None:
+        report.say(f"all {steps:,} updates are made already: nothing to do")
+        return finished
+
+    # State: the run's own last checkpoint, then the starting point, then the seed.
+    lock = held(folder.path) if job.is_first else nullcontext()
+    with lock, jax.set_mesh(mesh), checkpoints, report:
+        abstract = abstract_state(model, optimizer)
+        check_run_place(job, folder.path, _bytes(abstract))
+        if job.process_count > 1:
+            report.say(time_all_reduce(mesh))
+        if job.is_first:
+            # Again: another job may have made the run since.
+            folder.check_unchanged(record, tokenizer, allow=allow_changes)
+            folder.start(record, tokenizer)
+        job.begin()
+        start_time = job.gather("began", began())[0]
+        job.heartbeat = Heartbeat(
+            folder.path, job.process_index, job.process_count, start_time, steps
+        )
+        with job.activity("restoring"), fitting(_remedies(phases[0].config, model, mesh)):
+            restored = checkpoints.restore_latest(abstract, report.say)
+            if restored is not None:
+                state, meta = restored
+                report.say(f"resuming at step {int(state.step)} of {steps}")
+            else:
+                given = put_params(start.params, model.axes(), mesh) if start.params else None
+                state = init_state(model, optimizer, config.seed, given)
+                meta = {"next_index": 0, "evaluation_due": False}
+        first = int(state.step)
+        job.heartbeat.step = first
+        if job.is_first:
+            report.add(MetricsWriter(folder.path, first))
+        report.begins(steps)
+        started = time.monotonic()
+
+        # Loop.
+        tracer = tracing(profile if job.is_first else None, folder.path / "profile", first, report)
+        saver = _Saver(checkpoints, record, tokenizer)
+        with tracer as trace:
+            for phase, rows, splits in zip(phases, examples, scored, strict=True):
+                ends_run = phase is phases[-1]
+                done = int(state.step)
+                resumes_here = done == first and phase.start < first
+                due = meta["evaluation_due"] and resumes_here and done <= phase.until
+                if phase.until <= done and not ends_run and not due:
+                    continue
+                batch_size, accumulate = phase.config.batch_size, phase.config.accumulate
+                step = make_train_step(
+                    model,
+                    objective,
+                    optimizer,
+                    schedule,
+                    seed=config.seed,
+                    accumulate=accumulate,
+                    max_skipped_in_row=config.max_skipped_in_row,
+                )
+                # A phase reads its own examples, from the first one on.
+                index = meta["next_index"] if resumes_here else 0
+                if done == first:
+                    index += batch_size * skip_at(folder.path, first)
+                own = process_rows(mesh, batch_size)
+                with (
+                    fitting(_remedies(phase.config, model, mesh)),
+                    Batches(rows, batch_size, index, own, workers=config.workers) as batches,
+                ):
+                    state = fit(
+                        state,
+                        step if trace is None else trace.around(step),
+                        batches,
+                        put=partial(put_batch, mesh=mesh),
+                        until=phase.until,
+                        report=report,
+                        saver=saver,
+                        evaluate=kind.evaluate(model, phase, splits, mesh, job),
+                        ends_run=ends_run,
+                        log_every=config.log_every,
+                        eval_every=kind.eval_every,
+                        checkpoint_every=kind.checkpoint_every,
+                        max_skipped_in_row=config.max_skipped_in_row,
+                        evaluation_due=due,
+                        ideal_seconds=_ideal_seconds(model, batch_size, mesh),
+                        job=job,
+                    )
+        with job.activity("saving"):
+            checkpoints.wait()
+
+        # Results.
+        results = {split: dict(metrics) for split, metrics in report.results.items()}
+        best = checkpoints.best_step()
+    if job.is_first:
+        write_results(folder.path, {**results, "step": steps})
+        report.say(
+            f"{steps - first:,} updates in {time.monotonic() - started:.0f} s; checkpoints of "
+            f"steps {', '.join(map(str, checkpoints.all_steps()))}"
+            + (f" (best: {best})" if best is not None else "")
+        )
+    job.heartbeat.end(0)
+    return results
+
+
+def checked_mesh(config: Config, model: Model, phases: list[PhaseConfig]) -> Mesh:
+    """Returns the mesh of a config after checking that the batches of all phases and model fit it.
+
+    Raises:
+        ConfigError: something does not divide.
+    """
+    mesh = make_mesh(MeshConfig(**config.mesh))
+    for phase in phases:
+        check_batch(phase.config.batch_size, phase.config.accumulate, mesh)
+    if config.get("eval_batch_size") is not None:
+        check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
+    check_model(model.config, mesh)
+    return mesh
+
+
+def _bytes(tree: Any) -> int:
+    """Returns the size of a tree of arrays."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:
+    """Returns what to change where an update or an evaluation does not fit the devices."""
+    rows = config.batch_size // (config.accumulate * mesh.shape["data"] * mesh.shape["fsdp"])
+    found = []
+    if rows > 1:
+        found.append(f"raise accumulate (now {config.accumulate}; {rows} rows at once on a device)")
+    if not model.config.remat:
+        found.append("set model.remat=True (now False)")
+    found.append(f"raise mesh.fsdp (now {mesh.shape['fsdp']}, with {mesh.size} devices in all)")
+    if "eval_batch_size" in config:
+        part = f"{config.batch_size // config.accumulate}, as in training"
+        now = config.eval_batch_size or part
+        found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
+    return found
+
+
+def _ideal_seconds(model: Model, batch_size: int, mesh: Mesh) -> Callable[[Batch], float] | None:
+    """Returns the function from a batch to the seconds of its model FLOPs at the devices' peak.
+
+    None where the peak of these devices is not known.
+    """
+    device = accelerator_of(mesh.devices.flat[0].device_kind)
+    if device is None:
+        return None
+    peak = mesh.size * device.peak_tflops(model.config.dtype) * 1e12
+
+    def seconds(batch: Batch) -> float:
+        def width(name: str) -> int:
+            return batch[name].shape[1] if name in batch else 0
+
+        flops = model_flops(
+            model.config,
+            tokens=width("input_ids"),
+            predictions=width("masked_lm_positions"),
+            pooled=width("pooled_positions"),
+        )
+        return batch_size * flops / peak
+
+    return seconds
+
+
+def _finished(
+    folder: RunFolder, record: RunRecord, steps: int, checkpoints: Checkpoints
+) -> Results | None:
+    """Returns the results of a run that this very command has brought to its end, else None.
+
+    Raises:
+        ConfigError: the run has made more updates than it is asked for.
+    """
+    if not folder.exists():
+        return None
+    latest = checkpoints.latest_step()
+    if latest is not None and latest > steps:
+        raise ConfigError(
+            f"--run_dir={folder.path} has made {latest} updates already: expected steps of at "
+            f"least {latest} (now {steps}), or another --run_dir."
+        )
+    results = folder.results()
+    same = folder.record().to_json() == record.to_json()
+    if not same or latest != steps or results.pop("step", None) != steps:
+        return None
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saver:
+    """What the loop saves with; see `ptft_jax.training.loop.Saver`."""
+
+    checkpoints: Checkpoints
+    record: RunRecord
+    tokenizer: TextTokenizer
+
+    def save(
+        self, step: int, state: Any, next_index: int, metrics: Any, evaluation_due: bool
+    ) -> None:
+        self.checkpoints.save(
+            step,
+            state,
+            next_index,
+            self.record.to_json(),
+            json.loads(self.tokenizer.json),
+            metrics,
+            evaluation_due=evaluation_due,
+        )
+
+    def add_metrics(self, step: int, metrics: Any) -> None:
+        self.checkpoints.record_metrics(step, metrics)
+
+    def check(self) -> None:
+        self.checkpoints.check()
+
+    def wait(self) -> None:
+        self.checkpoints.wait()
