@@ -1,5 +1,7 @@
 """From a command line to flags and an ml_collections config, with every mistake caught by name."""
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +41,7 @@ def parse(
             a credential in a URL, or a config file that is not there or lacks keys.
     """
     refuse_secrets(arguments)
+    arguments = [_at_home(argument) for argument in arguments]
     if defaults is None:
         return _read(define, arguments)
     file, arguments = _split_config(arguments)
@@ -54,6 +57,13 @@ def parse(
             if "=" in argument:
                 _check_value(argument, load_config(file))
     return _read(define, arguments, config)
+
+
+def _at_home(argument: str) -> str:
+    """Expands the ~ of `--flag=~/folder`, which a shell leaves to the program."""
+    name, equals, value = argument.partition("=")
+    is_flag = name.startswith("-") and equals and re.match(r"~[\w.-]*(/|$)", value)
+    return f"{name}={os.path.expanduser(value)}" if is_flag else argument
 
 
 def config_of(arguments: Sequence[str]) -> str | None:

@@ -1,6 +1,7 @@
 """A trained run scored again, on its own data or on other data of its kind."""
 
 import copy
+import warnings
 from pathlib import Path
 
 import jax
@@ -41,7 +42,8 @@ def _mesh(kind: Kind, model: Model) -> Mesh:
     """Returns the mesh of the run, or one device where that mesh does not fit this machine."""
     try:
         return checked_mesh(kind.config, model, kind.phases)
-    except ConfigError:
+    except ConfigError as error:
+        warnings.warn(f"evaluating on one device, without the run's mesh: {error}", stacklevel=3)
         return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
 

@@ -10,6 +10,8 @@ results.json    the metrics of the finished run, by split
 
 import dataclasses
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,16 @@ from ptft_jax.training.cluster.agreement import Gather
 from ptft_jax.training.metric_sinks import write_atomically
 
 # Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
-_FREE = ("config.mesh.", "config.accumulate", "config.workers", "config.log_every")
-# What another version of dropout's masks may not do is said where it is refused.
-_FREE += ("config.keep_last", "randomness")
+_EXECUTION = ("attention", "fused", "remat", "unroll")
+_FREE = (
+    *(f"{section}.{key}" for section in ("model", "config.model") for key in _EXECUTION),
+    *("config.mesh.", "config.accumulate", "config.eval_batch_size", "config.workers"),
+    *("config.log_every", "config.keep_last", "config.checkpoint_every"),
+    # The data itself is compared by its SHA-256.
+    "config.data_dir",
+    # What another version of dropout's masks may not do is said where it is refused.
+    "randomness",
+)
 # Keys of the model that decide what its parameters are: another run has to share them for its
 # parameters to fit and to mean the same.
 SHAPE_KEYS = (
@@ -56,11 +65,15 @@ _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 _FOREIGN = ("checkpoints", "metrics.jsonl", "results.json", "manifest.json", "model.safetensors")
 
 
+# Paths that Orbax and TensorStore read otherwise than they write them: a pattern, an escape, a URL.
+_UNREADABLE = re.compile(r"\[.*\]|\\|gs:/")
+
+
 class RunFolder:
-    """A run's folder; making the object touches nothing on disk."""
+    """A run's folder; making the object touches nothing on disk. A leading ~ is the home folder."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(os.path.expanduser(path))
         self.config_file = self.path / "config.json"
         self.tokenizer_dir = self.path / "tokenizer"
         self.results_file = self.path / "results.json"
@@ -84,11 +97,29 @@ class RunFolder:
             ConfigError: there is a file in the way, or a folder of another kind.
         """
         check_place("run_dir", self.path)
+        self.check_name()
         foreign = [name for name in _FOREIGN if (self.path / name).exists()]
         if foreign and not self.exists():
             raise ConfigError(
                 f"--run_dir={self.path} holds {foreign[0]} but no config.json of a run: expected "
                 "a new folder or a run's folder; choose another, or remove this one."
+            )
+
+    def check_name(self) -> None:
+        """Raises ConfigError for a path from which checkpoints could not be read again."""
+        path = str(self.path.absolute())
+        try:
+            path.encode()
+            found = _UNREADABLE.search(path)
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"--run_dir={path!r} is not UTF-8: expected a path that is; rename the folder."
+            ) from None
+        if found:
+            raise ConfigError(
+                f"--run_dir={path}: checkpoints cannot be read again from a path with "
+                f"{found.group()!r} in it; expected one without [...], backslash and gs:/; rename "
+                "the folder."
             )
 
     def checkpoints(
@@ -218,6 +249,7 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
     """
     folder = RunFolder(run_dir)
     record = folder.record()
+    folder.check_name()
     # What computes the model is decided where it is read: a run made on a GPU goes on anywhere.
     config = record.encoder_config.replace(attention="auto", fused="auto")
     with folder.checkpoints(best=record.best) as checkpoints:

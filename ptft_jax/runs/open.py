@@ -1,5 +1,6 @@
 """A trained model opened for questions, from a run's folder or a Hugging Face folder."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
         ConfigError: there is no such folder or checkpoint, or it holds another kind of model.
         DataError: something in the folder is damaged, or a parameter is not finite.
     """
-    if is_run(Path(path), str(path)):
+    path = os.path.expanduser(path)
+    if is_run(Path(path), path):
         return Run(open_run(path, checkpoint))
     if checkpoint != "last":
         raise ConfigError(

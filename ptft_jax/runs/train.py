@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from ptft_jax.data.batches import Batches
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -23,7 +24,7 @@ from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_mo
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
-from ptft_jax.runs.phases import PhaseConfig
+from ptft_jax.runs.phases import PhaseConfig, phases_of
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.start_checks import agree, check_run_place, time_all_reduce
 from ptft_jax.training.accelerators import accelerator_of
@@ -178,6 +179,7 @@ def train(
     )
     agree(job, "data", record.data)
     changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
+    _check_phases(folder, phases)
     if start.source is not None:
         report.say(str(start))
     report.facts(
@@ -308,6 +310,25 @@ def checked_mesh(config: Config, model: Model, phases: list[PhaseConfig]) -> Mes
         check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
     check_model(model.config, mesh)
     return mesh
+
+
+def _check_phases(folder: RunFolder, phases: list[PhaseConfig]) -> None:
+    """Refuses other borders of the phases that a run has begun: its position counts from them."""
+    if not folder.has_checkpoint():
+        return
+    done, config = folder.checkpoints().latest_step() or 0, ConfigDict(folder.record().config)
+    before = [phase.start for phase in phases_of(config)] if "phases" in config else [0]
+    there, now = (
+        [start for start in starts if start < done]
+        for starts in (before, [phase.start for phase in phases])
+    )
+    if done and there != now:
+        raise ConfigError(
+            f"--run_dir={folder.path} has made {done} updates, in phases that began after {there} "
+            f"updates; with this config they would have begun after {now}: expected the same "
+            "borders up to where the run is (a step_ratio moves with steps: name the step). Go on "
+            f"with them, or start another --run_dir with --init_from={folder.path}."
+        )
 
 
 def _bytes(tree: Any) -> int:

@@ -5,6 +5,7 @@ Every case runs a whole command line and checks that no file has appeared, chang
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from command_line import finetune_flags, pretrain_flags, run, tree, write_corpus
 from foreign_folders import make_run
 from safetensors.numpy import load_file, save_file
 
+import ptft_jax
 from ptft_jax.runs.folder import RunFolder, host_params, open_run
 from ptft_jax.training.state import TrainState
 
@@ -109,7 +111,8 @@ def _prepare(place, *flags):
 
 def _pretrain(place, *flags, **changes):
     data_dir = changes.pop("data_dir", place / "data")
-    return [*pretrain_flags(data_dir, place / "new", **changes), *flags]
+    run_dir = changes.pop("run_dir", place / "new")
+    return [*pretrain_flags(data_dir, run_dir, **changes), *flags]
 
 
 def _finetune(place, table="table", config="text.py", source="hf", **changes):
@@ -121,6 +124,16 @@ CASES = {
     "no command": (2, lambda p: ["pretran"], ["'pretran'", "did you mean 'pretrain'"]),
     "unknown flag": (2, lambda p: ["export", "--rundir=x"], ["'rundir'", "run_dir"]),
     "no run_dir": (2, lambda p: ["evaluate"], ["--run_dir is missing"]),
+    "a pattern in the run's path": (
+        2,
+        lambda p: _pretrain(p, run_dir=p / "exp[1]" / "run"),
+        ["exp[1]/run: checkpoints cannot be read again from a path with '[1]' in it", "rename"],
+    ),
+    "a run's path that is not UTF-8": (
+        2,
+        lambda p: ["import", f"--hf_dir={p}/hf", f"--run_dir={p}/caf\udce9"],
+        ["caf\\udce9' is not UTF-8"],
+    ),
     "no out_dir": (2, lambda p: ["export", f"--run_dir={p}/run"], ["--out_dir is missing"]),
     "no hf_dir": (2, lambda p: ["import", f"--run_dir={p}/new"], ["--hf_dir is missing"]),
     "no config": (2, lambda p: ["pretrain"], ["--config is missing", "pretrain/bert_tiny"]),
@@ -497,3 +510,23 @@ def test_no_permission_is_said_without_a_traceback(place, monkeypatch, capsys):
     monkeypatch.setattr("ptft_jax.commands.use.import_hf.read_hf_folder", refuse)
     assert run("import", f"--hf_dir={place}/hf", f"--run_dir={place}/new") == 2
     assert "/somewhere/else: permission denied" in capsys.readouterr().err
+
+
+def test_a_tilde_is_the_home_folder(place, tmp_path, monkeypatch):
+    """A shell leaves the ~ of `--flag=~/x` to the program, which made a folder called "~"."""
+    shutil.copytree(place / "hf", tmp_path / "home" / "hf")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert run("import", "--hf_dir=~/hf", "--run_dir=~/runs/a") == 0
+    assert os.listdir(tmp_path) == ["home"]
+    assert ptft_jax.load_run("~/runs/a").path == tmp_path / "home" / "runs" / "a"
+
+
+def test_a_long_name_is_a_name(place, tmp_path):
+    """What is made beside it has a short name of its own; modes follow the umask."""
+    before = os.umask(0o027)
+    try:
+        assert run("import", f"--hf_dir={place}/hf", f"--run_dir={tmp_path}/{'x' * 248}") == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / ("x" * 248)).stat().st_mode & 0o777 == 0o750

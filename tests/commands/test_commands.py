@@ -155,7 +155,8 @@ def test_evaluate_runs_where_the_mesh_of_the_run_does_not_fit(mnli, tmp_path):
     record = json.loads(file.read_text())
     record["config"]["mesh"]["data"] = 64
     file.write_text(json.dumps(record))
-    found = load_run(tmp_path / "run").evaluate()
+    with pytest.warns(UserWarning, match=r"evaluating on one device, .*mesh.data=64"):
+        found = load_run(tmp_path / "run").evaluate()
     for split in ("dev_matched", "dev_mismatched"):
         assert found[split] == pytest.approx(results(mnli)[split], rel=1e-5)
 
@@ -208,13 +209,15 @@ def test_a_run_goes_on_with_another_mesh(corpus, pretrained, place, capsys):
     folder = place / "other_mesh"
     shutil.copytree(pretrained, folder)
     shutil.rmtree(folder / "checkpoints" / "6")
+    moved = shutil.copytree(corpus, place / "moved")
     changes = {"mesh.data": 8, "mesh.fsdp": 1, "workers": 2, "log_every": 2}
+    changes |= {"model.remat": True, "model.unroll": 1}
     rate = {"optimizer.learning_rate": 1e-3}
-    assert run(*pretrain_flags(corpus, folder, **changes, **rate, steps=7)) == 2
+    assert run(*pretrain_flags(moved, folder, **changes, **rate, steps=7)) == 2
     said = capsys.readouterr().err
     assert "config.steps: 6 in the run, 7 now" in said
     assert "config.mesh" not in said
-    assert run(*pretrain_flags(corpus, folder, **changes)) == 0
+    assert run(*pretrain_flags(moved, folder, **changes)) == 0
     said = capsys.readouterr().out
     assert "resuming at step 3 of 6" in said
     for change in ("mesh.data: 1 in the run, 8 now", "mesh.fsdp: 8 in the run, 1 now"):

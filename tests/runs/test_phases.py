@@ -134,6 +134,12 @@ def test_an_unchanged_command_is_kept_and_another_phase_is_a_change(place, capsy
     assert "phases" in capsys.readouterr().err
     record = json.loads((place / "whole" / "config.json").read_text())
     assert record["config"]["phases"][0]["max_seq_length"] == 48
+    # The position counts from the border: 9 updates with another one would read other examples.
+    for changes in ({"phases": PHASES.replace("5", "6", 1)}, {"phases": "()"}):
+        longer = _flags(place, "whole", steps=12, **changes)
+        assert run(*longer, "--config_change=allow") == 2
+        said = capsys.readouterr().err
+        assert "in phases that began after [0, 5] updates; with this config they would" in said
 
 
 @pytest.mark.parametrize(

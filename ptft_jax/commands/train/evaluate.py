@@ -9,7 +9,7 @@ from absl import flags
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.screen import made, make_console, say, short
+from ptft_jax.commands.screen import made, make_console, say, short, warnings_as_lines
 from ptft_jax.commands.train.job_flags import define_job_flags, job_of
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.evaluate import evaluate
@@ -43,7 +43,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         arguments = {"run_dir": values.run_dir, "checkpoint": values.checkpoint}
         agree(job, "command line and software", {**arguments, **software()})
         opened = open_run(values.run_dir, values.checkpoint)
-        results = evaluate(opened, None, job)
+        with warnings_as_lines():
+            results = evaluate(opened, None, job)
         show(opened, results)
         if values.checkpoint == "last" and job.is_first and not opened.folder.results():
             write_results(opened.folder.path, {**results, "step": opened.step})

@@ -5,9 +5,8 @@ Turns a Hugging Face BERT folder into a run that others can start from.
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -52,14 +51,14 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     model = build_model(config)
     folder.path.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and moved there when it is whole.
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.path.name}.", dir=folder.path.parent))
+    partial = folder.path.parent / f".import-{secrets.token_hex(4)}"
+    partial.mkdir()
     try:
         made_run = RunFolder(partial)
         made_run.start(record, tokenizer)
         with made_run.checkpoints() as checkpoints:
             state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
             checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
-        partial.chmod(0o755)
         os.replace(partial, folder.path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
