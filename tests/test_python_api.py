@@ -18,6 +18,7 @@ from command_line import (
     results,
     run,
     sentences,
+    tree,
 )
 
 import ptft_jax
@@ -166,12 +167,19 @@ def test_training_from_python_is_training_from_the_command_line(place, capsys):
     assert not (place / "runs" / "never").exists()
 
 
-def test_a_run_scores_its_own_data_and_others(place, tmp_path):
+def test_a_run_scores_its_own_data_and_others(place, tmp_path, capsys):
     """Its own as in training; others of the same form; what would be another task is refused."""
     reviews = ptft_jax.load_run(place / "runs" / "reviews")
     own = reviews.evaluate()
     assert own["dev"] == pytest.approx(results(place / "runs" / "reviews")["dev"], rel=1e-5)
     others = reviews.evaluate(write_table(tmp_path / "others", seed=5))
+    before, flags = (
+        tree(reviews.path),
+        [f"--run_dir={reviews.path}", f"--data_dir={tmp_path}/others"],
+    )
+    assert run("evaluate", *flags) == 0
+    assert f"{others['dev']['loss']:.4f}" in capsys.readouterr().out
+    assert tree(reviews.path) == before
     assert others["dev"].keys() == own["dev"].keys()
     assert others != own
     with pytest.raises(ConfigError, match=r"trained with labels \('bad', 'good'\)"):

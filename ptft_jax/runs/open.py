@@ -1,7 +1,7 @@
 """A trained model opened for questions, from a run's folder or a Hugging Face folder."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
 from ptft_jax.runs.predictions import predict
 from ptft_jax.runs.record import is_run
 from ptft_jax.runs.starting_point import imported_record
-from ptft_jax.runs.texts import limit_of
+from ptft_jax.runs.texts import Text, limit_of
 from ptft_jax.runs.train import Results
 from ptft_jax.training.cluster.job import Job
 
@@ -95,27 +95,35 @@ class Run:
         heads = ", ".join(self.model_config.heads) or "none"
         return f"Run({str(self.path)!r}, step {self.step}, heads {heads})"
 
-    def predict(self, texts: Iterable[str], top: int = 5) -> list[dict[str, Any]]:
+    def predict(
+        self,
+        texts: Iterable[Text],
+        top: int = 5,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[dict[str, Any]]:
         """Fills in masks, or classifies.
 
         Texts longer than those of training are cut, with a warning that counts them.
 
         Args:
-            texts: texts; the two of a pair are separated by a tab.
+            texts: texts; a pair is a tuple of two, or one text with a tab between them. A masked LM
+                has nothing to say of a blank one.
             top: how many candidates to return for each text or mask.
+            progress: is told how many texts are done, and how many there are.
 
         Returns:
-            A dict per text: `text`, and with a masked LM `masks`, for each [MASK] a list of
-            {`token`, `score`} (tokens of BPE and Unigram have a space before them where they begin
-            a word); with a classifier `label` and `scores`, a dict from labels to probabilities;
-            with a regression `score`. The best candidates come first.
+            A dict per text: `text`, and with a masked LM `filled` (the text with its best words)
+            and `masks`, for each [MASK] a list of {`token`, `score`} (tokens of BPE and Unigram
+            have a space before them where they begin a word); with a classifier `label` and
+            `scores`, a dict from labels to probabilities; with a regression `score`.
+            The best candidates come first.
 
         Raises:
             ConfigError: the model has no such head, or a text cannot be asked: no [MASK] to fill
                 in, one beyond the length of the model's texts, no pair where it takes pairs.
             DataError: the model's outputs are not finite.
         """
-        return predict(self._trained, texts, top)
+        return predict(self._trained, texts, top, progress)
 
     def embed(
         self, texts: Iterable[str], pooling: str | None = None, batch_size: int = 32

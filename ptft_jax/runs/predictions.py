@@ -18,7 +18,7 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.texts import checked, filled_batches, limit_of, warn_of_cut
+from ptft_jax.runs.texts import Text, checked, filled_batches, limit_of, warn_of_cut
 
 _BATCH = 32
 # What a person writes for a mask.
@@ -29,18 +29,14 @@ class TextError(ConfigError):
     """A text that the model cannot be asked about."""
 
 
-def predict(run: TrainedRun, texts: Iterable[str], top: int = 5) -> list[dict[str, Any]]:
-    """Predicts with a run.
+# Is told how many texts are done, and how many there are.
+Progress = Callable[[int, int], None]
 
-    Args:
-        run: a run with an MLM or a classification head.
-        texts: texts; the two of a pair are separated by a tab.
-        top: how many candidates to return for each text or mask.
 
-    Returns:
-        A dict per text: `text`, and `masks` (a list of candidates per [MASK]; BPE's and Unigram's
-        have a space before them where they begin a word), or `label` and `scores`, or `score` for
-        a regression.
+def predict(
+    run: TrainedRun, texts: Iterable[Text], top: int = 5, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Predicts with a run; see `Run.predict`.
 
     Raises:
         ConfigError: the run has no such head.
@@ -48,25 +44,28 @@ def predict(run: TrainedRun, texts: Iterable[str], top: int = 5) -> list[dict[st
         TextError: a text without [MASK] was given to fill in, one where the run takes pairs, or
             one whose [MASK] lies beyond the length of the run's texts.
     """
-    texts = checked(texts)
+    texts = checked(texts, pairs=True)
+    told = progress or (lambda done, total: None)
     if not texts:
         return []
     if "classification" in run.model_config.heads:
-        return _classify(run, texts, top)
+        return _classify(run, texts, top, told)
     if "mlm" in run.model_config.heads:
-        return _fill_masks(run, texts, top)
+        return _fill_masks(run, texts, top, told)
     raise ConfigError(
         f"{run.folder.path} is an encoder without a head that predicts: fine-tune it first, "
         "`ptft finetune --init_from`."
     )
 
 
-def _classify(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any]]:
+def _classify(
+    run: TrainedRun, texts: list[Text], top: int, progress: Progress
+) -> list[dict[str, Any]]:
     regression = run.record.labels is None and run.model_config.num_labels == 1
     names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
     step = _classification_step(run.model_config, regression)
     results = []
-    examples = _examples(run, texts)
+    examples = _examples(run, _parts(run, texts))
     warn_of_cut(examples)
     for numbers, batch in filled_batches(examples, _BATCH):
         logits = np.asarray(step(run.params, batch))[: len(numbers)]
@@ -79,19 +78,24 @@ def _classify(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any
             order = np.argsort(-probabilities)[:top]
             scores = {names[i]: float(probabilities[i]) for i in order}
             results.append({"text": texts[number], "label": names[order[0]], "scores": scores})
+        progress(len(results), len(texts))
     return results
 
 
-def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, Any]]:
+def _fill_masks(
+    run: TrainedRun, texts: list[Text], top: int, progress: Progress
+) -> list[dict[str, Any]]:
     tokenizer = run.tokenizer
-    masked = [text.replace(_MASK, tokenizer.mask_token) for text in texts]
-    for text, own in zip(texts, masked, strict=True):
-        if tokenizer.mask_token not in own:
+    parts = [[t.replace(_MASK, tokenizer.mask_token) for t in p] for p in _parts(run, texts)]
+    asked = [sum(part.count(tokenizer.mask_token) for part in two) for two in parts]
+    for text, two, masks in zip(texts, parts, asked, strict=True):
+        # A blank line in a file of texts asks nothing.
+        if not masks and "".join(two).strip():
             raise TextError(f"{text!r} has no [MASK] to fill in; write [MASK] where a word is.")
-    examples = _examples(run, masked)
-    for number, (text, own) in enumerate(zip(texts, masked, strict=True)):
+    examples = _examples(run, parts)
+    for number, (text, masks) in enumerate(zip(texts, asked, strict=True)):
         ids = examples.batch(np.array([number]))["input_ids"]
-        if np.sum(ids == tokenizer.mask_token_id) < own.count(tokenizer.mask_token):
+        if np.sum(ids == tokenizer.mask_token_id) < masks:
             raise TextError(
                 f"{text!r}: a [MASK] lies beyond the {examples.buckets[-1]} tokens of this run; "
                 "shorten the text."
@@ -119,26 +123,52 @@ def _fill_masks(run: TrainedRun, texts: list[str], top: int) -> list[dict[str, A
                         for i in order
                     ]
                 )
-            results.append({"text": texts[number], "masks": masks})
+            best = [candidates[0]["token"] for candidates in masks]
+            filled = _filled("\t".join(parts[number]), tokenizer.mask_token, best)
+            results.append({"text": texts[number], "filled": filled, "masks": masks})
+        progress(len(results), len(texts))
     return results
 
 
-def _examples(run: TrainedRun, texts: list[str]) -> ClassificationExamples:
-    """Tokenises the texts as those that the run was trained on."""
+def _filled(text: str, mask: str, tokens: list[str]) -> str:
+    """Returns a text with its masks replaced by tokens; ## goes on with the word before."""
+    pieces = text.split(mask)
+    filled = pieces[0]
+    for token, piece in zip(tokens, pieces[1:], strict=True):
+        if token.startswith("##"):
+            filled, token = filled.rstrip(" "), token[2:]
+        filled += (token.strip() or mask) + piece
+    return filled
+
+
+def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
+    """Returns each text as a list of one, or of the two of a pair, as the run was trained."""
     takes_pairs = run.record.pairs if "classification" in run.model_config.heads else None
     if takes_pairs is None:
         # An encoder of unknown training, or one that learned single sentences and pairs alike.
-        takes_pairs = "\t" in "".join(texts)
-    pairs = [text.split("\t") for text in texts] if takes_pairs else [[text] for text in texts]
-    for text, parts in zip(texts, pairs, strict=True):
-        if takes_pairs and len(parts) != 2:
+        takes_pairs = any(isinstance(text, tuple) or "\t" in text for text in texts)
+    parts = []
+    for text in texts:
+        if isinstance(text, tuple):
+            found = list(text)
+        else:
+            found = text.split("\t") if takes_pairs else [text]
+        if takes_pairs and len(found) != 2:
             raise TextError(
-                f"{text!r} has {len(parts) - 1} tabs: expected a pair of texts with one tab "
+                f"{text!r} has {len(found) - 1} tabs: expected a pair of texts with one tab "
                 "between them, as this run or the other texts here have them."
             )
+        if not takes_pairs and len(found) == 2:
+            raise TextError(f"{text!r} is a pair of texts: this run takes single texts.")
+        parts.append(found)
+    return parts
+
+
+def _examples(run: TrainedRun, parts: list[list[str]]) -> ClassificationExamples:
+    """Tokenises texts as those that the run was trained on."""
     split = Split(
-        texts_a=[parts[0] for parts in pairs],
-        texts_b=[parts[1] for parts in pairs] if takes_pairs else None,
+        texts_a=[two[0] for two in parts],
+        texts_b=[two[1] for two in parts] if len(parts[0]) == 2 else None,
         labels=None,
         source="text",
     )

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import batched
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +17,21 @@ from ptft_jax.runs.folder import TrainedRun
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
-def checked(texts: Iterable[str]) -> list[str]:
-    """Returns texts as a list; raises ConfigError for a single text and for what is no text."""
+# A text, or the two of a pair.
+Text = str | tuple[str, str]
+
+
+def checked(texts: Iterable[Text], *, pairs: bool = False) -> list[Any]:
+    """Returns texts as a list; raises ConfigError for a single text and for what is no text.
+
+    With `pairs`, a tuple of two texts is one as well.
+    """
     if isinstance(texts, str):
         raise ConfigError(f"texts={texts[:50]!r} is a single text: expected a list; write [text].")
     texts = list(texts)
     for number, text in enumerate(texts):
-        if not isinstance(text, str):
+        is_pair = pairs and isinstance(text, tuple) and len(text) == 2
+        if not all(isinstance(part, str) for part in (text if is_pair else [text])):
             raise ConfigError(f"texts[{number}]={text!r}: expected a text (str).")
     return texts
 

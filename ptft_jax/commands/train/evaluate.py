@@ -1,6 +1,7 @@
-"""ptft evaluate --run_dir=RUN [--checkpoint=last|best|STEP]
+"""ptft evaluate --run_dir=RUN [--checkpoint=last|best|STEP] [--data_dir=OTHER]
 
-Computes a run's own metrics again from one of its checkpoints, and shows them beside results.json.
+Computes a run's own metrics again from one of its checkpoints, and shows them beside results.json;
+or those of other data of the same form, a folder like the run's config.data_dir.
 """
 
 from pathlib import Path
@@ -22,6 +23,8 @@ from ptft_jax.training.metric_sinks import write_results
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
+    text = "Other data to score, in the form of the run's own."
+    flags.DEFINE_string("data_dir", None, text, flag_values=values)
     define_job_flags(values)
 
 
@@ -40,27 +43,30 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if not values.run_dir:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
     with job_of(values) as job:
-        arguments = {"run_dir": values.run_dir, "checkpoint": values.checkpoint}
+        arguments = {name: values[name].value for name in ("run_dir", "checkpoint", "data_dir")}
         agree(job, "command line and software", {**arguments, **software()})
         opened = open_run(values.run_dir, values.checkpoint)
         with warnings_as_lines():
-            results = evaluate(opened, None, job)
-        show(opened, results)
-        if values.checkpoint == "last" and job.is_first and not opened.folder.results():
+            results = evaluate(opened, values.data_dir, job)
+        own = values.data_dir is None
+        show(opened, results, beside=own)
+        lacks = values.checkpoint == "last" and not opened.folder.results()
+        if own and lacks and job.is_first:
             write_results(opened.folder.path, {**results, "step": opened.step})
             say(make_console(), f"wrote {opened.folder.results_file}")
     made(
         make_console(),
         "evaluated",
-        {"run": values.run_dir, "checkpoint": values.checkpoint},
+        {"run": values.run_dir, "checkpoint": values.checkpoint}
+        | ({} if values.data_dir is None else {"data": values.data_dir}),
         [f"ptft export --run_dir={values.run_dir} --out_dir=hf/{Path(values.run_dir).name}"],
     )
 
 
-def show(run: TrainedRun, results: Results) -> None:
-    """Prints metrics, beside those of results.json where they are of the same step."""
+def show(run: TrainedRun, results: Results, *, beside: bool = True) -> None:
+    """Prints metrics, `beside` those of results.json where they are of the same step."""
     stored = run.folder.results()
-    same_step = stored.get("step") == run.step
+    same_step = beside and stored.get("step") == run.step
     table = Table("split", "metric", f"step {run.step}", box=SIMPLE_HEAD)
     if same_step:
         table.add_column("results.json")

@@ -1,7 +1,8 @@
 """ptft embed --run_dir=RUN_OR_HF_DIR --input=FILE --output=FILE.npy [--pooling=mean]
 
 Turns each line of a text file into a vector: row i of the array, float32 [lines, hidden size], is
-line i, an empty one too. `-` reads standard input.
+line i, an empty one too. `-` reads standard input. Of a table (.csv, .tsv, .jsonl, .parquet) it is
+each row's text, in the column that --text_column names.
 
 --pooling: mean over a text's tokens, cls for the output at [CLS], or pooler. Without it a folder of
 sentence-transformers decides by its modules.json, and the others take the mean.
@@ -15,7 +16,7 @@ from absl import flags
 
 from ptft_jax.commands.screen import count, made, make_console, warnings_as_lines
 from ptft_jax.commands.train.evaluate import define_reading_flags
-from ptft_jax.commands.use.predict import read_texts
+from ptft_jax.commands.use.texts import define_input_flags, read_input
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.embeddings import POOLINGS, Recipe, recipe_of
@@ -26,7 +27,7 @@ from ptft_jax.training.metric_sinks import storing
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
-    flags.DEFINE_string("input", None, "File with one text per line, or -.", flag_values=values)
+    define_input_flags(values)
     flags.DEFINE_string("output", None, "File to make, FILE.npy.", flag_values=values)
     flags.DEFINE_enum("pooling", None, POOLINGS, "How vectors are made.", flag_values=values)
     flags.DEFINE_integer(
@@ -45,8 +46,12 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if output.suffix != ".npy" or output.is_dir():
         raise ConfigError(f"--output={output}: expected the name of a file to make, FILE.npy.")
     check_place("output", output.parent)
-    texts = read_texts(values.input, keep_blank=True)
+    if values.text_pair_column is not None:
+        raise ConfigError("--text_pair_column: a vector is made of a single text; leave it out.")
     opened = load_run(values.run_dir, values.checkpoint)
+    texts = [
+        text if isinstance(text, str) else text[0] for text in read_input(values, opened).texts
+    ]
     recipe = Recipe(values.pooling) if values.pooling else recipe_of(opened.path)
     with warnings_as_lines():
         vectors = opened.embed(texts, values.pooling, values.batch_size)

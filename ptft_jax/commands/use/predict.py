@@ -1,23 +1,33 @@
-r"""ptft predict --run_dir=RUN_OR_HF_DIR "text" … | --input=FILE [--json] [--top=5]
+r"""ptft predict --run_dir=RUN_OR_HF_DIR "text" … | --input=FILE [--output=FILE] [--json] [--top=5]
 
 Fills in [MASK]s with a pretraining run, gives labels with scores with a fine-tuned one. [MASK] is
 the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 
-A FILE has one text per line; `-` reads standard input. The two texts of a pair are separated by a
-tab ($'text A\ttext B' in bash). --json prints one JSON object per text instead of a table.
+FILE is a table (.csv, .tsv, .jsonl, .parquet), whose text columns are those of the run's training
+unless --text_column and --text_pair_column name others, or has one text per line; `-` reads
+standard input. A pair in a line, or on the command line, has a tab in it ($'text A\ttext B' in
+bash). --output=FILE.csv, .tsv or .jsonl gets a row for each row or line, in their order: its
+number, all columns it came with, and the prediction. --json prints JSON lines instead of a table.
 """
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
-from ptft_jax.commands.screen import make_console, warnings_as_lines
+from ptft_jax.commands.screen import count, made, make_console, progress_bars, warnings_as_lines
 from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.use.texts import (
+    Asked,
+    check_output,
+    define_input_flags,
+    read_input,
+    rows_of,
+    write_rows,
+)
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.open import load_run
 from ptft_jax.runs.predictions import TextError
@@ -26,7 +36,9 @@ from ptft_jax.runs.predictions import TextError
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
-    flags.DEFINE_string("input", None, "File with one text per line, or -.", flag_values=values)
+    define_input_flags(values)
+    text = "File to make, .csv, .tsv or .jsonl, instead of showing what is predicted."
+    flags.DEFINE_string("output", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
     flags.DEFINE_integer("top", 5, "Candidates to show.", lower_bound=1, flag_values=values)
 
@@ -37,45 +49,29 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
     if bool(positional) == bool(values.input):
         raise ConfigError('expected either texts ("…") or --input=FILE.')
-    texts = read_texts(values.input) if values.input else positional
+    output = None if values.output is None else check_output(values.output)
     opened = load_run(values.run_dir, values.checkpoint)
+    asked = read_input(values, opened) if values.input else Asked(positional, {"text": positional})
     try:
-        with warnings_as_lines():
-            predictions = opened.predict(texts, values.top)
+        # Standard output holds the predictions alone.
+        with warnings_as_lines(), progress_bars(Console(stderr=True)) as bars:
+            predictions = opened.predict(
+                asked.texts, values.top, lambda done, total: bars("Predicting", done, total)
+            )
     except TextError as error:
         if values.input:
             raise DataError(f"{values.input}: {error}") from error
         raise
-    if values.json:
+    if output is not None:
+        rows = rows_of(asked, predictions)
+        write_rows(output, rows)
+        what = {"file": str(output), "rows": count(len(rows)), "columns": ", ".join(rows[0])}
+        made(make_console(), "predicted", what, [f"head -3 {output}"])
+    elif values.json:
         for prediction in predictions:
             print(json.dumps(prediction, ensure_ascii=False))
     else:
         make_console().print(predictions_table(predictions))
-
-
-def read_texts(source: str, *, keep_blank: bool = False) -> list[str]:
-    """Reads one text per line from a file or, for "-", from standard input.
-
-    Lines without a text are left out unless `keep_blank`.
-
-    Raises:
-        ConfigError: there is no such file.
-        DataError: it is not UTF-8 (with the line), or holds no text.
-    """
-    if source != "-" and not Path(source).is_file():
-        raise ConfigError(f"--input={source}: there is no such file.")
-    content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    texts = []
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source}, line {number}: not UTF-8 ({error.reason}).") from error
-        if keep_blank or text.strip():
-            texts.append(text)
-    if not any(map(str.strip, texts)):
-        raise DataError(f"{source}: no text; expected one per line.")
-    return texts
 
 
 def predictions_table(predictions: list[dict[str, Any]]) -> Table:
@@ -85,15 +81,20 @@ def predictions_table(predictions: list[dict[str, Any]]) -> Table:
         for prediction in predictions:
             for place, candidates in enumerate(prediction["masks"], 1):
                 shown = "  ".join(f"{c['token'].strip()} {c['score']:.3f}" for c in candidates)
-                table.add_row(prediction["text"], str(place), shown)
+                table.add_row(_shown(prediction), str(place), shown)
         return table
     if "score" in predictions[0]:
         table = Table("text", "score", box=SIMPLE_HEAD)
         for prediction in predictions:
-            table.add_row(prediction["text"], f"{prediction['score']:.4f}")
+            table.add_row(_shown(prediction), f"{prediction['score']:.4f}")
         return table
     table = Table("text", "label", "scores", box=SIMPLE_HEAD)
     for prediction in predictions:
         shown = "  ".join(f"{name} {score:.3f}" for name, score in prediction["scores"].items())
-        table.add_row(prediction["text"], prediction["label"], shown)
+        table.add_row(_shown(prediction), prediction["label"], shown)
     return table
+
+
+def _shown(prediction: dict[str, Any]) -> str:
+    text = prediction["text"]
+    return text if isinstance(text, str) else "\t".join(text)

@@ -1,0 +1,177 @@
+"""Texts to ask a model about: from lines or from the columns of a table; and what came of them."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from ptft_jax.data.tasks.reading import SUFFIXES, read_table
+from ptft_jax.data.tasks.table import GLUE_TASKS
+from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.runs.config import check_place
+from ptft_jax.runs.open import Run
+from ptft_jax.runs.texts import Text
+from ptft_jax.training.metric_sinks import write_atomically
+
+OUTPUTS = (".csv", ".tsv", ".jsonl")
+
+
+class Asked(NamedTuple):
+    """Texts, a pair as a tuple of two, and the columns of the rows that they come from."""
+
+    texts: Sequence[Text]
+    columns: Mapping[str, Sequence[Any]]
+
+
+def define_input_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    table = ", ".join(SUFFIXES)
+    text = f"File with one text per line (- reads standard input), or a table ({table})."
+    flags.DEFINE_string("input", None, text, flag_values=values)
+    text = "Column of a table that holds the texts; else as in the run's training, or text."
+    flags.DEFINE_string("text_column", None, text, flag_values=values)
+    text = "Column that holds the second texts of pairs."
+    flags.DEFINE_string("text_pair_column", None, text, flag_values=values)
+
+
+def read_input(values: flags.FlagValues, run: Run) -> Asked:
+    """Reads what --input names: each line, or each row of a table, is asked about.
+
+    Raises:
+        ConfigError: there is no such file, or no such column is named.
+        DataError: it is not UTF-8 or no table (with the line), or holds no text.
+    """
+    source = values.input
+    if source != "-" and not Path(source).is_file():
+        raise ConfigError(f"--input={source}: there is no such file.")
+    if Path(source).suffix not in SUFFIXES:
+        for name in ("text_column", "text_pair_column"):
+            if values[name].value is not None:
+                raise ConfigError(f"--{name}: expected a table ({', '.join(SUFFIXES)}) as --input.")
+        texts = _read_lines(source)
+        return Asked(texts, {"text": texts})
+    names = _columns_of(run)
+    if values.text_column is not None:
+        names = (values.text_column,)
+    if values.text_pair_column is not None:
+        names = (names[0], values.text_pair_column)
+    table = read_table(source)
+    for name in names:
+        if name not in table.columns:
+            raise ConfigError(
+                f"--input={source} has no column {name!r}: its columns are "
+                f"{', '.join(table.columns)}; name one by --text_column (and --text_pair_column)."
+            )
+    for row in range(len(table)):
+        for name in names:
+            if not isinstance(table.columns[name][row], str):
+                raise DataError(
+                    f"{table.at(row)}: column {name!r} holds {table.columns[name][row]!r}; "
+                    "expected a text."
+                )
+    parts = [table.columns[name] for name in names]
+    texts = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+    return Asked(texts, table.columns)
+
+
+def _columns_of(run: Run) -> tuple[str, ...]:
+    """Returns the text columns of what a run was fine-tuned on, else the usual name."""
+    task = run.config.get("task")
+    if task in GLUE_TASKS:
+        return GLUE_TASKS[task].texts
+    table = run.config.get("table") or {}
+    pair = table.get("text_pair_column")
+    return (table.get("text_column", "text"), *([pair] if pair else []))
+
+
+def _read_lines(source: str) -> list[str]:
+    content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    texts = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            texts.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}, line {number}: not UTF-8 ({error.reason}).") from error
+    if not any(map(str.strip, texts)):
+        raise DataError(f"{source}: no text; expected one per line.")
+    return texts
+
+
+def check_output(output: str) -> Path:
+    """Returns the path of a table to make; raises ConfigError for another suffix or place."""
+    path = Path(output)
+    if path.suffix not in OUTPUTS or path.is_dir():
+        raise ConfigError(
+            f"--output={output}: expected the name of a file to make, ending in "
+            f"{', '.join(OUTPUTS)}."
+        )
+    check_place("output", path.parent)
+    return path
+
+
+def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns a row per text: its number from 1, the columns it came with, and what was predicted.
+
+    `prediction` is a label, a number, or the text with its masks filled in; `probability` that of
+    the label. Where a column has one of these names, the new one gets a _ behind it.
+    """
+    rows = []
+    for number, found in enumerate(predictions):
+        row = {name: values[number] for name, values in asked.columns.items()}
+        if "masks" in found:
+            new: dict[str, Any] = {"prediction": found["filled"], "masks": found["masks"]}
+        elif "label" in found:
+            best = found["scores"][found["label"]]
+            new = {"prediction": found["label"], "probability": best, "scores": found["scores"]}
+        else:
+            new = {"prediction": found["score"]}
+        taken = asked.columns.keys()
+        named = {_free(name, taken): value for name, value in ({"row": number + 1} | new).items()}
+        rows.append(named | row)
+    return rows
+
+
+def _free(name: str, taken: Any) -> str:
+    return _free(f"{name}_", taken) if name in taken else name
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows in the form of the file's suffix, in one move; tables leave lists and dicts out.
+
+    Raises:
+        DataError: a text cannot stand in a TSV file, which has no quotes.
+    """
+    if path.suffix == ".jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        flat = [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows]
+        text = _tsv(flat) if path.suffix == ".tsv" else _csv(flat)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    page = io.StringIO(newline="")
+    writer = csv.DictWriter(page, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return page.getvalue()
+
+
+def _tsv(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["\t".join(rows[0])]
+    for row in rows:
+        fields = ["" if value is None else str(value) for value in row.values()]
+        for field in fields:
+            if any(character in field for character in "\t\r\n"):
+                raise DataError(
+                    f"{field[:60]!r} holds a tab or a line break, which a .tsv cannot: name the "
+                    "output .csv or .jsonl."
+                )
+        lines.append("\t".join(fields))
+    return "\n".join(lines) + "\n"
