@@ -255,31 +255,37 @@ class ProgressLines(Sink):
             self.say(f"{kernel.seconds / total:6.1%}  {1e3 * kernel.seconds:.3f} ms  {kernel.name}")
 
 
+# Of the metrics of a step, those that a line of progress shows, under their own names.
+_SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "accuracy")
+
+
 def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float | None) -> str:
-    """Return 'step 20/100  loss 7.1  MLM acc 0.12  …  5,000 tokens/s  …  ETA 0:01:20'."""
-    parts = [f"step {step}/{total}"]
-    labels = {"loss": "loss", "mlm_accuracy": "MLM acc", "nsp_accuracy": "NSP acc"}
-    labels["accuracy"] = "acc"
-    parts += [f"{labels[name]} {_short(metrics[name])}" for name in labels if name in metrics]
-    rate = metrics.get("learning_rate")
-    if rate is not None:
-        parts.append(f"lr {rate:.2e}")
-    tokens = metrics.get("tokens_per_second")
-    if tokens is not None:
-        parts.append(f"{tokens:,.0f} tokens/s")
-    utilisation = metrics.get("mfu")
-    if utilisation is not None:
-        parts.append(f"MFU {utilisation:.1%}")
-    memory = metrics.get("device_memory_gib")
-    if memory is not None:
-        parts.append(f"{memory:.1f} GiB")
-    waited = metrics.get("data_wait")
-    if waited is not None:
-        parts.append(f"data wait {waited:.1%}")
+    """Return 'step 20/100  20%  ETA 1:20  loss 7.1  mlm_accuracy 0.12  …  5,000 tokens/s  …'.
+
+    What is wanted most stands in front: a narrow terminal cuts the line at its end.
+    """
+    parts = [f"step {step}/{total}  {step / total:.0%}"]
     if seconds_left is not None:
-        minutes, seconds = divmod(round(seconds_left), 60)
-        parts.append(f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}")
+        parts.append(f"ETA {_duration(seconds_left)}")
+    parts += [f"{name} {_short(metrics[name])}" for name in _SHOWN if name in metrics]
+    forms = {
+        "tokens_per_second": "{:,.0f} tokens/s",
+        "learning_rate": "lr {:.2e}",
+        "mfu": "MFU {:.1%}",
+        "device_memory_gib": "{:.1f} GiB",
+        "data_wait": "data wait {:.1%}",
+    }
+    for name, form in forms.items():
+        if metrics.get(name) is not None:
+            parts.append(form.format(metrics[name]))
     return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Writes 75 as 1:15 and 3675 as 1:01:15."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
 def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:

@@ -136,11 +136,12 @@ def test_plain_console(monkeypatch):
     progress.say("made [CLS] of 3")
     progress.close()
     assert output.getvalue().splitlines() == [
-        "step 1/4  loss 7.1235  MLM acc 0.2500  NSP acc 0.5000  lr 1.00e-04  12,346 tokens/s",
-        "step 3/4  loss 7.1235  MLM acc 0.2500  NSP acc 0.5000  lr 1.00e-04  12,346 tokens/s  "
-        "ETA 0:00:03",
-        "step 4/4  loss 7.1235  MLM acc 0.2500  NSP acc 0.5000  lr 1.00e-04  12,346 tokens/s  "
-        "ETA 0:00:00",
+        "step 1/4  25%  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
+        "12,346 tokens/s  lr 1.00e-04",
+        "step 3/4  75%  ETA 0:03  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
+        "12,346 tokens/s  lr 1.00e-04",
+        "step 4/4  100%  ETA 0:00  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
+        "12,346 tokens/s  lr 1.00e-04",
         "step 4  dev:  loss 6.5000  accuracy n/a",
         "made [CLS] of 3",
     ]
@@ -150,9 +151,9 @@ def test_the_console_says_how_well_and_how_full_the_devices_are():
     """Where it is known; a CPU's line has neither."""
     known = {"loss": 1.0, "tokens_per_second": 2e6, "mfu": 0.3981, "device_memory_gib": 11.73}
     said = progress_line(1, 2, known, None)
-    assert said == "step 1/2  loss 1.0000  2,000,000 tokens/s  MFU 39.8%  11.7 GiB"
+    assert said == "step 1/2  50%  loss 1.0000  2,000,000 tokens/s  MFU 39.8%  11.7 GiB"
     unknown = {**known, "mfu": None, "device_memory_gib": None}
-    assert progress_line(1, 2, unknown, None) == "step 1/2  loss 1.0000  2,000,000 tokens/s"
+    assert progress_line(1, 2, unknown, None) == "step 1/2  50%  loss 1.0000  2,000,000 tokens/s"
 
 
 def test_live_console():
@@ -166,7 +167,7 @@ def test_live_console():
     progress.close()
     text = output.getvalue()
     assert "a line of its own\n" in text
-    assert "step 5/10  loss 7.1235" in text
+    assert "step 5/10  50%  loss 7.1235" in text
     # Cut at the width of the terminal: a wrapped live line cannot be redrawn.
     assert "…" in text
-    assert "tokens/s" not in text
+    assert "lr" not in text
