@@ -2,15 +2,12 @@
 
 import importlib
 import importlib.metadata
-import inspect
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from absl import flags
 
 from ptft_jax.errors import ConfigError, PtftError, StopError, StorageError
 from ptft_jax.training.host_memory import keep_freed_memory
@@ -125,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(_overview())
+        from ptft_jax.commands import help
+
+        print(help.of_key(arguments[1]) if len(arguments) > 1 else help.overview(COMMANDS))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"ptft_jax {importlib.metadata.version('ptft_jax')}")
@@ -133,7 +132,9 @@ def _run(arguments: list[str]) -> int:
     wants_help = "--help" in arguments or "-h" in arguments
     parts = _parts_of(arguments[0])
     if parts and wants_help and " ".join(arguments[:2]) not in COMMANDS:
-        print(_overview(parts))
+        from ptft_jax.commands import help
+
+        print(help.overview({name: COMMANDS[name] for name in parts}))
         return 0
     name, rest = command_of(arguments)
     if name in _RESTARTABLE and threading.current_thread() is threading.main_thread():
@@ -143,9 +144,12 @@ def _run(arguments: list[str]) -> int:
     from ptft_jax.commands.parsing import parse
     from ptft_jax.runs.defaults import BY_COMMAND
 
-    defaults = BY_COMMAND.get(_CONFIG_OF.get(name, name))
+    taken = _CONFIG_OF.get(name, name)
+    defaults = BY_COMMAND.get(taken)
     if wants_help:
-        print(_help(module, rest, defaults))
+        from ptft_jax.commands import help
+
+        print(help.of_command(module, taken if defaults else None, rest))
         return 0
     if name in _CONFIG_OPTIONAL and not any(word.startswith("--config") for word in rest):
         defaults = None
@@ -154,7 +158,9 @@ def _run(arguments: list[str]) -> int:
         rest.remove(_PRINT_CONFIG)
     values, positional = parse(module.define_flags, rest, defaults)
     if prints:
-        print("\n".join(_keys(values.config)))
+        from ptft_jax.commands import help
+
+        print("\n".join(help.key_flags(values.config)))
         return 0
     module.run(values, positional)
     return 0
@@ -179,9 +185,9 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
     name = " ".join(arguments[:words])
     if name not in COMMANDS:
         near = nearest(name, parts or list(COMMANDS))
-        hint = f"; did you mean '{near}'?" if near else ""
-        known = ", ".join(parts or COMMANDS)
-        raise ConfigError(f"there is no command {name!r}{hint} Commands: {known}.")
+        all_of_it = f"expected {', '.join(parts)}." if parts else "`ptft help` lists them."
+        hint = f"did you mean '{near}'?" if near else all_of_it
+        raise ConfigError(f"there is no command {name!r}; {hint}")
     return name, list(arguments[words:])
 
 
@@ -195,48 +201,3 @@ def module_of(name: str) -> Any:
 def _parts_of(first: str) -> list[str]:
     """The commands of two words that begin with this one."""
     return [name for name in COMMANDS if name.startswith(f"{first} ")]
-
-
-def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:
-    width = max(map(len, commands))
-    lines = [f"  {name:<{width}}  {COMMANDS[name]}" for name in commands]
-    return (
-        "ptft COMMAND [flags]: encoder models in JAX\n\n"
-        + "\n".join(lines)
-        + "\n\n`ptft COMMAND --help` explains a command."
-    )
-
-
-def _keys(config: Any) -> list[str]:
-    """Returns a config's keys as the flags that set them."""
-    from ptft_jax.runs.config import flatten
-
-    return [f"--config.{name}={value}" for name, value in flatten(config.to_dict()).items()]
-
-
-def _help(module: Any, arguments: Sequence[str], defaults: Callable[[], Any] | None) -> str:
-    """Returns a command's docstring, its flags, and the config's keys with their values."""
-    from ptft_jax.commands.parsing import config_of
-    from ptft_jax.runs.config import load_config
-
-    values = flags.FlagValues()
-    module.define_flags(values)
-    lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
-    if defaults is not None:
-        lines.append(
-            "  --config: A shipped config (pretrain/bert_base) or FILE.py, :TASK behind it."
-        )
-        lines.append(f"  {_PRINT_CONFIG}: Print the config as the flags make it, and stop.")
-    for name in sorted(values):
-        flag = values[name]
-        default = "" if flag.default is None else f" (default: {flag.default})"
-        lines.append(f"  --{name}: {flag.help}{default}")
-    if defaults is not None:
-        file = config_of(arguments)
-        config = defaults() if file is None else load_config(file)
-        source = "the command's own defaults; a config file changes some" if file is None else file
-        lines += ["", f"Keys of the config, with the values of {source}:"]
-        lines += [f"  {line}" for line in _keys(config)]
-        made = inspect.cleandoc(defaults.__doc__ or "").partition("\n\n")[2]
-        lines += ["", made] if made else []
-    return "\n".join(lines)

@@ -14,6 +14,7 @@ import pytest
 from absl import flags
 
 from ptft_jax import cli
+from ptft_jax.commands.keys import KEYS
 from ptft_jax.data.tasks.table import GLUE_TASKS
 from ptft_jax.runs import defaults
 from ptft_jax.runs.config import flatten
@@ -109,13 +110,17 @@ def test_key_tables_are_complete_and_true(command):
     tables = {
         name: rows for page in PAGES for name, rows in KEY_TABLE.findall(page.read_text("utf-8"))
     }
-    shown = {}
+    shown, helped = {}, {}
+    for keys in KEYS[command].values():
+        helped |= keys
     for row in tables[command].splitlines()[2:]:
         key, default, meaning = (cell.strip() for cell in row.strip("|").split("|"))
-        assert meaning, key
         assert key not in shown, key
+        # Links aside, `--help` says the same.
+        assert re.sub(r":? \(?\[[^]]*\]\([^)]*\)\)?", "", meaning) == helped.pop(key.strip("`"))
         shown[key.strip("`")] = ast.literal_eval(default.strip("`"))
     assert shown == DEFAULTS[command]
+    assert not helped
     # 1 == 1.0 == True, but a reader who copies them gets another type.
     types = {key: type(value) for key, value in DEFAULTS[command].items()}
     assert {key: type(value) for key, value in shown.items()} == types

@@ -114,7 +114,7 @@ def _check_key(key: str, known: dict[str, Any]) -> None:
             f"--config.{key}: '{key}' is a section; set its keys, like --config.{inside[0]}=…"
         )
     near = nearest(key, list(known))
-    hint = f"the nearest key is '{near}'" if near else f"the keys are {', '.join(known)}"
+    hint = f"the nearest key is '{near}'" if near else "`ptft COMMAND --help` lists the keys"
     raise ConfigError(f"--config.{key}: the config has no key '{key}'; {hint}.")
 
 

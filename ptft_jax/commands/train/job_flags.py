@@ -22,26 +22,29 @@ _DEFAULTS = JobConfig()
 _SHOWN_PROCESSES = 16
 
 
+_TEXTS = {
+    "coordinator_address": "HOST:PORT of the first process; else from SLURM, Open MPI, TPU.",
+    "local_device_ids": "Accelerators of this process, like 0,1; else those it is given.",
+}
+_NUMBERS = {
+    "num_processes": "Number of processes of the job.",
+    "process_id": "Which of them this is, from 0.",
+    "start_timeout_seconds": "How long to wait for all processes.",
+    "heartbeat_seconds": "How long a process may be silent before the others give it up.",
+    "control_port": "Port of the first process for the control channel, 0 for any.",
+    "watchdog_seconds": "Time without a step after which the run counts as hung, 0: never.",
+}
+JOB_FLAGS = (*_TEXTS, *_NUMBERS)
+
+
 def define_job_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
-    for name, text in (
-        ("coordinator_address", "HOST:PORT of the first process; else from SLURM, Open MPI, TPU."),
-        ("local_device_ids", "Accelerators of this process, like 0,1; else those it is given."),
-        ("compile_cache", "Folder of compiled programs, or off; else in the user's cache folder."),
-    ):
+    for name, text in _TEXTS.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
-    for name, text in (
-        ("num_processes", "Number of processes of the job."),
-        ("process_id", "Which of them this is, from 0."),
-    ):
-        flags.DEFINE_integer(name, None, text, flag_values=values)
-    for name, text in (
-        ("start_timeout_seconds", "How long to wait for all processes."),
-        ("heartbeat_seconds", "How long a process may be silent before the others give it up."),
-        ("control_port", "Port of the first process for the control channel, 0 for any."),
-        ("watchdog_seconds", "Time without a step after which the run counts as hung, 0: never."),
-    ):
+    for name, text in _NUMBERS.items():
         flags.DEFINE_integer(name, getattr(_DEFAULTS, name), text, flag_values=values)
+    text = "Folder of compiled programs, or off; else in the user's cache folder."
+    flags.DEFINE_string("compile_cache", None, text, flag_values=values)
 
 
 @contextmanager

@@ -473,6 +473,6 @@ def test_help_of_a_command_with_parts(capsys):
         assert output.startswith(f"ptft data {part} --config=")
         assert "--config.max_seq_length=128" in output
     assert run("data") == 2
-    assert "Commands: data inspect, data stats" in capsys.readouterr().err
+    assert "expected data inspect, data stats" in capsys.readouterr().err
     assert run("check", "--help") == 0
     assert "--config.inputs=" in capsys.readouterr().out

@@ -1,0 +1,111 @@
+"""`ptft --help`, `ptft COMMAND --help` and `ptft help KEY`, at most 100 columns wide."""
+
+import inspect
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from ptft_jax.commands.keys import KEYS
+from ptft_jax.commands.parsing import config_of
+from ptft_jax.commands.train.job_flags import JOB_FLAGS
+from ptft_jax.errors import ConfigError
+from ptft_jax.runs.config import Config, flatten, load_config, nearest
+from ptft_jax.runs.defaults import BY_COMMAND
+
+_WIDTH = 100
+# Names longer than this have their sentence on the next line.
+_NAMES = 38
+
+
+def overview(commands: Mapping[str, str]) -> str:
+    """Returns commands with what they do."""
+    return (
+        "ptft COMMAND [flags]: encoder models in JAX\n\n"
+        + "\n".join(_columns(commands.items()))
+        + "\n\n`ptft COMMAND --help` explains a command, `ptft help KEY` a key of a config."
+    )
+
+
+def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> str:
+    """Returns a command's docstring, its flags, and its config's keys with values and meaning.
+
+    Args:
+        module: of the command.
+        command: whose config it takes, None for a command without one.
+        arguments: the command line; a --config in it gives the values.
+    """
+    values = flags.FlagValues()
+    module.define_flags(values)
+    own = {name: values[name] for name in sorted(values)}
+    lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
+    rows = [(_flag(flag), str(flag.help)) for name, flag in own.items() if name not in JOB_FLAGS]
+    if command is not None:
+        text = "A shipped config (pretrain/bert_base) or FILE.py; a task follows a colon."
+        rows = [
+            ("--config=NAME_OR_FILE", text),
+            ("--print_config", "Print the config as the flags make it, and stop."),
+            *rows,
+        ]
+    lines += _columns(rows)
+    job = [(_flag(own[name]), str(own[name].help)) for name in JOB_FLAGS if name in own]
+    if job:
+        lines += ["", "Flags of a job of several processes:", *_columns(job)]
+    if command is not None:
+        file = config_of(arguments)
+        config = BY_COMMAND[command]() if file is None else load_config(file)
+        known = flatten(config.to_dict())
+        lines += ["", f"Keys of the config, with the values of {file or 'the command itself'}:"]
+        for title, keys in KEYS[command].items():
+            rows = [(f"--config.{key}={known[key]}", text) for key, text in keys.items()]
+            lines += ["", f" {title}", *_columns(rows)]
+    return "\n".join(lines)
+
+
+def of_key(name: str) -> str:
+    """Returns what a key means, in each command whose config has it.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    key = name.lstrip("-").partition("=")[0].removeprefix("config.")
+    found = []
+    for command, groups in KEYS.items():
+        known = flatten(BY_COMMAND[command]().to_dict())
+        meaning = {name: text for keys in groups.values() for name, text in keys.items()}
+        if key in meaning:
+            found.append((f"ptft {command} --config.{key}={known[key]}", meaning[key]))
+    if not found:
+        names = sorted(
+            {key for groups in KEYS.values() for keys in groups.values() for key in keys}
+        )
+        near = nearest(key, names)
+        hint = f"the nearest is {near}" if near else "`ptft COMMAND --help` lists a command's keys"
+        raise ConfigError(f"no config has a key {key!r}; {hint}.")
+    return "\n".join(_columns(found))
+
+
+def key_flags(config: Config) -> list[str]:
+    """Returns a config's keys as the flags that set them."""
+    return [f"--config.{name}={value}" for name, value in flatten(config.to_dict()).items()]
+
+
+def _flag(flag: flags.Flag) -> str:
+    return f"--{flag.name}" if flag.default is None else f"--{flag.name}={flag.default}"
+
+
+def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Returns names and sentences in two columns."""
+    rows = list(rows)
+    width = min(_NAMES, max((len(name) for name, _ in rows), default=0)) + 4
+    lines = []
+    for name, text in rows:
+        head = f"  {name}".ljust(width)
+        if len(head.rstrip()) > width - 2:
+            lines.append(head.rstrip())
+            head = " " * width
+        lines += textwrap.wrap(
+            text, _WIDTH, initial_indent=head, subsequent_indent=" " * width
+        ) or [head.rstrip()]
+    return lines

@@ -1,0 +1,151 @@
+"""What each key of a config means, in a sentence: for `--help`, `ptft help KEY` and docs/."""
+
+from collections.abc import Mapping
+
+Group = Mapping[str, Mapping[str, str]]
+
+_OPTIMIZER = {
+    "optimizer.name": "adamw or lamb",
+    "optimizer.learning_rate": "the peak of the schedule",
+    "optimizer.b1": "decay of the first moment",
+    "optimizer.b2": "decay of the second moment",
+    "optimizer.eps": "added to the root of the second moment",
+    "optimizer.weight_decay": "decoupled; not on biases and LayerNorm",
+    "optimizer.max_grad_norm": "bound of the gradient's global norm; 0 switches clipping off",
+    "schedule.name": "linear, cosine or constant, after a linear warm-up from 0",
+    "schedule.warmup_steps": "warm-up in updates",
+    "schedule.warmup_ratio": "warm-up as a share of the updates; 0 if `warmup_steps` is set",
+    "schedule.end_learning_rate_ratio": "last rate as a share of the peak",
+}
+_COMPUTING = {
+    "model.dtype": "float32 or bfloat16, of activations and matrix products",
+    "model.attention": "auto, xla, cudnn or kernel",
+    "model.fused": "auto, xla or kernel, for what stands between products",
+    "model.unroll": "layers per iteration of the scan over layers; None: all",
+    "model.remat": "recompute each layer in the backward pass",
+}
+_RUNNING = {
+    "log_every": "a line in `metrics.jsonl` every so many updates",
+    "keep_last": "checkpoints kept beside the best one",
+    "workers": "threads that make batches ahead of the device",
+    "max_skipped_in_row": "updates without finite gradients, one after another, that end the run",
+}
+_DEVICES = {
+    "mesh.data": "devices that split the batch; -1 is what the others leave",
+    "mesh.fsdp": "devices that split the batch and the stored parameters",
+    "mesh.tensor": "devices that split heads, feed-forward width and vocabulary",
+    "mesh.across_hosts": "innermost axis that may run across hosts: `data`, `fsdp` or `tensor`",
+}
+
+KEYS: Mapping[str, Group] = {
+    "prepare": {
+        "common": {
+            "inputs": "the sources, separated by commas; required",
+            "text_column": "where records of JSON lines, Parquet and datasets have their text",
+            "dev_fraction": "share of the documents held out as dev; at least two documents",
+            "workers": "encoding processes; they do not change a byte of the result",
+            "seed": "of the held-out documents and the vocabulary's sample",
+            "licence": "a note for the manifest, such as `CC BY-SA 4.0`",
+        },
+        "tokenizer": {
+            "vocab": "a vocab.txt or tokenizer folder to use; empty learns a vocabulary",
+            "tokenizer": "kind to learn: `wordpiece`, `bpe` (byte-level) or `unigram`",
+            "vocab_size": "tokens of a learned vocabulary, at most; at least 64, 320 for `bpe`",
+            "lowercase": "lower-case the text; for a learned vocabulary or a bare vocab.txt",
+            "strip_accents": "None: the same as `lowercase`, as in BERT; for a learned vocabulary",
+            "handle_chinese_chars": "each Chinese character is a word; for a learned `wordpiece`",
+            "vocab_sample_characters": "characters that a vocabulary is learned from, at most",
+        },
+        "copies and files": {
+            "deduplicate": "leave out copies: `exact`, or `near` (which includes `exact`)",
+            "near_threshold": "Jaccard index from which on documents are near duplicates",
+            "near_permutations": "hash functions that it is estimated with, 16 to 1024",
+            "shard_tokens": "a token file is closed once it has this many tokens",
+        },
+    },
+    "pretrain": {
+        "common": {
+            "data_dir": "a folder made by `ptft prepare`; required",
+            "steps": "updates in all",
+            "batch_size": "sequences per update, over all devices and micro-batches",
+            "accumulate": "micro-batches that an update is made of",
+            "max_seq_length": "tokens per sequence, special tokens included",
+            "seed": "decides initial parameters, dropout, order, pairs and masks",
+            "eval_every": "evaluation on dev every so many updates; 0 only at the end",
+            "eval_examples": "dev examples to evaluate on, rounded up to whole batches; 0 means "
+            "all",
+            "checkpoint_every": "a checkpoint every so many updates; 0 only at the end",
+            **_RUNNING,
+        },
+        "examples and masks": {
+            "input_format": "nsp, sop, full_sentences, doc_sentences or single_segment",
+            "short_seq_prob": "share of the chunks of a pair format that aim at a shorter length",
+            "masking": "token, whole_word, ngram or span",
+            "masked_lm_prob": "share of the tokens that are predicted",
+            "max_predictions_per_seq": "predicted tokens per example, at most",
+            "mask_replace_prob": "share of the predicted tokens that become the mask",
+            "random_replace_prob": "share of them that become a random token; the rest stay",
+            "max_ngram": "longest run of words of `masking=ngram`",
+            "span_geometric_p": "parameter of the span lengths of `masking=span`",
+            "span_max_words": "longest span of `masking=span`, in words",
+            "dupe_factor": "0: pairs and masks anew in each epoch; N: N of them, used in turn",
+            "packing": "several examples in a row",
+            "max_sequences_per_pack": "most examples in a row; 0: twice as many as the mean "
+            "example leaves room for",
+            "phases": "what changes during the run",
+        },
+        "model": {
+            "model.num_hidden_layers": "layers",
+            "model.hidden_size": "width; a multiple of the number of heads",
+            "model.num_attention_heads": "attention heads",
+            "model.intermediate_size": "width of the feed-forward block",
+            "model.hidden_act": "gelu (exact), gelu_new, gelu_pytorch_tanh or relu",
+            "model.hidden_dropout_prob": "dropout after the embeddings and in both residual "
+            "branches",
+            "model.attention_probs_dropout_prob": "dropout of the attention probabilities",
+            "model.max_position_embeddings": "longest sequence that the model can ever take",
+            "model.type_vocab_size": "token types",
+            "model.initializer_range": "standard deviation of fresh weights",
+            "model.layer_norm_eps": "added to LayerNorm's variance",
+            "model.vocab_size": "None takes the tokenizer's; a larger one leaves ids unused",
+            "model.vocab_size_multiple": "rows of the word table are padded to a multiple of this",
+            **_COMPUTING,
+        },
+        "optimizer": _OPTIMIZER,
+        "many devices": _DEVICES,
+    },
+    "finetune": {
+        "common": {
+            "task": "set by the config: a task of GLUE, or text",
+            "data_dir": "the folder of GLUE or of the table; empty takes GLUE from TFDS",
+            "epochs": "passes over the training examples",
+            "steps": "updates; 0 means as many as `epochs` makes",
+            "batch_size": "examples per update, over all devices and micro-batches",
+            "accumulate": "micro-batches that an update is made of",
+            "max_seq_length": "longer examples are cut to this many tokens",
+            "length_buckets": "lengths that batches are padded to",
+            "seed": "decides a new head, dropout and the order of the examples",
+            "eval_every": "evaluation every so many updates; None every epoch, 0 only at the end",
+            "eval_batch_size": "examples per evaluation batch; None: a micro-batch of training, "
+            "`batch_size` / `accumulate`",
+            "checkpoint_every": "a checkpoint every so many updates; None every epoch, 0 only at "
+            "the end",
+            **_RUNNING,
+        },
+        "table": {
+            "table.text_column": "column of the text, or of the first text of pairs",
+            "table.text_pair_column": "column of the second text; empty means single texts",
+            "table.label_column": "column of the label",
+            "table.regression": "labels are numbers to predict",
+        },
+        "model": {
+            "model.hidden_dropout_prob": "None keeps what `--init_from` says",
+            "model.attention_probs_dropout_prob": "None keeps what `--init_from` says",
+            "model.classifier_dropout": "None keeps what `--init_from` says, by default "
+            "`hidden_dropout_prob`",
+            **_COMPUTING,
+        },
+        "optimizer": _OPTIMIZER,
+        "many devices": _DEVICES,
+    },
+}
