@@ -23,21 +23,19 @@ class VocabularySample:
     fallen out of the sample stays in the file until it is removed.
     """
 
-    def __init__(self, file: AppendFile, limit: int, seed: int, counts: Sequence[int] = ()) -> None:
-        """`counts` is what `counts` was when the file had the size that it has now."""
+    def __init__(self, file: AppendFile, limit: int, seed: int) -> None:
+        """Goes on with what `file` holds already."""
         self._file = file
         self._limit = limit
         self._seed = seed
         # Characters of documents below threshold i, but not below i + 1.
-        self._characters = np.array(counts or [0] * _LEVELS, np.int64)
+        self._characters = np.zeros(_LEVELS, np.int64)
         self._level = 0
-        self._size = int(self._characters.sum())
+        self._size = 0
+        for level, text in self._stored():
+            self._characters[level] += len(text)
+            self._size += len(text)
         self._sink()
-
-    @property
-    def counts(self) -> list[int]:
-        """The state of the sample beside its file."""
-        return self._characters.tolist()
 
     def add(self, first: int, documents: Sequence[Sequence[str]], usable: np.ndarray) -> None:
         """Take up documents `first`, `first` + 1, … of the corpus if they are `usable`, bool."""
@@ -64,12 +62,15 @@ class VocabularySample:
     def lines(self) -> Iterator[str]:
         """The lines of the sampled documents, in the order of the corpus."""
         self._file.flush()
+        for level, text in self._stored():
+            if level >= self._level:
+                yield from text.split("\n")
+
+    def _stored(self) -> Iterator[tuple[int, str]]:
         with self._file.path.open("rb") as stored:
             while header := stored.read(_HEADER.size):
                 level, size = _HEADER.unpack(header)
-                content = stored.read(size)
-                if level >= self._level:
-                    yield from content.decode("utf-8").split("\n")
+                yield level, stored.read(size).decode("utf-8")
 
 
 def _threshold(level: int) -> int:
