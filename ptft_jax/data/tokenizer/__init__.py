@@ -1,4 +1,4 @@
-"""tokenizer (text ↔ ids), models and words behind it.
+"""tokenizer (text ↔ ids) and the models behind it.
 
 reading: from files; training: from text, of which sample takes a share.
 """
