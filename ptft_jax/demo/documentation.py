@@ -29,7 +29,7 @@ from ptft_jax.errors import ConfigError
 # The label of the standard library.
 STANDARD_LIBRARY = "python"
 PACKAGES = (STANDARD_LIBRARY, "numpy", "scipy", "jax", "flax", "optax", "transformers")
-SUMMARY = "documentation.json"
+SUMMARY = "packages.json"
 
 LEAST_WORDS = 12
 # Letters among the characters that are not space.

@@ -83,7 +83,7 @@ class TfdsPart(_DatasetPart):
                         report(f"{where}: not UTF-8 ({error})")
                         continue
                 for lines in record_documents(where, text, report):
-                    yield Document(lines, index + 1, self.size * (index + 1) // count)
+                    yield Document(lines, self.size * (index + 1) // count)
         self.record = self._described
 
 
@@ -152,7 +152,7 @@ class HuggingFacePart(_DatasetPart):
             done = self.size * count // max(self._expected, count)
             where = f"{self.name}, record {count}"
             for lines in record_documents(where, record[self._text_column], report):
-                yield Document(lines, count, done)
+                yield Document(lines, done)
         self.record = replace(self._described, records=count)
 
 

@@ -27,31 +27,28 @@ def stop(problem: str) -> NoReturn:
 class Document(NamedTuple):
     """The paragraphs of a document: stripped, none of them empty, at least one.
 
-    `number` says where it begins: the line of a file, or the record, from 1. `position` is how many
-    bytes of its file (in its compressed size) or dataset were read by its end.
+    `position` is how many bytes of its file (in its compressed size) or dataset were read by its
+    end.
     """
 
     lines: tuple[str, ...]
-    number: int
     position: int
 
 
-def text_documents(
-    name: str, stream: BinaryIO, report: Report
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The documents of a text, each with the number of its first line.
+def text_documents(name: str, stream: BinaryIO, report: Report) -> Iterator[tuple[str, ...]]:
+    """The documents of a text.
 
     A blank line and the end of the text end a document. Line ends are LF or CR LF, a byte-order
     mark is dropped. `report` is told, with the text's name and the line, of text that is not UTF-8
     and of an endless line; DataError is raised for a damaged compressed file.
     """
-    return _gathered(_decoded_lines(name, stream, report))
+    return _gathered(line for _, line in _decoded_lines(name, stream, report))
 
 
 def json_documents(
     name: str, stream: BinaryIO, text_column: str, report: Report
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The documents of JSON lines, each with the number of its line.
+) -> Iterator[tuple[str, ...]]:
+    """The documents of JSON lines.
 
     A record is a document: the string under `text_column`, whose lines are paragraphs; null is no
     text. Blank lines are skipped. `report` is also told of a line that is no JSON object or has no
@@ -75,8 +72,7 @@ def json_documents(
         elif text_column not in record:
             report(missing_column(where, text_column, record))
         else:
-            for lines in record_documents(where, record[text_column], report):
-                yield number, lines
+            yield from record_documents(where, record[text_column], report)
 
 
 def record_documents(where: str, text: object, report: Report) -> Iterator[tuple[str, ...]]:
@@ -101,9 +97,7 @@ def record_documents(where: str, text: object, report: Report) -> Iterator[tuple
             "is no Unicode; remove it"
         )
         return
-    lines = map(str.strip, text.split("\n"))
-    for _, document in _gathered((0, line) for line in lines if line):
-        yield document
+    yield from _gathered(filter(None, map(str.strip, text.split("\n"))))
 
 
 def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
@@ -115,23 +109,19 @@ def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
     )
 
 
-def _gathered(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Documents of numbered lines, each with its first number; an empty line ends a document.
-
-    One that becomes too long is cut.
-    """
+def _gathered(lines: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Documents of lines: an empty one ends a document, and one that becomes too long is cut."""
     document: list[str] = []
-    size = first = 0
-    for number, line in lines:
+    size = 0
+    for line in lines:
         if line:
-            first = first if document else number
             document.append(line)
             size += len(line)
         if document and (not line or size >= MAX_DOCUMENT_CHARACTERS):
-            yield first, tuple(document)
+            yield tuple(document)
             document, size = [], 0
     if document:
-        yield first, tuple(document)
+        yield tuple(document)
 
 
 def _decoded_lines(name: str, stream: BinaryIO, report: Report) -> Iterator[tuple[int, str]]:

@@ -166,8 +166,8 @@ class FilePart:
         """Yield the documents of the file in order.
 
         Raises ConfigError when it cannot be opened; DataError for a damaged file, an archive or
-        Parquet without the text column. `report` gets a DataError, with file and line or record,
-        for text that is not UTF-8, an endless line, or a record that has no text.
+        Parquet without the text column. `report` is told, with file and line or record,
+        of text that is not UTF-8, an endless line, or a record that has no text.
         """
         if self._format == ".parquet":
             record = self.checksum()
@@ -191,8 +191,8 @@ class FilePart:
                 documents = json_documents(path, stream, self._text_column, report)
             else:
                 documents = text_documents(path, stream, report)
-            for number, lines in documents:
-                yield Document(lines, number, min(reader.count, self.size))
+            for lines in documents:
+                yield Document(lines, min(reader.count, self.size))
             # What a decompressor leaves behind its end belongs to the file, too.
             while buffered.read(_READ_AHEAD):
                 pass
@@ -223,7 +223,7 @@ class FilePart:
                             report(f"{where}: not UTF-8 ({error}); write the file again")
                             continue
                         for lines in record_documents(where, text, report):
-                            yield Document(lines, number, self.size * number // rows)
+                            yield Document(lines, self.size * number // rows)
             except (pyarrow.ArrowException, OSError) as error:
                 raise DataError(f"{path}: the Parquet file is damaged ({error})") from error
 

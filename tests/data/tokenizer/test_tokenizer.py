@@ -10,7 +10,6 @@ from tokenizer_checks import HARD_TEXTS, check_auto_tokenizer, wordpiece
 
 from ptft_jax.data.tokenizer.models import SPECIAL_TOKENS
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.data.tokenizer.training import train_tokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 SMALL_VOCABULARY = [*SPECIAL_TOKENS, "the", "cat", "##s", "s", "a", "##t", "c", "##a", ".", "!"]
@@ -76,22 +75,6 @@ def test_a_saved_real_vocabulary_loads_with_auto_tokenizer(
     ours = TextTokenizer.load(vocabulary_file, lowercase=lowercase)
     ours.save(tmp_path, model_max_length=128)
     check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + real_text(shared_data)[:50], 128)
-
-
-@pytest.mark.parametrize("lowercase", [True, False])
-def test_a_trained_wordpiece_survives_saving(tmp_path, lowercase):
-    """Our own reader and AutoTokenizer read back what was written, from each kind of file."""
-    texts = ["Ünïcode Café 漢字 The MASK. " * 5, *TEXTS]
-    ours = train_tokenizer("wordpiece", texts, 200, lowercase=lowercase)
-    ours.save(tmp_path, model_max_length=128)
-    check_auto_tokenizer(tmp_path, ours, HARD_TEXTS + TEXTS, 128)
-    for path in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "vocab.txt"):
-        again = TextTokenizer.load(path)
-        assert again.sha256 == ours.sha256
-        assert again.lowercase is lowercase
-        assert again.encode_batch(HARD_TEXTS) == ours.encode_batch(HARD_TEXTS)
-    (tmp_path / "tokenizer.json").unlink()
-    assert TextTokenizer.load(tmp_path).sha256 == ours.sha256
 
 
 @pytest.mark.parametrize(("strip", "chinese"), [(False, True), (None, False)])

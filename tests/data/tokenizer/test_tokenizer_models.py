@@ -223,12 +223,17 @@ def check_saving(tokenizer, folder, texts):
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_trained_tokenizers_survive_saving(tmp_path, kind, lowercase):
-    """AutoTokenizer and our own reader read back what was written."""
-    tokenizer = train_tokenizer(kind, TEXTS * 20, 400, lowercase=lowercase)
+    """AutoTokenizer and our own reader read back what was written, from each kind of file."""
+    texts = [*TEXTS, "Ünïcode Café 漢字 The MASK."]
+    tokenizer = train_tokenizer(kind, texts * 20, 400, lowercase=lowercase)
     assert (tokenizer.kind, tokenizer.pad_token_id, tokenizer.mask_token_id) == (kind, 0, 4)
-    check_saving(tokenizer, tmp_path, HARD_TEXTS + TEXTS)
+    check_saving(tokenizer, tmp_path, HARD_TEXTS + texts)
+    if kind == "wordpiece":
+        assert TextTokenizer.load(tmp_path / "vocab.txt").sha256 == tokenizer.sha256
+        (tmp_path / "tokenizer.json").unlink()
+        assert TextTokenizer.load(tmp_path).lowercase is lowercase
 
 
 def test_roberta(roberta_folder, real_sentences, tmp_path):
