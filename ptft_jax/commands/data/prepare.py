@@ -19,8 +19,6 @@ from ptft_jax.data.corpus.store import Manifest
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_place
 
-_KINDS = {"wordpiece": "WordPiece", "bpe": "BPE", "unigram": "Unigram"}
-
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
@@ -68,7 +66,7 @@ def prepare(config: Config, out_dir: str) -> Manifest:
 
 
 def _rows(manifest: Manifest) -> dict[str, str]:
-    rows = {"tokenizer": f"{_KINDS[manifest.tokenizer_kind]}, {count(manifest.vocab_size)} tokens"}
+    rows = {"tokenizer": f"{manifest.tokenizer_kind}, {count(manifest.vocab_size)} tokens"}
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{count(split.documents)} documents, {count(split.sentences)} sentences, "

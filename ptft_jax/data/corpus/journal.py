@@ -165,8 +165,9 @@ class WorkFolder:
         self._sizes[name] = file.size
 
     def drop(self, name: str) -> None:
-        """Forget a finished file, which the next commit removes."""
-        del self._sizes[name]
+        """Close a file that is not needed any more; the next commit removes it."""
+        self._open.pop(name).close()
+        self._sizes.pop(name, None)
         self._dropped.append(name)
 
     def commit(self, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:

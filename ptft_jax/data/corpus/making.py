@@ -21,19 +21,13 @@ from ptft_jax.data.corpus.store import (
     Manifest,
     SourceRecord,
 )
-from ptft_jax.data.corpus.survey import (
-    KEPT,
-    Survey,
-    dev_threshold,
-    drop_sample,
-    open_sample,
-    verdicts,
-)
+from ptft_jax.data.corpus.survey import KEPT, SAMPLE, Survey, dev_threshold, verdicts
 from ptft_jax.data.corpus.workers import Workers
 from ptft_jax.data.corpus.writer import StoreWriter
 from ptft_jax.data.progress import Message, Progress
 from ptft_jax.data.text.files import unique_names
 from ptft_jax.data.text.sources import Block, Position, Source, changed, read_blocks
+from ptft_jax.data.tokenizer.sample import VocabularySample
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.data.tokenizer.training import train_tokenizer
 
@@ -159,7 +153,9 @@ class Preparation:
         """The tokenizer that was given, or one learned from the sample, as files."""
         settings, tokenizer = self.settings, self.given
         if tokenizer is None:
-            sample = open_sample(self.work, settings)
+            sample = VocabularySample(
+                self.work.open(SAMPLE), settings.vocab_sample_characters, settings.seed
+            )
             self.progress("Learning the vocabulary", 0, 1)
             tokenizer = train_tokenizer(
                 settings.tokenizer,
@@ -170,7 +166,7 @@ class Preparation:
                 handle_chinese_chars=settings.handle_chinese_chars,
             )
             self.progress("Learning the vocabulary", 1, 1)
-            drop_sample(self.work)
+            self.work.drop(SAMPLE)
         folder = self.work.corpus / "tokenizer"
         tokenizer.save(folder)
         for path in folder.iterdir():

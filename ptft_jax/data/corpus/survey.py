@@ -26,7 +26,8 @@ KEPT, EXACT_DUPLICATE, NEAR_DUPLICATE = range(3)
 # Each split needs two documents, or there would be no other document for a random next sentence.
 LEAST_DOCUMENTS = 2
 
-_HASHES, _REMOVED, _SAMPLE, _SIGNATURES = "hashes.bin", "removed.bin", "sample.bin", "minhash.bin"
+SAMPLE = "sample.bin"
+_HASHES, _REMOVED, _SIGNATURES = "hashes.bin", "removed.bin", "minhash.bin"
 _AT_ONCE = 1 << 20
 
 
@@ -63,7 +64,13 @@ class Survey:
         permutations = settings.near_permutations if settings.deduplicate == "near" else 0
         self.digest = partial(digest_documents, seed=settings.seed, permutations=permutations)
         self._hashes, self._removed = work.open(_HASHES), work.open(_REMOVED)
-        self._sample = None if settings.vocab else open_sample(work, settings)
+        self._sample = (
+            None
+            if settings.vocab
+            else VocabularySample(
+                work.open(SAMPLE), settings.vocab_sample_characters, settings.seed
+            )
+        )
         self._seen = None if settings.deduplicate == "none" else HashSet()
         if self._seen is not None:
             before, _ = verdicts(work.path)
@@ -98,23 +105,10 @@ class Survey:
 
     def finish(self) -> None:
         """There are no more documents."""
-        for name in (_HASHES, _REMOVED, *([_SAMPLE] if self._sample else [])):
+        for name in (_HASHES, _REMOVED, *([SAMPLE] if self._sample else [])):
             self._work.finish(name)
         if self._near is not None:
-            self._work.finish(_SIGNATURES)
             self._work.drop(_SIGNATURES)
-
-
-def open_sample(work: WorkFolder, settings: PrepareSettings) -> VocabularySample:
-    """The sample for the vocabulary, as far as it has come."""
-    limit = settings.vocab_sample_characters
-    return VocabularySample(work.open(_SAMPLE), limit, settings.seed)
-
-
-def drop_sample(work: WorkFolder) -> None:
-    """The vocabulary has been learned."""
-    work.finish(_SAMPLE)
-    work.drop(_SAMPLE)
 
 
 def verdicts(folder: Path) -> tuple[np.ndarray, np.ndarray]:

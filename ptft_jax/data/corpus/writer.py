@@ -1,6 +1,6 @@
 """Writing the splits of a corpus, so that a killed run can go on after its last commit."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -85,33 +85,28 @@ class StoreWriter:
         return {split: TextCounts(*numbers) for split, numbers in counts.items()}
 
 
+@dataclass
 class _SplitWriter:
     """Appends encoded documents to the files of one split, and counts them."""
 
-    def __init__(
-        self,
-        work: WorkFolder,
-        split: str,
-        dtype: str,
-        shard_tokens: int,
-        unknown_id: int | None,
-        counts: SplitCounts,
-    ) -> None:
-        self.counts = counts
-        self._work, self._split, self._dtype = work, split, dtype
-        self._shard_limit = shard_tokens
-        # No id is -1: a tokenizer that can encode everything has no unknown token.
-        self._unknown_id = -1 if unknown_id is None else unknown_id
-        self._shard_tokens = list(counts.shard_tokens)
-        self._names = [f"corpus/{split}/{name}.bin" for name in ("sentences", "documents")]
-        self._sentences, self._documents = map(work.open, self._names)
+    work: WorkFolder
+    split: str
+    dtype: str
+    shard_limit: int
+    unknown_id: int | None
+    counts: SplitCounts
+
+    def __post_init__(self) -> None:
+        self._shard_tokens = list(self.counts.shard_tokens)
+        self._names = [f"corpus/{self.split}/{name}.bin" for name in ("sentences", "documents")]
+        self._sentences, self._documents = map(self.work.open, self._names)
         for file in (self._sentences, self._documents):
             if not file.size:
                 file.write(np.zeros(1, "<i8").tobytes())
-        self._shard = work.open(self._shard_name()) if self._shard_tokens else None
+        self._shard = self.work.open(self._shard_name()) if self._shard_tokens else None
 
     def _shard_name(self) -> str:
-        return f"corpus/{token_file(self._split, len(self._shard_tokens) - 1)}"
+        return f"corpus/{token_file(self.split, len(self._shard_tokens) - 1)}"
 
     def append(self, block: Encoded) -> None:
         """Add documents, none of them empty."""
@@ -128,7 +123,9 @@ class _SplitWriter:
             documents=before.documents + len(document_ends),
             sentences=before.sentences + len(sentence_ends),
             tokens=before.tokens + len(block.tokens),
-            unknown_tokens=before.unknown_tokens + int(np.sum(block.tokens == self._unknown_id)),
+            # No id is -1: a tokenizer that can encode everything has no unknown token.
+            unknown_tokens=before.unknown_tokens
+            + int(np.sum(block.tokens == (-1 if self.unknown_id is None else self.unknown_id))),
             shard_tokens=tuple(self._shard_tokens),
             document_lengths=_added(before.document_lengths, np.diff(token_ends, prepend=0)),
             sentence_lengths=_added(before.sentence_lengths, block.sentence_lengths),
@@ -138,23 +135,23 @@ class _SplitWriter:
         """Write documents that end at `token_ends`: a full token file is followed by another."""
         start = first = 0
         while first < len(token_ends):
-            if self._shard is None or self._shard_tokens[-1] >= self._shard_limit:
+            if self._shard is None or self._shard_tokens[-1] >= self.shard_limit:
                 if self._shard is not None:
-                    self._work.finish(self._shard_name())
+                    self.work.finish(self._shard_name())
                 self._shard_tokens.append(0)
-                self._shard = self._work.open(self._shard_name())
+                self._shard = self.work.open(self._shard_name())
             # The documents up to the one that fills the file.
-            room = start + self._shard_limit - self._shard_tokens[-1]
+            room = start + self.shard_limit - self._shard_tokens[-1]
             first = int(np.searchsorted(token_ends, room, side="left")) + 1
             first = min(first, len(token_ends))
             end = int(token_ends[first - 1])
-            self._shard.write(tokens[start:end].astype(self._dtype).tobytes())
+            self._shard.write(tokens[start:end].astype(self.dtype).tobytes())
             self._shard_tokens[-1] += end - start
             start = end
 
     def finish(self) -> None:
         for name in (*self._names, self._shard_name()):
-            self._work.finish(name)
+            self.work.finish(name)
 
 
 def _added(histogram: tuple[int, ...], lengths: np.ndarray) -> tuple[int, ...]:

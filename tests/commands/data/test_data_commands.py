@@ -142,46 +142,27 @@ def test_a_terminal_is_not_obeyed():
 # Measuring.
 
 
-def measured_by_hand(batch, tokenizer, masking):
-    """Words and their runs token by token, as a reader would count them."""
+def words_of(batch, tokenizer):
+    """The words of each stretch of text, as lists that say which of their tokens are predicted."""
     ids = unmasked_ids(batch)
-    kinds, words, partly, runs, lengths, wanted = Counter(), [], 0, Counter(), [], 0
-    numbers = batch.get("segment_ids", batch["attention_mask"])
     for row in range(len(ids)):
         weights = batch["masked_lm_weights"][row] > 0
         predicted = set(batch["masked_lm_positions"][row][weights].tolist())
-        for place in predicted:
-            found = batch["input_ids"][row, place]
-            kind = "masked" if found == tokenizer.mask_token_id else "random"
-            kinds["kept" if found == ids[row, place] else kind] += 1
-        for example in range(1, numbers[row].max() + 1):
-            places = np.flatnonzero(numbers[row] == example).tolist()
-            text = [p for p in places if ids[row, p] not in (2, 3)]
-            lengths.append(len(places))
-            share = max(1, round(len(places) * masking.masked_lm_prob))
-            wanted += min(share, masking.max_predictions_per_seq, len(text))
-            stretch = []
-            for place in [*places, None]:
-                if place is not None and place in text:
-                    goes_on = tokenizer.continues_word[ids[row, place]]
-                    if stretch and goes_on:
-                        stretch[-1].append(place in predicted)
-                    else:
-                        stretch.append([place in predicted])
-                    continue
-                words += stretch
-                partly += sum(any(word) and not all(word) for word in stretch)
-                for chosen, group in itertools.groupby(stretch, key=any):
-                    if chosen:
-                        runs[len(list(group))] += 1
+        stretch = []
+        for place, token in enumerate([*ids[row].tolist(), 3]):
+            if token in (0, 2, 3):  # [PAD], [CLS] and [SEP] end a stretch
+                yield stretch
                 stretch = []
-    return kinds, words, partly, runs, lengths, wanted
+            elif stretch and tokenizer.continues_word[token]:
+                stretch[-1].append(place in predicted)
+            else:
+                stretch.append([place in predicted])
 
 
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("masking", STRATEGIES)
 def test_rows_are_measured_as_counted_by_hand(masking, packing):
-    """Lengths, masks, words and runs, from 150 rows in several batches."""
+    """Masks, words and runs, from 150 rows in several batches."""
     rng = np.random.default_rng(3)
     shapes = random_documents(rng, 60, longest=9)
     tokens = sum(map(sum, shapes))
@@ -190,23 +171,23 @@ def test_rows_are_measured_as_counted_by_hand(masking, packing):
     strategy = MaskingSettings(masking=masking, max_predictions_per_seq=6)
     settings = PretrainingSettings(max_seq_length=32, packing=packing, masking=strategy)
     examples = PretrainingExamples(corpus, tokenizer, settings)
-    rows = min(150, len(examples))
     found = row_statistics(examples, tokenizer, 150)
-    batch = examples.batch(np.arange(rows))
-    kinds, words, partly, runs, lengths, wanted = measured_by_hand(batch, tokenizer, strategy)
-    assert (found.masked, found.random, found.kept) == tuple(
-        kinds[name] for name in ("masked", "random", "kept")
+    batch = examples.batch(np.arange(min(150, len(examples))))
+    stretches = list(words_of(batch, tokenizer))
+    words = list(itertools.chain(*stretches))
+    runs = Counter(
+        len(list(run))
+        for stretch in stretches
+        for chosen, run in itertools.groupby(stretch, key=any)
+        if chosen
     )
-    assert found.predicted == sum(kinds.values())
-    assert found.wanted == wanted
+    assert found.predicted == found.masked + found.random + found.kept == sum(map(sum, words))
     assert (found.words, found.predicted_words) == (len(words), sum(map(any, words)))
-    assert found.partly_predicted_words == partly
+    assert found.partly_predicted_words == sum(any(word) and not all(word) for word in words)
     assert {n: many for n, many in enumerate(found.run_lengths) if many} == runs
-    assert found.example_lengths.tolist() == lengths
     assert found.row_tokens.tolist() == batch["attention_mask"].sum(axis=1).tolist()
     assert sum(found.labels) == batch["next_sentence_weights"].sum()
     assert found.labels[1] == batch["next_sentence_labels"].sum()
-    assert found.fill == batch["attention_mask"].mean()
     per_row = np.bincount((batch["next_sentence_weights"] > 0).sum(axis=1))
     assert list(found.examples_per_row) == per_row.tolist()
     shares = run_length_shares(strategy, found)

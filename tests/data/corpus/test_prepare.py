@@ -280,25 +280,6 @@ def test_documents_stay_in_their_split_when_others_are_added(tmp_path):
     assert held_out[0] == held_out[1]
 
 
-def test_progress_reaches_its_total(tmp_path, settings):
-    """A display that stops at 97 % looks like a hang."""
-    reports: dict[str, list[tuple[int, int]]] = {}
-    prepare_corpus(
-        settings,
-        tmp_path / "data",
-        lambda description, done, total: reports.setdefault(description, []).append((done, total)),
-    )
-    assert set(reports) == {
-        "Reading the text",
-        "Learning the vocabulary",
-        "Encoding the text",
-        "Checksums",
-    }
-    for steps in reports.values():
-        assert steps == sorted(steps)
-        assert steps[-1][0] == steps[-1][1]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
