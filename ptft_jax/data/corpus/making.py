@@ -21,13 +21,19 @@ from ptft_jax.data.corpus.store import (
     Manifest,
     SourceRecord,
 )
-from ptft_jax.data.corpus.survey import KEPT, SAMPLE, Survey, dev_threshold, verdicts
+from ptft_jax.data.corpus.survey import (
+    KEPT,
+    SAMPLE,
+    Survey,
+    VocabularySample,
+    dev_threshold,
+    verdicts,
+)
 from ptft_jax.data.corpus.workers import Workers
 from ptft_jax.data.corpus.writer import StoreWriter
 from ptft_jax.data.progress import Message, Progress
 from ptft_jax.data.text.files import unique_names
 from ptft_jax.data.text.sources import Block, Position, Source, changed, read_blocks
-from ptft_jax.data.tokenizer.sample import VocabularySample
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.data.tokenizer.training import train_tokenizer
 

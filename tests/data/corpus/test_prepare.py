@@ -14,9 +14,9 @@ from ptft_jax.data.corpus.journal import AppendFile
 from ptft_jax.data.corpus.prepare import prepare_corpus
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import Corpus, Manifest
+from ptft_jax.data.corpus.survey import VocabularySample
 from ptft_jax.data.text.sentences import split_sentences
 from ptft_jax.data.text.sources import Position, open_sources, read_blocks
-from ptft_jax.data.tokenizer.sample import VocabularySample
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
