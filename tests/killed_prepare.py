@@ -20,7 +20,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from lasting_calls import count_calls
 
 from ptft_jax.data.corpus import making as preparation
-from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.prepare import prepare_corpus
+from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.text import sources as inputs
 
 # A commit after every block, and blocks of a few documents.

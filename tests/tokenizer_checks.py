@@ -4,6 +4,9 @@
 import itertools
 import json
 
+from ptft_jax.data.tokenizer.models import BERT_TOKENS, BertOptions, bert_wordpiece
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+
 HARD_TEXTS = [
     "",
     "   ",
@@ -18,6 +21,12 @@ HARD_TEXTS = [
     "The [MASK] sat [SEP] on the [unused1] mat [CLS].",
     "ａｂｃ ＡＢＣ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 שלום עליכם مرحبا สวัสดี नमस्ते",
 ]
+
+
+def wordpiece(tokens, lowercase=True, **options):
+    """BERT's own tokenizer with `tokens[i]` as token i."""
+    backend = bert_wordpiece(tokens, BertOptions(lowercase, **options))
+    return TextTokenizer(backend, BERT_TOKENS)
 
 
 def check_auto_tokenizer(folder, ours, texts, model_max_length):

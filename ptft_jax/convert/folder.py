@@ -17,8 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ptft_jax.convert import bert
-from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
-from ptft_jax.data.text.compression import kind_of
+from ptft_jax.data.foreign_files import kind_of, read_json_object, refuse_ways_out
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig

@@ -15,6 +15,20 @@ from ptft_jax.errors import DataError
 
 # The largest of its kind, the tokenizer.json of a vocabulary of 256,000 tokens, has 33 MB.
 MAX_JSON_BYTES = 1 << 28
+_SIGNATURES = (
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"PK\x05\x06", "a zip archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\x07", "a rar archive"),
+    (0, b"\x1f\x8b", "compressed with gzip"),
+    (0, b"\xfd7zXZ\x00", "compressed with xz"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (0, b"BZh91AY&SY", "compressed with bzip2"),
+    (0, b"PAR1", "a Parquet file"),
+    (0, b"%PDF-", "a PDF file"),
+    *((0, bytes([0x80, protocol]), "a pickle") for protocol in range(2, 6)),
+)
 
 
 def read_json_object(path: Path, mend: str = "fetch or make it again") -> dict[str, Any]:
@@ -101,3 +115,11 @@ def inner_paths(names: Iterable[str], source: Path) -> None:
                 f"{source}: {name!r} is no file of its folder: expected a relative path without "
                 "'..' or control characters. Fetch or make the folder again"
             )
+
+
+def kind_of(head: bytes) -> str:
+    """Says what a file is that begins with `head`, of 512 bytes or more; "" for anything else.
+
+    Only kinds that are never text: archives, pickles and the like.
+    """
+    return next((kind for at, mark, kind in _SIGNATURES if head.startswith(mark, at)), "")

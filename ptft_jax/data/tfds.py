@@ -29,9 +29,23 @@ def read_glue(
     that hold the texts. folder: the task's name in the standard TSV layout, for the error message.
     Raises ConfigError if the task is neither prepared nor to be had.
     """
-    with absl_errors_only():  # TFDS warns of each folder that is not there
-        builder = _builder(name, folder)
-        is_prepared = builder.is_prepared()
+    # Imported here because TFDS takes a second to import; the module of GLUE registers it, which
+    # without TensorFlow does not happen by itself.
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text.glue
+
+    data_dir = os.environ.get("TFDS_DATA_DIR")
+    try:
+        with absl_errors_only():  # TFDS warns of each folder that is not there
+            builder: Any = tfds.builder(
+                f"glue/{name}", data_dir=data_dir, file_format="array_record"
+            )
+            is_prepared = builder.is_prepared()
+    except ValueError as error:
+        raise ConfigError(
+            f"glue/{name} in {data_dir or 'the folder of TFDS'} is not in the format array_record, "
+            f"the one that is read without TensorFlow ({error}); {_instead(name, folder)}"
+        ) from error
     if not is_prepared:
         _prepare(builder, name, folder)
     splits = {}
@@ -41,22 +55,6 @@ def read_glue(
         texts = tuple([row[column].decode("utf-8") for row in rows] for column in text_columns)
         splits[split] = texts, [float(row["label"]) for row in rows]
     return splits
-
-
-def _builder(name: str, folder: str):
-    # Imported here because TFDS takes a second to import; the module of GLUE registers it, which
-    # without TensorFlow does not happen by itself.
-    import tensorflow_datasets as tfds
-    import tensorflow_datasets.text.glue
-
-    data_dir = os.environ.get("TFDS_DATA_DIR")
-    try:
-        return tfds.builder(f"glue/{name}", data_dir=data_dir, file_format="array_record")
-    except ValueError as error:
-        raise ConfigError(
-            f"glue/{name} in {data_dir or 'the folder of TFDS'} is not in the format array_record, "
-            f"the one that is read without TensorFlow ({error}); {_instead(name, folder)}"
-        ) from error
 
 
 def _prepare(builder, name: str, folder: str) -> None:

@@ -10,18 +10,15 @@ import ast
 import json
 import multiprocessing
 import os
-import platform
 import re
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -32,16 +29,13 @@ from ptft_jax.errors import ConfigError
 # The label of the standard library.
 STANDARD_LIBRARY = "python"
 PACKAGES = (STANDARD_LIBRARY, "numpy", "scipy", "jax", "flax", "optax", "transformers")
-# Grows whenever the same installation would give another text.
-FORMAT_VERSION = 1
-SUMMARY = "documentation.json"
+SUMMARY = "packages.json"
 
 LEAST_WORDS = 12
 # Letters among the characters that are not space.
 LEAST_LETTERS = 0.85
 # Enough to learn from, few enough to fine-tune in a minute; small packages have fewer.
-TRAIN_ROWS_PER_PACKAGE = 600
-DEV_ROWS_PER_PACKAGE = 100
+ROWS_PER_PACKAGE = {"train": 600, "dev": 100}
 # One module in this many is held out from the labelled task's training rows.
 _HELD_OUT_ONE_IN = 6
 
@@ -54,7 +48,6 @@ _SKIPPED_FOLDERS = frozenset(
 class PackageText:
     """What one package gave: modules with at least one paragraph, paragraphs, bytes of UTF-8."""
 
-    version: str
     modules: int
     paragraphs: int
     bytes: int
@@ -66,77 +59,38 @@ class Documentation:
 
     `text_files`: one for each package, one paragraph per line, a blank line between modules.
     `task_dir`: a folder with train.tsv and dev.tsv, columns text and label (the package), which
-    share no module; `train_rows` and `dev_rows` count them.
+    share no module.
     """
 
     text_files: tuple[Path, ...]
     task_dir: Path
     packages: dict[str, PackageText]
-    train_rows: int
-    dev_rows: int
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """What was gathered in `folder` from the same versions, None when there is nothing."""
-        try:
-            summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if summary["format_version"] != FORMAT_VERSION:
-            return None
-        packages = {name: PackageText(**text) for name, text in summary["packages"].items()}
-        if {name: text.version for name, text in packages.items()} != _versions():
-            return None
-        return cls(
-            tuple(folder / "text" / f"{name}.txt" for name in packages),
-            folder / "task",
-            packages,
-            summary["train_rows"],
-            summary["dev_rows"],
-        )
 
 
-def gather_documentation(
-    out_dir: str | Path, progress: Progress = no_progress, workers: int = 2
-) -> Documentation:
+def gather_documentation(out_dir: str | Path, progress: Progress = no_progress) -> Documentation:
     """Gather the documentation of the installed packages into `out_dir`, or find it there.
 
-    The result depends on the versions of Python and the packages only. When `out_dir` already
-    holds the text of the same versions, it is returned at once; text of other versions is
-    replaced. Nothing appears there before it is complete. `progress` counts source files. Raises
-    ConfigError when `out_dir` holds something else.
+    The result depends on the versions of Python and the packages only. Nothing appears at `out_dir`
+    before it is complete. `progress` counts source files. Raises ConfigError when `out_dir` holds
+    something else.
     """
     out_dir = Path(out_dir)
-    found = Documentation.read(out_dir)
-    if found is not None:
-        return found
-    if out_dir.exists() and not (out_dir / SUMMARY).is_file() and any(out_dir.iterdir()):
-        raise ConfigError(
-            f"{out_dir} is not empty and holds no gathered documentation; choose another folder"
-        )
-    modules = _read_packages(progress, workers)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        _write(partial, modules)
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        os.replace(partial, out_dir)
-    finally:
+    if not (out_dir / SUMMARY).is_file():
+        if out_dir.exists() and any(out_dir.iterdir()):
+            raise ConfigError(
+                f"{out_dir} is not empty and holds no gathered documentation; choose another folder"
+            )
+        modules = _read_packages(progress)
+        partial = out_dir.parent / f".{out_dir.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-    written = Documentation.read(out_dir)
-    assert written is not None
-    return written
-
-
-def _versions() -> dict[str, str]:
-    """The version of each package that is installed, in the order of PACKAGES."""
-    return {
-        name: platform.python_version() if name == STANDARD_LIBRARY else version(name)
-        for name in PACKAGES
-        if _package_folder(name) is not None
-    }
+        _write(partial, modules)
+        os.replace(partial, out_dir)
+    summary = json.loads((out_dir / SUMMARY).read_text(encoding="utf-8"))
+    return Documentation(
+        tuple(out_dir / "text" / f"{name}.txt" for name in summary),
+        out_dir / "task",
+        {name: PackageText(**text) for name, text in summary.items()},
+    )
 
 
 def _package_folder(name: str) -> Path | None:
@@ -149,31 +103,27 @@ def _package_folder(name: str) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _source_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*.py")
-        if not _SKIPPED_FOLDERS.intersection(path.relative_to(folder).parts[:-1])
-    )
+Modules = dict[str, dict[str, list[str]]]
 
 
-def _read_packages(progress: Progress, workers: int) -> dict[str, dict[str, list[str]]]:
+def _read_packages(progress: Progress) -> Modules:
     """Package → module → paragraphs, in a fixed order, each paragraph only where it comes first."""
     files = [
         (name, folder, path)
-        for name in _versions()
+        for name in PACKAGES
         if (folder := _package_folder(name)) is not None
-        for path in _source_files(folder)
+        for path in sorted(folder.rglob("*.py"))
+        if not _SKIPPED_FOLDERS.intersection(path.relative_to(folder).parts[:-1])
     ]
-    paths = [path for _, _, path in files]
     progress("Reading documentation", 0, len(files))
     paragraphs_of: list[list[str]] = []
-    for paragraphs in _in_parallel(paths, workers):
-        paragraphs_of.append(paragraphs)
-        if len(paragraphs_of) % 50 == 0 or len(paragraphs_of) == len(files):
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        for paragraphs in pool.map(read_paragraphs, (path for *_, path in files), chunksize=32):
+            paragraphs_of.append(paragraphs)
             progress("Reading documentation", len(paragraphs_of), len(files))
     seen: set[str] = set()
-    modules: dict[str, dict[str, list[str]]] = {}
+    modules: Modules = {}
     for (name, folder, path), paragraphs in zip(files, paragraphs_of, strict=True):
         kept = []
         for paragraph in paragraphs:
@@ -185,15 +135,6 @@ def _read_packages(progress: Progress, workers: int) -> dict[str, dict[str, list
         if kept:
             modules.setdefault(name, {})[path.relative_to(folder).as_posix()] = kept
     return modules
-
-
-def _in_parallel(paths: Sequence[Path], workers: int) -> Iterator[list[str]]:
-    if workers == 1:
-        yield from map(read_paragraphs, paths)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(read_paragraphs, paths, chunksize=32)
 
 
 def read_paragraphs(path: Path) -> list[str]:
@@ -305,32 +246,23 @@ def _is_prose(text: str) -> bool:
     return sum(map(str.isalpha, solid)) >= LEAST_LETTERS * len(solid)
 
 
-def _write(folder: Path, modules: dict[str, dict[str, list[str]]]) -> None:
+def _write(folder: Path, modules: Modules) -> None:
     (folder / "text").mkdir(parents=True)
     (folder / "task").mkdir()
-    packages = {}
+    summary = {}
     for name, package in modules.items():
         content = "\n\n".join("\n".join(paragraphs) for paragraphs in package.values()) + "\n"
         (folder / "text" / f"{name}.txt").write_text(content, encoding="utf-8", newline="\n")
         count = sum(map(len, package.values()))
-        packages[name] = PackageText(_versions()[name], len(package), count, len(content.encode()))
-    rows = {}
-    for split, wanted in (("train", TRAIN_ROWS_PER_PACKAGE), ("dev", DEV_ROWS_PER_PACKAGE)):
-        lines = _task_rows(modules, split, wanted)
-        rows[split] = len(lines)
-        content = "".join(f"{line}\n" for line in ["text\tlabel", *lines])
+        summary[name] = asdict(PackageText(len(package), count, len(content.encode())))
+    for split in ROWS_PER_PACKAGE:
+        content = "".join(f"{line}\n" for line in ["text\tlabel", *_task_rows(modules, split)])
         (folder / "task" / f"{split}.tsv").write_text(content, encoding="utf-8", newline="\n")
-    summary = {
-        "format_version": FORMAT_VERSION,
-        "packages": {name: asdict(text) for name, text in packages.items()},
-        "train_rows": rows["train"],
-        "dev_rows": rows["dev"],
-    }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def _task_rows(modules: dict[str, dict[str, list[str]]], split: str, wanted: int) -> list[str]:
-    """At most `wanted` rows for each package, drawn from the split's modules, then shuffled."""
+def _task_rows(modules: Modules, split: str) -> list[str]:
+    """Rows of each package, drawn from the split's modules, then shuffled."""
     rows = []
     for label, package in modules.items():
         held_out = random_uint64(0, "module", _number(label), np.arange(len(package)))
@@ -342,7 +274,7 @@ def _task_rows(modules: dict[str, dict[str, list[str]]], split: str, wanted: int
             for paragraph in paragraphs
         ]
         order = np.argsort(random_uint64(0, "row", _number(label), np.arange(len(texts))))
-        rows += [f"{texts[i]}\t{label}" for i in sorted(order[:wanted])]
+        rows += [f"{texts[i]}\t{label}" for i in sorted(order[: ROWS_PER_PACKAGE[split]])]
     shuffled = np.argsort(random_uint64(0, "task", _number(split), np.arange(len(rows))))
     return [rows[i] for i in shuffled]
 

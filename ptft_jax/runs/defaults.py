@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ptft_jax.data.corpus.prepare import PrepareSettings
+from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.pretraining.examples import PretrainingSettings
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import Config

@@ -11,6 +11,7 @@ import transformers
 import yaml
 from hf_reference import SMALL, our_side, reference, tensors_of
 from safetensors.numpy import save_file
+from tokenizer_checks import wordpiece
 
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.convert.folder import ARCHITECTURES, check_out_dir, read_hf_folder, write_hf_folder
@@ -37,7 +38,7 @@ def tokenizer():
     """A vocabulary of 99 tokens, as many as the small model has."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     tokens += [f"word{i}" for i in range(99 - len(tokens))]
-    return TextTokenizer.wordpiece(tokens, lowercase=True)
+    return wordpiece(tokens, lowercase=True)
 
 
 def export(folder, heads, tokenizer, id2label=None, **changes):

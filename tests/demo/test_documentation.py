@@ -1,11 +1,18 @@
 """The embedded corpus: prose out of docstrings, the same in every gathering."""
 
+import shutil
 import sys
 
 import pytest
+from command_line import tree
 
 from ptft_jax.demo import documentation as embedded
-from ptft_jax.demo.documentation import gather_documentation, prose_paragraphs, read_paragraphs
+from ptft_jax.demo.documentation import (
+    PackageText,
+    gather_documentation,
+    prose_paragraphs,
+    read_paragraphs,
+)
 from ptft_jax.errors import ConfigError
 
 PROSE = (
@@ -69,64 +76,36 @@ def packages(tmp_path, monkeypatch):
             (root / f"m{number}.py").write_text(f'"""{words}\n\nIn both. {PROSE}"""\n')
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setattr(embedded, "PACKAGES", ("first_package", "absent_package", "second_package"))
-    monkeypatch.setattr(embedded, "version", lambda name: VERSIONS[name])
     return tmp_path / "site"
-
-
-VERSIONS = {"first_package": "1.0", "second_package": "2.0"}
-
-
-def read_all(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_text()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_gathers_a_corpus_and_a_task(tmp_path, packages):
     """A module is a document, a paragraph occurs once, and train and dev share no module."""
     reports = []
     found = gather_documentation(
-        tmp_path / "out", lambda _, done, total: reports.append((done, total)), workers=1
+        tmp_path / "out", lambda _, done, total: reports.append((done, total))
     )
-    assert reports[-1][0] == reports[-1][1] == 82
+    assert reports[-1] == (82, 82)
     assert list(found.packages) == ["first_package", "second_package"]
-    first = found.packages["first_package"]
-    assert (first.version, first.modules, first.paragraphs) == ("1.0", 40, 41)
-    assert first.bytes == found.text_files[0].stat().st_size
     text = found.text_files[0].read_text()
+    assert found.packages["first_package"] == PackageText(40, 41, len(text.encode()))
     assert text.count("In both.") == 1
     assert "In a test" not in text
     assert len(text.strip().split("\n\n")) == 40
     rows = {}
-    for split, count in (("train", found.train_rows), ("dev", found.dev_rows)):
+    for split in ("train", "dev"):
         lines = (found.task_dir / f"{split}.tsv").read_text().splitlines()
         assert lines[0] == "text\tlabel"
         rows[split] = [line.split("\t") for line in lines[1:]]
-        assert len(rows[split]) == count > 5
+        assert len(rows[split]) > 5
         assert {label for _, label in rows[split]} == set(found.packages)
     assert not {text for text, _ in rows["train"]} & {text for text, _ in rows["dev"]}
     assert sum(map(len, rows.values())) == 81
     assert not {"first_package", "second_package"} & set(sys.modules)
-
-
-def test_is_reproducible_and_kept(tmp_path, packages, monkeypatch):
-    """The same with more processes; a second call reads nothing; another version gathers anew."""
-    one = gather_documentation(tmp_path / "one", workers=1)
-    gather_documentation(tmp_path / "two", workers=2)
-    assert read_all(tmp_path / "one") == read_all(tmp_path / "two")
-
-    def refuse(*_):
-        raise AssertionError("read again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(embedded, "_read_packages", refuse)
-        assert gather_documentation(tmp_path / "one") == one
-        patch.setitem(VERSIONS, "first_package", "1.1")
-        with pytest.raises(AssertionError, match="read again"):
-            gather_documentation(tmp_path / "one")
-    assert {path.name for path in tmp_path.iterdir()} == {"site", "one", "two"}
+    gather_documentation(tmp_path / "two")
+    assert tree(tmp_path / "out") == tree(tmp_path / "two")
+    shutil.rmtree(packages)
+    assert gather_documentation(tmp_path / "out") == found  # without reading it again
 
 
 def test_does_not_touch_a_folder_of_something_else(tmp_path, packages):
@@ -134,13 +113,3 @@ def test_does_not_touch_a_folder_of_something_else(tmp_path, packages):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds no gathered documentation"):
         gather_documentation(tmp_path)
-
-
-def test_a_real_package():
-    """optax is always there: its documentation reads like English."""
-    folder = embedded._package_folder("optax")
-    assert folder is not None
-    paragraphs = read_paragraphs(folder / "_src" / "alias.py")
-    assert len(paragraphs) > 100
-    assert any("Adam" in text for text in paragraphs)
-    assert all(len(text.split()) >= 12 and "\n" not in text for text in paragraphs)

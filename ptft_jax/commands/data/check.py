@@ -12,12 +12,11 @@ from itertools import chain
 
 from absl import flags
 
+from ptft_jax.commands.data.prepare import settings_of
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, say
 from ptft_jax.data.corpus.check import check_corpus, check_inputs
-from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.runs.config import Config
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -45,7 +44,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     checks: list[Iterator[str]] = []
     with progress_bars(console) as progress:
         if config is not None:
-            settings = _settings(config)
+            settings = settings_of(config)
+            settings.check()
+            if settings.vocab:
+                TextTokenizer.load(settings.vocab)
             checked["inputs"] = ", ".join(settings.inputs)
             checks.append(check_inputs(settings.inputs, settings.text_column, progress))
         if values.data_dir:
@@ -59,18 +61,3 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     made(console, "checked", {**checked, "found": f"{things if found else 'nothing'} wrong"}, [])
     if found:
         raise DataError(f"{things} wrong with {', '.join(checked.values())}: see above.")
-
-
-def _settings(config: Config) -> PrepareSettings:
-    """The settings that the inputs are to be prepared with; they and the tokenizer can be used."""
-    values = dict(config)
-    inputs = tuple(part.strip() for part in values.pop("inputs").split(",") if part.strip())
-    if not inputs:
-        raise ConfigError(
-            "--config.inputs is empty: name the text files, for example 'text/*.txt'."
-        )
-    settings = PrepareSettings(inputs=inputs, **values)
-    settings.check()
-    if settings.vocab:
-        TextTokenizer.load(settings.vocab)
-    return settings

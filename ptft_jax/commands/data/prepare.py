@@ -13,12 +13,11 @@ started again. The result does not depend on that, nor on --config.workers.
 from absl import flags
 
 from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars, say
-from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
-from ptft_jax.data.corpus.store import Manifest, SplitCounts
+from ptft_jax.data.corpus.prepare import prepare_corpus
+from ptft_jax.data.corpus.settings import PrepareSettings
+from ptft_jax.data.corpus.store import Manifest
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_place
-
-_KINDS = {"wordpiece": "WordPiece", "bpe": "BPE", "unigram": "Unigram"}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -45,35 +44,36 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     )
 
 
-def prepare(config: Config, out_dir: str) -> Manifest:
-    """Prepares a corpus with progress on screen, and says what came out."""
-    console = make_console()
+def settings_of(config: Config) -> PrepareSettings:
+    """The settings that a config holds; ConfigError when it names no input."""
     settings = dict(config)
     inputs = tuple(part.strip() for part in settings.pop("inputs").split(",") if part.strip())
     if not inputs:
         raise ConfigError(
             "--config.inputs is empty: name the text files, for example 'text/*.txt'."
         )
+    return PrepareSettings(inputs=inputs, **settings)
+
+
+def prepare(config: Config, out_dir: str) -> Manifest:
+    """Prepares a corpus with progress on screen, and says what came out."""
+    console = make_console()
+    settings = settings_of(config)
     with progress_bars(console) as progress:
-        manifest = prepare_corpus(
-            PrepareSettings(inputs=inputs, **settings),
-            out_dir,
-            progress,
-            lambda text: say(console, text),
-        )
-    if manifest.reused:
-        console.print(f"{out_dir} already holds this very corpus: kept")
+        manifest = prepare_corpus(settings, out_dir, progress, lambda text: say(console, text))
     facts(console, _rows(manifest))
     return manifest
 
 
 def _rows(manifest: Manifest) -> dict[str, str]:
-    rows = {"tokenizer": f"{_KINDS[manifest.tokenizer_kind]}, {count(manifest.vocab_size)} tokens"}
+    rows = {"tokenizer": f"{manifest.tokenizer_kind}, {count(manifest.vocab_size)} tokens"}
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{count(split.documents)} documents, {count(split.sentences)} sentences, "
-            f"{count(split.tokens)} tokens{_unknown(split)}"
+            f"{count(split.tokens)} tokens"
         )
+        if split.unknown_tokens:
+            rows[name] += f", {count(split.unknown_tokens)} of them unknown"
     if len(manifest.sources) > 1:
         for source in manifest.sources:
             tokens = sum(counts.tokens for counts in source.counts.values())
@@ -87,9 +87,3 @@ def _rows(manifest: Manifest) -> dict[str, str]:
             f"{count(exact)} exact and {count(near)} near duplicates of {count(read)} documents"
         )
     return rows
-
-
-def _unknown(split: SplitCounts) -> str:
-    if not split.unknown_tokens:
-        return ""
-    return f", {count(split.unknown_tokens)} of them unknown"

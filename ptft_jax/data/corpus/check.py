@@ -4,13 +4,12 @@
 last, with the same readers. Each message names the file, the place, and how to mend it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ptft_jax.data.corpus.store import Manifest, corpus_problems
 from ptft_jax.data.progress import Progress, no_progress
-from ptft_jax.data.text.files import FilePart
-from ptft_jax.data.text.sources import open_sources
+from ptft_jax.data.text.sources import Part, open_sources
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
@@ -47,32 +46,32 @@ def check_inputs(
     parts = [part for source in open_sources(inputs, text_column) for part in source.parts]
     total, done = sum(part.size for part in parts), 0
     for part in parts:
-        name = part.location if isinstance(part, FilePart) else part.name
-        notes = _Notes()
-        documents = 0
-        try:
-            for document in part.read(notes.add):
-                documents += 1
-                progress("Checking the inputs", done + document.position, total)
-        except (ConfigError, DataError) as error:  # nothing behind this can be read
-            notes.add(error)
-        yield from notes.first
-        if notes.count > len(notes.first):
-            yield f"{name}: {notes.count - len(notes.first)} more like these"
-        if not documents and not notes.count:
-            yield f"{name}: no document; take it out of inputs, or put text into it"
+        yield from _input_problems(
+            part, lambda at, done=done: progress("Checking the inputs", done + at, total)
+        )
         done += part.size
         progress("Checking the inputs", done, total)
 
 
-class _Notes:
-    """Counts errors and keeps the text of the first ones: a bad file has one in every line."""
+def _input_problems(part: Part, read_up_to: Callable[[int], None]) -> Iterator[str]:
+    told: list[str] = []
+    others = documents = 0
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[str] = []
+    def note(problem: str) -> None:
+        nonlocal others
+        if len(told) < MOST_TOLD:
+            told.append(problem)
+        else:
+            others += 1
 
-    def add(self, error: Exception) -> None:
-        self.count += 1
-        if self.count <= MOST_TOLD:
-            self.first.append(str(error))
+    try:
+        for document in part.read(note):
+            documents += 1
+            read_up_to(document.position)
+    except (ConfigError, DataError) as error:  # nothing behind this can be read
+        note(str(error))
+    yield from told
+    if others:
+        yield f"{part.location}: {others} more like these"
+    if not documents and not told:
+        yield f"{part.location}: no document; take it out of inputs, or put text into it"

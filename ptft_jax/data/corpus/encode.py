@@ -11,8 +11,6 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
 # A "sentence" without any stop may be as long as its line; it is cut between words.
 MAX_SENTENCE_CHARACTERS = 1 << 16
-# Texts go to the tokenizer in portions: it may need 100 bytes for each of their characters.
-_PORTION_CHARACTERS = 1 << 19
 
 
 class Encoded(NamedTuple):
@@ -32,30 +30,31 @@ def token_dtype(vocab_size: int) -> str:
     return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
-def encode_documents(tokenizer: TextTokenizer, documents: Sequence[Sequence[str]]) -> Encoded:
-    """Split and encode documents, given as their lines."""
+def encode_documents(
+    documents: Sequence[Sequence[str]], *, tokenizer_dir: str, sha256: str
+) -> Encoded:
+    """Split and encode documents, given as their lines; each process loads the tokenizer once.
+
+    `sha256` is the tokenizer's: another one may have been in the same folder before.
+    """
+    tokenizer = _load(tokenizer_dir, sha256)
     sentences: list[str] = []
     document_of: list[int] = []
     for number, lines in enumerate(documents):
         for line in lines:
             for sentence in split_sentences(line):
-                if len(sentence) <= MAX_SENTENCE_CHARACTERS:
-                    sentences.append(sentence)
-                    document_of.append(number)
-                else:
-                    parts = _cut(sentence)
-                    sentences += parts
-                    document_of += [number] * len(parts)
-    dtype = token_dtype(tokenizer.vocab_size)
-    tokens, lengths = [np.zeros(0, dtype)], [np.zeros(0, np.int64)]
-    for portion in _portions(sentences):
-        some_tokens, some_lengths = tokenizer.encode_flat(portion)
-        tokens.append(some_tokens.astype(dtype))
-        lengths.append(some_lengths)
-    sentence_lengths = np.concatenate(lengths)
-    kept = sentence_lengths > 0
+                parts = _cut(sentence)
+                sentences += parts
+                document_of += [number] * len(parts)
+    tokens, lengths = tokenizer.encode_flat(sentences)
+    kept = lengths > 0
     counts = np.bincount(np.array(document_of, np.int64)[kept], minlength=len(documents))
-    return Encoded(np.concatenate(tokens), sentence_lengths[kept], counts)
+    return Encoded(tokens.astype(token_dtype(tokenizer.vocab_size)), lengths[kept], counts)
+
+
+@lru_cache(maxsize=1)
+def _load(tokenizer_dir: str, sha256: str) -> TextTokenizer:
+    return TextTokenizer.load(tokenizer_dir)
 
 
 def _cut(sentence: str) -> list[str]:
@@ -66,35 +65,3 @@ def _cut(sentence: str) -> list[str]:
         parts.append(sentence[:end])
         sentence = sentence[end:]
     return [*parts, sentence]
-
-
-def _portions(texts: Sequence[str]) -> list[Sequence[str]]:
-    """The texts in order, in portions of about _PORTION_CHARACTERS."""
-    portions = []
-    start = size = 0
-    for index, text in enumerate(texts):
-        size += len(text)
-        if size >= _PORTION_CHARACTERS:
-            portions.append(texts[start : index + 1])
-            start, size = index + 1, 0
-    if start < len(texts):
-        portions.append(texts[start:])
-    return portions
-
-
-class EncodeJob(NamedTuple):
-    """What a worker is given: the tokenizer's folder and SHA-256, and documents as their lines."""
-
-    tokenizer: str
-    sha256: str
-    documents: list[tuple[str, ...]]
-
-
-def encode_job(job: EncodeJob) -> Encoded:
-    """Encode a job's documents; each process loads the tokenizer once."""
-    return encode_documents(_tokenizer(job.tokenizer, job.sha256), job.documents)
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(folder: str, sha256: str) -> TextTokenizer:
-    return TextTokenizer.load(folder)

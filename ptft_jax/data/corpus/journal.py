@@ -1,4 +1,8 @@
-"""The folder in which a corpus is made: locked, with a journal, so that a killed run can go on."""
+"""The folder in which a corpus is made: locked, with a journal, so that a killed run can go on.
+
+Its files only grow. The journal says how long each of them was when it was written, after they had
+been synced; going on means cutting them back to that.
+"""
 
 import fcntl
 import json
@@ -7,16 +11,48 @@ import shutil
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from ptft_jax.data.progress import Message
 from ptft_jax.errors import ConfigError
 
 _JOURNAL = "journal.json"
 _LOCK = "lock"
 
 
+class AppendFile:
+    """A file that grows at its end. Attributes: `path`; `size` in bytes."""
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        """Open it with its first `size` bytes kept; it has at least so many."""
+        self._file: BinaryIO = path.open("r+b" if size else "w+b")
+        self._file.truncate(size)
+        self._file.seek(size)
+        self.path = path
+        self.size = size
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        self._file.write(data)
+        self.size += len(data)
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system, so that it can be read."""
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Hand what was written to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class WorkFolder:
     """A hidden folder beside the one to be made; a context manager that holds its lock.
 
-    Attributes: `path`; `corpus`, the folder inside that takes the place of the target at the end.
+    Attributes: `path`; `corpus`, the folder inside that takes the place of the target at the end;
+    `has_journal`, whether there is something to go on from.
     """
 
     def __init__(self, target: Path) -> None:
@@ -24,7 +60,12 @@ class WorkFolder:
         self._target = Path(os.path.abspath(target))  # "." has no name
         self.path = self._target.parent / f".{self._target.name}.partial"
         self.corpus = self.path / "corpus"
+        self.has_journal = False
         self._lock: int | None = None
+        self._open: dict[str, AppendFile] = {}
+        # What the journal says, or will say, of all files.
+        self._sizes: dict[str, int] = {}
+        self._dropped: list[str] = []
 
     def __enter__(self) -> Self:
         """Take the lock; ConfigError when another process has it."""
@@ -58,33 +99,48 @@ class WorkFolder:
             return False
 
     def __exit__(self, *_: object) -> None:
-        """Give the lock back."""
+        """Close the files and give the lock back."""
+        self._close_all()
         assert self._lock is not None
         os.close(self._lock)
         self._lock = None
 
-    def read_journal(self) -> dict[str, Any] | None:
-        """What was last committed; None when there is nothing, or nothing that can be read."""
-        try:
-            return json.loads((self.path / _JOURNAL).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
+    def _close_all(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
 
-    def commit(self, state: dict[str, Any]) -> None:
-        """Make `state` what `read_journal` gives, now and after a crash at any moment.
+    def begin(self, fingerprint: dict[str, Any], say: Message) -> dict[str, Any]:
+        """What a run with the same fingerprint has committed; {} in an empty folder otherwise.
 
-        What it speaks of must have been synced before.
+        A journal that cannot be read, or whose files are gone or too short, is of no use.
         """
-        temporary = self.path / f"{_JOURNAL}.new"
-        with temporary.open("wb") as file:
-            file.write(json.dumps(state).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self.path)
-        os.replace(temporary, self.path / _JOURNAL)
-        sync_folder(self.path)
+        try:
+            journal = json.loads((self.path / _JOURNAL).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            self._clear()
+            return {}
+        before = journal["fingerprint"]
+        why = "was begun with other inputs or settings"
+        keys = fingerprint | before
+        differences = [name for name in keys if fingerprint.get(name) != before.get(name)]
+        if not differences:
+            why = "is damaged"
+            for name, size in journal["sizes"].items():
+                path = self.path / name
+                if not path.is_file() or path.stat().st_size < size:
+                    differences.append(name)
+        if differences:
+            say(f"{self.path} {why} ({', '.join(differences)}): starting anew.")
+            self._clear()
+            return {}
+        say(f"Going on with what an interrupted run left in {self.path}.")
+        self.has_journal = True
+        self._sizes = journal["sizes"]
+        for name, size in self._sizes.items():
+            os.truncate(self.path / name, size)
+        return journal["state"]
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         """Remove everything but the lock."""
         # The journal first: what is left of a half-removed folder must not be taken for progress.
         (self.path / _JOURNAL).unlink(missing_ok=True)
@@ -94,8 +150,48 @@ class WorkFolder:
             elif path.name != _LOCK:
                 path.unlink()
 
+    def open(self, name: str) -> AppendFile:
+        """A file of the folder, with what the journal knows of it, to append to."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._open[name] = AppendFile(path, self._sizes.get(name, 0))
+        return self._open[name]
+
+    def finish(self, name: str) -> None:
+        """Sync and close a file: it grows no more."""
+        file = self._open.pop(name)
+        file.sync()
+        file.close()
+        self._sizes[name] = file.size
+
+    def drop(self, name: str) -> None:
+        """Close a file that is not needed any more; the next commit removes it."""
+        self._open.pop(name).close()
+        self._sizes.pop(name, None)
+        self._dropped.append(name)
+
+    def commit(self, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
+        """Make `state` what `begin` gives, now and after a crash at any moment."""
+        for name, file in self._open.items():
+            file.sync()
+            self._sizes[name] = file.size
+        paths = [self.path / name for name in self._sizes]
+        for folder in {self.path, *(parent for path in paths for parent in path.parents)}:
+            if folder.is_relative_to(self.path):
+                sync_folder(folder)
+        content = {"fingerprint": fingerprint, "state": state, "sizes": self._sizes}
+        temporary = self.path / f"{_JOURNAL}.new"
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        sync_file(temporary)
+        os.replace(temporary, self.path / _JOURNAL)
+        sync_folder(self.path)
+        self.has_journal = True
+        while self._dropped:  # now that no journal speaks of them
+            (self.path / self._dropped.pop()).unlink(missing_ok=True)
+
     def publish(self) -> None:
         """Let the finished corpus take the place of the target, and remove the folder."""
+        self._close_all()
         sync_folder(self.corpus)
         os.replace(self.corpus, self._target)
         sync_folder(self._target.parent)
@@ -105,36 +201,6 @@ class WorkFolder:
         """Remove the folder; the lock is held until the context is left."""
         # Another process that looks for the lock may put one there just now.
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-class AppendFile:
-    """A file that grows at its end, cut back to what the journal knows when a run goes on."""
-
-    def __init__(self, path: Path, size: int = 0) -> None:
-        """Open it with its first `size` bytes kept; it has at least so many."""
-        self._file: BinaryIO = path.open("r+b" if size else "w+b")
-        self._file.truncate(size)
-        self._file.seek(size)
-        self.path = path
-        self.size = size
-
-    def write(self, data: bytes) -> None:
-        """Append."""
-        self._file.write(data)
-        self.size += len(data)
-
-    def flush(self) -> None:
-        """Hand what was written to the operating system, so that it can be read."""
-        self._file.flush()
-
-    def sync(self) -> None:
-        """Hand what was written to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def sync_file(path: Path) -> None:

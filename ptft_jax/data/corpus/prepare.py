@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ptft_jax.data.corpus.journal import WorkFolder, sync_folder
@@ -31,23 +31,27 @@ def prepare_corpus(
 ) -> Manifest:
     """Write the corpus made from `settings.inputs` to `out_dir` and return its manifest.
 
-    Nothing appears at `out_dir` until all is done. A corpus already there is kept, and its
-    manifest returned with `reused` true, when it was made from the same files with the same
-    settings; only its weights and its note may change. What a killed run had done, in a hidden
-    folder beside `out_dir`, is gone on with. Memory is bounded by the blocks in flight, whatever
-    the size of the inputs; duplicates cost what `HashSet` and `NearIndex` say. Raises ConfigError
-    for settings and paths, or a folder in the way; DataError for text that cannot be read or is
-    too little.
+    Nothing appears at `out_dir` until all is done. A corpus already there is kept when it was made
+    from the same files with the same settings; only its weights and its note may change. What a
+    killed run had done, in a hidden folder beside `out_dir`, is gone on with. Memory is bounded by
+    the blocks in flight, whatever the size of the inputs; duplicates cost what `HashSet` and
+    `NearIndex` say. Raises ConfigError for settings and paths, or a folder in the way; DataError
+    for text that cannot be read or is too little.
     """
     settings.check()
     out_dir = Path(out_dir)
     sources = open_sources(settings.inputs, settings.text_column)
-    given = (
-        TextTokenizer.load(settings.vocab, lowercase=_lowercase_of_given(settings))
-        if settings.vocab
-        else None
-    )
-    _check_target(out_dir)
+    given = None
+    if settings.vocab:
+        # A tokenizer folder knows its own case; a bare vocab.txt does not.
+        lowercase = settings.lowercase if Path(settings.vocab).is_file() else None
+        given = TextTokenizer.load(settings.vocab, lowercase=lowercase)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError(f"{out_dir} is a file; expected the name of a folder to make")
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / MANIFEST).is_file():
+        raise ConfigError(
+            f"{out_dir} is not empty and holds no corpus; choose another folder or remove it"
+        )
     finished = _finished(settings, out_dir, sources, given, progress, say)
     work = WorkFolder(out_dir)
     if finished is not None:
@@ -61,27 +65,11 @@ def prepare_corpus(
             return preparation.run()
         except BaseException as error:
             mended = isinstance(error, ConfigError) or not preparation.resumable
-            if work.read_journal() is None or (isinstance(error, PtftError) and mended):
+            if not work.has_journal or (isinstance(error, PtftError) and mended):
                 work.remove()
             else:
                 say(f"What was done is kept in {work.path}: the same command goes on from there.")
             raise
-        finally:
-            preparation.close()
-
-
-def _lowercase_of_given(settings: PrepareSettings) -> bool | None:
-    """A tokenizer folder knows its own case; a bare vocab.txt does not."""
-    return settings.lowercase if Path(settings.vocab).is_file() else None
-
-
-def _check_target(out_dir: Path) -> None:
-    if out_dir.exists() and not out_dir.is_dir():
-        raise ConfigError(f"{out_dir} is a file; expected the name of a folder to make")
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / MANIFEST).is_file():
-        raise ConfigError(
-            f"{out_dir} is not empty and holds no corpus; choose another folder or remove it"
-        )
 
 
 def _finished(
@@ -114,40 +102,7 @@ def _finished(
         )
     for problem in corpus_problems(out_dir, manifest, manifest.splits, progress):
         raise DataError(problem)
-    return replace(_with_notes(manifest, settings, sources, out_dir, say), reused=True)
-
-
-def _same_sources(
-    sources: Sequence[Source], recorded: Sequence[SourceRecord], progress: Progress
-) -> bool:
-    """Whether the sources have the content that is recorded; reads all files."""
-    if len(sources) != len(recorded):
-        return False
-    parts = [part for source in sources for part in source.parts]
-    total, done = sum(part.size for part in parts), 0
-    for source, record in zip(sources, recorded, strict=True):
-        contents: list[FileRecord] = []
-        for part in source.parts:
-            if isinstance(part, FilePart):
-                contents.append(part.checksum())
-            elif record.dataset is None or record.dataset.identity != part.identity:
-                return False
-            done += part.size
-            progress("Checking the inputs", done, total)
-        names = unique_names([part.name for part in source.parts])
-        if contents and dict(zip(names, contents, strict=True)) != record.files:
-            return False
-    return True
-
-
-def _with_notes(
-    manifest: Manifest,
-    settings: PrepareSettings,
-    sources: Sequence[Source],
-    out_dir: Path,
-    say: Message,
-) -> Manifest:
-    """The manifest with today's weights and licence note, written if they are new."""
+    say(f"{out_dir} already holds this very corpus: kept")
     changed = replace(
         manifest,
         licence=settings.licence,
@@ -163,3 +118,29 @@ def _with_notes(
         sync_folder(out_dir)
         say(f"{out_dir}: the weights or the licence note were changed in the manifest")
     return changed
+
+
+def _same_sources(
+    sources: Sequence[Source], recorded: Sequence[SourceRecord], progress: Progress
+) -> bool:
+    """Whether the sources have the content that is recorded; reads all files."""
+    if len(sources) != len(recorded):
+        return False
+    parts = [part for source in sources for part in source.parts]
+    total, done = sum(part.size for part in parts), 0
+    for source, record in zip(sources, recorded, strict=True):
+        contents: list[FileRecord] = []
+        for part in source.parts:
+            if isinstance(part, FilePart):
+                contents.append(part.checksum())
+            elif (
+                record.dataset is None
+                or not part.identity.items() <= asdict(record.dataset).items()
+            ):
+                return False
+            done += part.size
+            progress("Checking the inputs", done, total)
+        names = unique_names([part.name for part in source.parts])
+        if contents and dict(zip(names, contents, strict=True)) != record.files:
+            return False
+    return True

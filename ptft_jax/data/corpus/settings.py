@@ -2,11 +2,12 @@
 
 from dataclasses import asdict, dataclass
 
-from ptft_jax.data.corpus.duplicates import import_rensa
-from ptft_jax.data.tokenizer.training import SMALLEST
 from ptft_jax.errors import ConfigError
 
 DEDUPLICATE = ("none", "exact", "near")
+# The smallest vocabulary of each kind that is learned: with less there is no room for words beside
+# the characters (in a byte-level BPE, beside the 256 bytes).
+SMALLEST = {"wordpiece": 64, "bpe": 320, "unigram": 64}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class PrepareSettings:
                 raise ConfigError(
                     f"near_permutations={self.near_permutations}: expected 16 to 1024"
                 )
+            # Imported here: a run that only wants the default values needs none of the making.
+            from ptft_jax.data.corpus.duplicates import import_rensa
+
             import_rensa()
         if not self.vocab:
             if self.tokenizer not in SMALLEST:

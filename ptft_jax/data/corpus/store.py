@@ -16,9 +16,9 @@ split, the documents of a source follow each other, in the order of the sources.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -83,11 +83,6 @@ class DatasetRecord:
     split: str
     records: int
 
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """What is known of it before it is read."""
-        return {"name": self.name, "version": self.version, "split": self.split}
-
 
 @dataclass(frozen=True)
 class SourceRecord:
@@ -116,7 +111,7 @@ class Manifest:
     `tokenizer_sha256` is the tokenizer's own (TextTokenizer.sha256). `files` maps each file's
     path in the folder to its size and SHA-256. `sources` are in the order of their documents.
     `settings` are those settings of `prepare` that the content depends on. `licence` is a note for
-    the reader. `reused` is not stored: it is true when `prepare` found this corpus already made.
+    the reader.
     """
 
     vocab_size: int
@@ -129,12 +124,10 @@ class Manifest:
     sources: tuple[SourceRecord, ...]
     settings: dict[str, Any]
     licence: str = ""
-    reused: bool = field(default=False, compare=False)
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON; equal manifests give equal bytes."""
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
-        del content["reused"]
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
@@ -159,32 +152,19 @@ class Manifest:
             raise ConfigError(
                 f"{path}: corpus format {version}, expected {FORMAT_VERSION}; prepare it again"
             )
-        try:
-            sources = tuple(map(_source_record, content.pop("sources")))
-            if any(source.counts.keys() != content["splits"].keys() for source in sources):
-                raise KeyError("counts of a source")
-            manifest = cls(
-                splits={
-                    name: split_counts_from_json(counts)
-                    for name, counts in content.pop("splits").items()
-                },
-                files=_file_records(content.pop("files")),
-                sources=sources,
-                **content,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: damaged ({error!r}); prepare the corpus again") from error
+        manifest = from_json(cls, content, str(path))
         inner_paths(manifest.files, path)
         return manifest
 
     def problems(self, splits: Iterable[str]) -> Iterator[str]:
-        """Yield the values that cannot be and, if there are none, those that contradict others.
+        """Yield the values that contradict others.
 
-        Without either, files of the recorded sizes can be mapped.
+        Without any, files of the recorded sizes can be mapped.
         """
-        impossible = list(self._impossible_values())
-        yield from impossible
-        for split in () if impossible else splits:
+        if self.token_dtype not in TOKEN_DTYPES:
+            yield f"token_dtype is {self.token_dtype!r}, expected {' or '.join(TOKEN_DTYPES)}"
+            return
+        for split in splits:
             counts = self.splits[split]
             sizes = {
                 f"{split}/sentences.bin": 8 * (counts.sentences + 1),
@@ -199,61 +179,48 @@ class Manifest:
                 else:
                     yield f"it does not list {name}"
             for key in vars(TextCounts()):
-                of_sources = sum(getattr(source.counts[split], key) for source in self.sources)
+                parts = [source.counts.get(split, TextCounts()) for source in self.sources]
+                of_sources = sum(getattr(part, key) for part in parts)
                 stories[f"{key} of {split}/ in all sources"] = of_sources, getattr(counts, key)
             for what, (found, expected) in stories.items():
                 if found != expected:
                     yield f"{found} {what}, expected {expected}"
 
-    def _impossible_values(self) -> Iterator[str]:
-        counts: dict[str, object] = {"vocab_size": self.vocab_size}
-        for name, record in self.files.items():
-            counts[f"files, {name}, bytes"] = record.bytes
-        for name, split in self.splits.items():
-            for key, value in vars(split).items():
-                is_list = isinstance(getattr(SplitCounts, key), tuple)
-                if is_list != isinstance(value, tuple):
-                    expected = "a list" if is_list else "a whole number"
-                    yield f"splits, {name}, {key} is {value!r}, expected {expected}"
-                for place, one in enumerate(value if isinstance(value, tuple) else [value]):
-                    counts[f"splits, {name}, {key}" + f", {place}" * is_list] = one
-        for source in self.sources:
-            counts[f"source {source.name}, documents_read"] = source.documents_read
-            for name, split in source.counts.items():
-                for key, value in vars(split).items():
-                    counts[f"source {source.name}, {name}, {key}"] = value
-            if not isinstance(source.weight, int | float) or not 0 < source.weight < np.inf:
-                yield f"source {source.name}, weight is {source.weight!r}, expected above 0"
-        for position, value in counts.items():
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-                yield f"{position} is {value!r}, expected a whole number"
-        if self.token_dtype not in TOKEN_DTYPES:
-            yield f"token_dtype is {self.token_dtype!r}, expected {' or '.join(TOKEN_DTYPES)}"
-        if not isinstance(self.settings, dict):
-            yield f"settings is {self.settings!r}, expected an object"
 
+def from_json(kind: Any, value: Any, where: str) -> Any:
+    """What `dataclasses.asdict` and JSON made of a `kind`, made into one again.
 
-def split_counts_from_json(content: dict[str, Any]) -> SplitCounts:
-    """The counts that `dataclasses.asdict` made JSON of; TypeError when there are others."""
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-    }
-    return SplitCounts(**values)
-
-
-def _file_records(content: dict[str, Any]) -> dict[str, FileRecord]:
-    return {name: FileRecord(**record) for name, record in content.items()}
-
-
-def _source_record(content: dict[str, Any]) -> SourceRecord:
-    return SourceRecord(
-        **{
-            **content,
-            "files": _file_records(content["files"]),
-            "dataset": DatasetRecord(**content["dataset"]) if content["dataset"] else None,
-            "counts": {name: TextCounts(**counts) for name, counts in content["counts"].items()},
-        }
-    )
+    Raises DataError, beginning with `where`, for anything else: JSON of the wrong type, keys too
+    many or too few, whole numbers below 0 or above 2**63, weights that are not above 0.
+    """
+    found, inner = None, get_args(kind)
+    if is_dataclass(kind):
+        hints, make = get_type_hints(kind), cast(Any, kind)
+        if isinstance(value, dict) and value.keys() == hints.keys():
+            return make(**{k: from_json(hints[k], v, f"{where}, {k}") for k, v in value.items()})
+        expected = f"an object of {', '.join(hints)}"
+    elif get_origin(kind) is dict:
+        if isinstance(value, dict):
+            return {k: from_json(inner[1], v, f"{where}, {k}") for k, v in value.items()}
+        expected = "an object"
+    elif get_origin(kind) is tuple:
+        if isinstance(value, list):
+            return tuple(from_json(inner[0], v, f"{where}, {i}") for i, v in enumerate(value))
+        expected = "a list"
+    elif inner:  # X | None
+        return None if value is None else from_json(inner[0], value, where)
+    elif kind is int:
+        found = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+        expected = "a whole number"
+    elif kind is float:
+        found = isinstance(value, int | float) and 0 < value < np.inf
+        expected = "a number above 0"
+    else:
+        found = kind is Any or isinstance(value, kind)
+        expected = f"a value of type {kind}"
+    if found:
+        return value
+    raise DataError(f"{where} is {repr(value)[:80]}, expected {expected}; prepare the corpus again")
 
 
 def token_file(split: str, shard: int) -> str:
@@ -285,10 +252,10 @@ class Corpus:
             [[0], np.cumsum([source.counts[split].documents for source in manifest.sources])]
         ).astype(np.int64)
         self.source_weights = np.array([source.weight for source in manifest.sources], np.float64)
-        self.sentence_offsets = _map(data_dir / split / "sentences.bin", "<i8")
-        self.document_offsets = _map(data_dir / split / "documents.bin", "<i8")
+        self.sentence_offsets = map_numbers(data_dir / split / "sentences.bin", "<i8")
+        self.document_offsets = map_numbers(data_dir / split / "documents.bin", "<i8")
         self._shards = [
-            _map(data_dir / token_file(split, shard), manifest.token_dtype)
+            map_numbers(data_dir / token_file(split, shard), manifest.token_dtype)
             for shard in range(len(counts.shard_tokens))
         ]
         self._shard_starts = np.concatenate([[0], np.cumsum(counts.shard_tokens)]).astype(np.int64)
@@ -357,7 +324,8 @@ class Corpus:
         return gathered
 
 
-def _map(path: Path, dtype: str) -> np.ndarray:
+def map_numbers(path: Path, dtype: str) -> np.ndarray:
+    """The numbers of a file, memory-mapped."""
     if not path.stat().st_size:  # it cannot be mapped
         return np.zeros(0, dtype)
     # A plain view: indexing the memmap class itself is slower and gives memmaps back.

@@ -1,13 +1,13 @@
 """The first reading of the inputs: what is there, what is there twice, a vocabulary's sample."""
 
+import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ptft_jax.data.corpus.dev_split import HashEnds
 from ptft_jax.data.corpus.duplicates import (
     HashSet,
     NearIndex,
@@ -15,14 +15,25 @@ from ptft_jax.data.corpus.duplicates import (
     minhash_signatures,
     normalized,
 )
-from ptft_jax.data.corpus.journal import AppendFile
+from ptft_jax.data.corpus.journal import AppendFile, WorkFolder
+from ptft_jax.data.corpus.settings import PrepareSettings
+from ptft_jax.data.corpus.store import map_numbers
+from ptft_jax.data.randomness import random_uint64
 from ptft_jax.data.text.sources import Block
-from ptft_jax.data.tokenizer.sample import VocabularySample
+from ptft_jax.errors import DataError
 
 # Why a document is left out.
 KEPT, EXACT_DUPLICATE, NEAR_DUPLICATE = range(3)
+# Each split needs two documents, or there would be no other document for a random next sentence.
+LEAST_DOCUMENTS = 2
 
-_HASHES, _REMOVED, _SAMPLE, _SIGNATURES = "hashes.bin", "removed.bin", "sample.bin", "minhash.bin"
+SAMPLE = "sample.bin"
+_HASHES, _REMOVED, _SIGNATURES = "hashes.bin", "removed.bin", "minhash.bin"
+_AT_ONCE = 1 << 20
+# Thresholds between one power of two and the next: about 15/16 of what is allowed is used at least.
+_STEPS = 16
+_LEVELS = 58 * _STEPS
+_HEADER = struct.Struct("<HI")
 
 
 class Digest(NamedTuple):
@@ -44,61 +55,41 @@ def digest_documents(documents: Sequence[Sequence[str]], *, seed: int, permutati
 class Survey:
     """Takes in all documents once, in order.
 
-    `deduplicate` is none, exact or near; `sample_characters` 0 draws no sample. Memory does not
-    grow with the number of documents, except for duplicates: see `HashSet` and `NearIndex`.
+    Memory does not grow with the number of documents, except for duplicates: see `HashSet` and
+    `NearIndex`. `sources` counts, for each source, the documents that are kept, exact duplicates
+    and near duplicates.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        seed: int,
-        deduplicate: str,
-        near_threshold: float,
-        near_permutations: int,
-        sample_characters: int,
-        state: dict[str, Any] | None = None,
+        self, work: WorkFolder, settings: PrepareSettings, sources: list[list[int]]
     ) -> None:
-        """`state` goes on from there, with files that have `sizes`; or opens the results again."""
-        state = state or {}
-        self._folder = folder
-        sizes = state.get("sizes", {})
-        self.documents: int = state.get("documents", 0)
-        self.ends = HashEnds(**state.get("ends", {}))
-        self._by_source: list[list[int]] = state.get("sources", [])
-        finished = state.get("finished", False)
-        permutations = near_permutations if deduplicate == "near" else 0
-        self.digest = partial(digest_documents, seed=seed, permutations=permutations)
-        self._files = {
-            name: AppendFile(folder / name, sizes.get(name, 0))
-            for name, wanted in (
-                (_HASHES, True),
-                (_REMOVED, True),
-                (_SAMPLE, sample_characters > 0),
-                (_SIGNATURES, permutations > 0 and not finished),
-            )
-            if wanted
-        }
+        """Go on with what the work folder holds, where `sources` are counted already."""
+        self._work = work
+        self.sources = sources
+        permutations = settings.near_permutations if settings.deduplicate == "near" else 0
+        self.digest = partial(digest_documents, seed=settings.seed, permutations=permutations)
+        self._hashes, self._removed = work.open(_HASHES), work.open(_REMOVED)
         self._sample = (
-            VocabularySample(self._files[_SAMPLE], sample_characters, seed, state.get("sample", ()))
-            if sample_characters
-            else None
+            None
+            if settings.vocab
+            else VocabularySample(
+                work.open(SAMPLE), settings.vocab_sample_characters, settings.seed
+            )
         )
-        self._seen = HashSet() if deduplicate != "none" and not finished else None
+        self._seen = None if settings.deduplicate == "none" else HashSet()
         if self._seen is not None:
-            before = self.verdicts(0)
-            while len(hashes := before.take(1 << 20)[0]):
-                self._seen.add(hashes)
-            before.close()
+            before, _ = verdicts(work.path)
+            for start in range(0, len(before), _AT_ONCE):
+                self._seen.add(before[start : start + _AT_ONCE])
         self._near = (
-            NearIndex(self._files[_SIGNATURES], near_threshold, permutations)
-            if permutations and not finished
+            NearIndex(work.open(_SIGNATURES), settings.near_threshold, permutations)
+            if permutations
             else None
         )
 
     def add(self, block: Block, digest: Digest) -> None:
         """Take in the next documents."""
-        count = len(block.documents)
+        first, count = self._removed.size, len(block.documents)
         removed = np.full(count, KEPT, np.uint8)
         if self._seen is not None:
             removed[~self._seen.add(digest.hashes)] = EXACT_DUPLICATE
@@ -107,96 +98,127 @@ class Survey:
             left = np.flatnonzero(removed == KEPT)
             is_new = self._near.add(digest.signatures[left])
             removed[left[~is_new]] = NEAR_DUPLICATE
-        self._files[_HASHES].write(digest.hashes.astype("<u8").tobytes())
-        self._files[_REMOVED].write(removed.tobytes())
-        kept = removed == KEPT
-        self.ends.add(digest.hashes[kept])
+        self._hashes.write(digest.hashes.astype("<u8").tobytes())
+        self._removed.write(removed.tobytes())
         if self._sample is not None:
-            self._sample.add(self.documents, block.documents, kept)
-        self.documents += count
-        while len(self._by_source) <= block.source:
-            self._by_source.append([0, 0, 0])
-        counts = self._by_source[block.source]
+            self._sample.add(first, block.documents, removed == KEPT)
+        while len(self.sources) <= block.source:
+            self.sources.append([0, 0, 0])
+        counts = self.sources[block.source]
         for verdict, number in enumerate(np.bincount(removed, minlength=3).tolist()):
             counts[verdict] += number
 
-    def sync(self, finished: bool = False) -> dict[str, Any]:
-        """Hand everything to the disk; the state to go on from."""
-        for file in self._files.values():
-            file.sync()
-        return {
-            "documents": self.documents,
-            "ends": {"smallest": self.ends.smallest, "largest": self.ends.largest},
-            "sources": self._by_source,
-            "sample": self._sample.counts if self._sample else [],
-            "sizes": {name: file.size for name, file in self._files.items()},
-            "finished": finished,
-        }
-
-    def sizes(self) -> dict[Path, int]:
-        """The size of each file so far, in bytes."""
-        return {file.path: file.size for file in self._files.values()}
-
-    def finish(self) -> dict[str, Any]:
-        """There are no more documents: the state that opens the results again.
-
-        Frees the memory that only more documents would need.
-        """
-        self._seen = self._near = None
-        self._let_go(_SIGNATURES)
-        return self.sync(finished=True)
-
-    def _let_go(self, name: str) -> None:
-        if name in self._files:
-            self._files.pop(name).close()
-
-    def sampled_lines(self) -> Iterator[str]:
-        """The lines of the vocabulary's sample."""
-        assert self._sample is not None
-        return self._sample.lines()
-
-    def finish_sample(self) -> None:
-        """The vocabulary is there."""
-        self._let_go(_SAMPLE)
-
-    def remove_unneeded(self) -> None:
-        """Remove the files that were finished with, once no journal speaks of them."""
-        for name in (_SAMPLE, _SIGNATURES):
-            if name not in self._files:
-                (self._folder / name).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            file.close()
-
-    def source_counts(self, source: int) -> tuple[int, int, int]:
-        """Documents of a source that were kept, exact duplicates, and near duplicates."""
-        kept, exact, near = self._by_source[source] if source < len(self._by_source) else (0, 0, 0)
-        return kept, exact, near
-
-    def verdicts(self, start: int) -> "Verdicts":
-        """What was found out about the documents, from number `start` on."""
-        for file in self._files.values():
-            file.flush()
-        return Verdicts(self._files[_HASHES].path, self._files[_REMOVED].path, start)
+    def finish(self) -> None:
+        """There are no more documents."""
+        for name in (_HASHES, _REMOVED, *([SAMPLE] if self._sample else [])):
+            self._work.finish(name)
+        if self._near is not None:
+            self._work.drop(_SIGNATURES)
 
 
-class Verdicts:
-    """Reads hashes and reasons to leave out, in the order of the documents."""
+def verdicts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What was found out about all documents: their hashes, uint64 [N], and reasons, uint8 [N].
 
-    def __init__(self, hashes: Path, removed: Path, start: int) -> None:
-        """Open the files that the survey has written."""
-        self._hashes, self._removed = hashes.open("rb"), removed.open("rb")
-        self._hashes.seek(8 * start)
-        self._removed.seek(start)
+    A reason is KEPT, EXACT_DUPLICATE or NEAR_DUPLICATE. Both are memory-mapped.
+    """
+    return map_numbers(folder / _HASHES, "<u8"), map_numbers(folder / _REMOVED, "u1")
 
-    def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The hashes, uint64, and reasons, uint8, of at most the next `count` documents."""
-        hashes = np.frombuffer(self._hashes.read(8 * count), "<u8").astype(np.uint64)
-        return hashes, np.frombuffer(self._removed.read(count), np.uint8)
 
-    def close(self) -> None:
-        """Close the files."""
-        self._hashes.close()
-        self._removed.close()
+def dev_threshold(folder: Path, fraction: float, names: Sequence[str]) -> np.uint64:
+    """Kept documents with a hash below this are held out: about `fraction` of them.
+
+    Equal documents fall into the same split, and a document stays in its split when others are
+    added. At least two different documents are in each split. Raises DataError, naming the inputs,
+    when there are fewer than four.
+    """
+    smallest, largest = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+    hashes, reasons = verdicts(folder)
+    for start in range(0, len(hashes), _AT_ONCE):
+        at = slice(start, start + _AT_ONCE)
+        some = np.unique(hashes[at][reasons[at] == KEPT])
+        smallest = np.union1d(smallest, some[: 2 * LEAST_DOCUMENTS])[: 2 * LEAST_DOCUMENTS]
+        largest = np.union1d(largest, some[-2 * LEAST_DOCUMENTS :])[-2 * LEAST_DOCUMENTS :]
+    different = len(np.union1d(smallest, largest))
+    if different < 2 * LEAST_DOCUMENTS:
+        inputs = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        if not different:
+            raise DataError(f"the corpus is empty: there is no text in {inputs}")
+        raise DataError(
+            f"{different} documents (copies not counted) in {inputs}, expected at least "
+            f"{2 * LEAST_DOCUMENTS} (two for training, two held out); separate documents by blank "
+            "lines, or give more files"
+        )
+    wanted = round(fraction * (1 << 64))
+    most, least = int(largest[-LEAST_DOCUMENTS]), int(smallest[LEAST_DOCUMENTS - 1]) + 1
+    return np.uint64(max(least, min(wanted, most)))
+
+
+class VocabularySample:
+    """At most so many characters of documents drawn at random, kept in a file.
+
+    Every document has a random number, and the sample holds those below a threshold, which sinks
+    as documents come in: fair and deterministic, without knowing beforehand how much text there is.
+    There is at least one document, however long. In memory there are counters only; what has
+    fallen out of the sample stays in the file until it is removed.
+    """
+
+    def __init__(self, file: AppendFile, limit: int, seed: int) -> None:
+        """Goes on with what `file` holds already."""
+        self._file = file
+        self._limit = limit
+        self._seed = seed
+        # Characters of documents below threshold i, but not below i + 1.
+        self._characters = np.zeros(_LEVELS, np.int64)
+        self._level = 0
+        self._size = 0
+        for level, text in self._stored():
+            self._characters[level] += len(text)
+            self._size += len(text)
+        self._sink()
+
+    def add(self, first: int, documents: Sequence[Sequence[str]], usable: np.ndarray) -> None:
+        """Take up documents `first`, `first` + 1, … of the corpus if they are `usable`, bool."""
+        numbers = random_uint64(
+            self._seed, "vocabulary sample", np.arange(first, first + len(documents))
+        )
+        largest = np.uint64(_threshold(self._level) - 1)
+        for index in np.flatnonzero(usable & (numbers <= largest)).tolist():
+            level = _level_of(int(numbers[index]))
+            if level < self._level:  # the threshold has sunk since `largest` was taken
+                continue
+            text = "\n".join(documents[index])
+            content = text.encode("utf-8")
+            self._file.write(_HEADER.pack(level, len(content)) + content)
+            self._characters[level] += len(text)
+            self._size += len(text)
+            self._sink()
+
+    def _sink(self) -> None:
+        while self._size > self._limit and self._characters[self._level + 1 :].any():
+            self._size -= int(self._characters[self._level])
+            self._level += 1
+
+    def lines(self) -> Iterator[str]:
+        """The lines of the sampled documents, in the order of the corpus."""
+        self._file.flush()
+        for level, text in self._stored():
+            if level >= self._level:
+                yield from text.split("\n")
+
+    def _stored(self) -> Iterator[tuple[int, str]]:
+        with self._file.path.open("rb") as stored:
+            while header := stored.read(_HEADER.size):
+                level, size = _HEADER.unpack(header)
+                yield level, stored.read(size).decode("utf-8")
+
+
+def _threshold(level: int) -> int:
+    """The bound of the random numbers, which are below 2**64, from 2**64 down."""
+    octave, step = divmod(level, _STEPS)
+    return (2 * _STEPS - step) << (59 - octave)
+
+
+def _level_of(number: int) -> int:
+    """The highest level whose threshold is above `number`."""
+    octave = min(64 - number.bit_length(), _LEVELS // _STEPS - 1)
+    return octave * _STEPS + 2 * _STEPS - 1 - max(number >> (59 - octave), _STEPS)

@@ -36,41 +36,32 @@ class Workers:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map[Job, Context, Result](
-        self,
-        function: Callable[[Job], Result],
-        jobs: Iterable[tuple[Job, Context, int]],
-        most: int,
+        self, function: Callable[[Job], Result], jobs: Iterable[tuple[Job, Context]]
     ) -> Iterator[tuple[Context, Result]]:
         """Apply `function` to each job and yield the results in the order of the jobs.
 
-        A job comes with a context, which stays in this process, and with its size. Two jobs for
-        each worker are under way at a time, and no more than `most` in size for each worker unless
-        it is a single one. Function and job are pickled when they go to another process.
+        A job comes with a context, which stays in this process. Two jobs for each worker are under
+        way at a time. Function and job are pickled when they go to another process.
         """
         if self._count == 1:
-            for job, context, _ in jobs:
+            for job, context in jobs:
                 yield context, function(job)
             return
         if self._pool is None:
             # Not fork: a forked copy of a process with threads may deadlock.
-            context_of_processes = multiprocessing.get_context("spawn")
+            spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(
-                self._count, mp_context=context_of_processes, initializer=_start_worker
+                self._count, mp_context=spawn, initializer=_start_worker
             )
-        waiting: deque[tuple[Context, Future[Result], int]] = deque()
-        under_way = 0
+        waiting: deque[tuple[Context, Future[Result]]] = deque()
         try:
-            for job, context, size in jobs:
-                while waiting and (
-                    len(waiting) >= 2 * self._count + 1 or under_way + size > most * self._count
-                ):
-                    ready_context, ready, ready_size = waiting.popleft()
-                    under_way -= ready_size
+            for job, context in jobs:
+                if len(waiting) > 2 * self._count:
+                    ready_context, ready = waiting.popleft()
                     yield ready_context, ready.result()
-                waiting.append((context, self._pool.submit(function, job), size))
-                under_way += size
+                waiting.append((context, self._pool.submit(function, job)))
             while waiting:
-                ready_context, ready, _ = waiting.popleft()
+                ready_context, ready = waiting.popleft()
                 yield ready_context, ready.result()
         except BrokenProcessPool as error:
             raise PtftError(

@@ -1,4 +1,4 @@
-"""Compressed streams, unpacked in bounded memory, and kinds of files told by their beginning.
+"""Compressed streams, unpacked in bounded memory.
 
 A file says itself how much memory its unpacking takes (the window of zstd, the dictionary of xz):
 more than the strongest usual settings need is refused.
@@ -24,28 +24,6 @@ DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
 # `xz -9` needs 65 MiB and `zstd --ultra -22` 128 MiB.
 _MEMORY = 1 << 28
 _HEAD = 512
-_SIGNATURES = (
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"PK\x05\x06", "a zip archive"),
-    (257, b"ustar", "a tar archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (0, b"Rar!\x1a\x07", "a rar archive"),
-    (0, b"\x1f\x8b", "compressed with gzip"),
-    (0, b"\xfd7zXZ\x00", "compressed with xz"),
-    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd"),
-    (0, b"BZh91AY&SY", "compressed with bzip2"),
-    (0, b"PAR1", "a Parquet file"),
-    (0, b"%PDF-", "a PDF file"),
-    *((0, bytes([0x80, protocol]), "a pickle") for protocol in range(2, 6)),
-)
-
-
-def kind_of(head: bytes) -> str:
-    """Says what a file is that begins with `head`, of 512 bytes or more; "" for anything else.
-
-    Only kinds that are never text: archives, pickles and the like.
-    """
-    return next((kind for at, mark, kind in _SIGNATURES if head.startswith(mark, at)), "")
 
 
 def unpacked_head(compression: str, head: bytes) -> bytes:

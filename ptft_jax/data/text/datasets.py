@@ -16,7 +16,23 @@ _RECORDS_AT_ONCE = 64
 _VERSION = re.compile(r"\d+\.\d+\.\d+\Z")
 
 
-class TfdsPart:
+class _DatasetPart:
+    """A split of a dataset; `size` is 1 where the dataset does not know its own."""
+
+    def __init__(
+        self, location: str, text_column: str, columns: list[str], size: int, record: DatasetRecord
+    ) -> None:
+        if text_column not in columns:
+            raise ConfigError(missing_column(f"inputs: {location!r}", text_column, columns))
+        self.name = self.location = location
+        self.size = size or 1
+        self.identity = {"name": record.name, "version": record.version, "split": record.split}
+        self.record: FileRecord | DatasetRecord | None = None
+        self._described = record
+        self._text_column = text_column
+
+
+class TfdsPart(_DatasetPart):
     """A split of a dataset prepared by TFDS, read as ArrayRecord without TensorFlow."""
 
     def __init__(self, location: str, text_column: str) -> None:
@@ -25,7 +41,14 @@ class TfdsPart:
         Raises ConfigError when the dataset is neither prepared nor to be had, has no such split, or
         has no such column of text.
         """
-        name, split = _parse_tfds(location)
+        name, *rest = location.removeprefix("tfds:").split(":", 2)
+        if rest and _VERSION.match(rest[0]):
+            name = f"{name}:{rest.pop(0)}"
+        split = ":".join(rest) or "train"
+        if not name:
+            raise ConfigError(
+                f"inputs: {location!r}: expected tfds:NAME[/CONFIG][:VERSION][:SPLIT]"
+            )
         builder = tfds.text_builder(name)
         with tfds.absl_errors_only():
             try:
@@ -35,26 +58,15 @@ class TfdsPart:
                     f"inputs: {location!r}: no split {split!r} ({error}); it has "
                     f"{', '.join(builder.info.splits)}"
                 ) from error
-        features = sorted(builder.info.features or ())
-        if text_column not in features:
-            raise ConfigError(missing_column(f"inputs: {location!r}", text_column, features))
-        self.name = location
-        # What the records take on disk tells the parts' sizes apart; 1 when TFDS does not know.
-        self.size = int(builder.info.splits[split].num_bytes or 1)
-        self.record: FileRecord | DatasetRecord | None = None
-        self._text_column = text_column
         config = builder.builder_config
-        self._described = DatasetRecord(
+        record = DatasetRecord(
             "tfds:" + (f"{builder.name}/{config.name}" if config else builder.name),
             str(builder.info.version),
             split,
             len(self._source),
         )
-
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """Name, version and split."""
-        return self._described.identity
+        size = int(builder.info.splits[split].num_bytes)
+        super().__init__(location, text_column, sorted(builder.info.features or ()), size, record)
 
     def read(self, report: Report = stop) -> Iterator[Document]:
         """Yield the records as documents, in the order of the dataset."""
@@ -68,25 +80,14 @@ class TfdsPart:
                     try:
                         text = text.decode("utf-8")
                     except UnicodeDecodeError as error:
-                        report(DataError(f"{where}: not UTF-8 ({error})"))
+                        report(f"{where}: not UTF-8 ({error})")
                         continue
                 for lines in record_documents(where, text, report):
-                    yield Document(lines, index + 1, self.size * (index + 1) // count)
+                    yield Document(lines, self.size * (index + 1) // count)
         self.record = self._described
 
 
-def _parse_tfds(location: str) -> tuple[str, str]:
-    """The name with its version, and the split."""
-    name, *rest = location.removeprefix("tfds:").split(":", 2)
-    if rest and _VERSION.match(rest[0]):
-        name = f"{name}:{rest.pop(0)}"
-    split = ":".join(rest) or "train"
-    if not name:
-        raise ConfigError(f"inputs: {location!r}: expected tfds:NAME[/CONFIG][:VERSION][:SPLIT]")
-    return name, split
-
-
-class HuggingFacePart:
+class HuggingFacePart(_DatasetPart):
     """A split of a dataset of the Hugging Face Hub, or of a folder that `datasets` reads, streamed.
 
     It is never held in memory nor stored whole.
@@ -119,29 +120,20 @@ class HuggingFacePart:
                 " hf:[ORGANISATION/]NAME[/CONFIG][:SPLIT]. Without network, fetch the dataset's "
                 ".parquet files elsewhere and give them as files"
             ) from error
-        if text_column not in columns:
-            raise ConfigError(missing_column(f"inputs: {location!r}", text_column, columns))
-        self.name = location
-        size = (builder.info.splits or {}).get(split)
-        self.size = int(getattr(size, "num_bytes", 0) or 1)
-        self._expected = int(getattr(size, "num_examples", 0) or 0)
-        self.record: FileRecord | DatasetRecord | None = None
-        self._stream = stream.select_columns([text_column])
-        self._column = text_column
+        info = (builder.info.splits or {}).get(split)
+        self._expected = int(getattr(info, "num_examples", 0) or 0)
         # The commit of a dataset on the Hub; of a folder, a hash of its files.
         commit = re.match(r"hf://[^@]*@([^/]+)", str(builder.base_path))
         name = Path(path).name if Path(path).is_dir() else path
-        self._described = DatasetRecord(
+        record = DatasetRecord(
             f"hf:{name}{f'/{config}' if config else ''}",
             commit[1] if commit else str(builder.hash),
             split,
             0,
         )
-
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """Name, version and split."""
-        return self._described.identity
+        size = int(getattr(info, "num_bytes", 0) or 0)
+        super().__init__(location, text_column, columns, size, record)
+        self._stream = stream.select_columns([text_column])
 
     def read(self, report: Report = stop) -> Iterator[Document]:
         """Yield the records as documents, in the order of the dataset."""
@@ -159,8 +151,8 @@ class HuggingFacePart:
             count += 1
             done = self.size * count // max(self._expected, count)
             where = f"{self.name}, record {count}"
-            for lines in record_documents(where, record[self._column], report):
-                yield Document(lines, count, done)
+            for lines in record_documents(where, record[self._text_column], report):
+                yield Document(lines, done)
         self.record = replace(self._described, records=count)
 
 

@@ -16,59 +16,43 @@ MAX_DOCUMENT_CHARACTERS = 1 << 22
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # Told of a line or record that cannot be used. What raises ends the reading; else it goes on.
-Report = Callable[[DataError], object]
+Report = Callable[[str], object]
 
 
-def stop(error: DataError) -> NoReturn:
-    """End the reading: the report of whoever needs all of the text."""
-    raise error
+def stop(problem: str) -> NoReturn:
+    """End the reading with a DataError: the report of whoever needs all of the text."""
+    raise DataError(problem)
 
 
 class Document(NamedTuple):
     """The paragraphs of a document: stripped, none of them empty, at least one.
 
-    `number` says where it begins: the line of a file, or the record, from 1. `position` is how many
-    bytes of its file (in its compressed size) or dataset were read by its end.
+    `position` is how many bytes of its file (in its compressed size) or dataset were read by its
+    end.
     """
 
     lines: tuple[str, ...]
-    number: int
     position: int
 
 
-def text_documents(
-    name: str, stream: BinaryIO, report: Report
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The documents of a text, each with the number of its first line.
+def text_documents(name: str, stream: BinaryIO, report: Report) -> Iterator[tuple[str, ...]]:
+    """The documents of a text.
 
     A blank line and the end of the text end a document. Line ends are LF or CR LF, a byte-order
-    mark is dropped. `report` gets a DataError, with the text's name and the line, for text that is
-    not UTF-8 and for an endless line; it is raised for a damaged compressed file.
+    mark is dropped. `report` is told, with the text's name and the line, of text that is not UTF-8
+    and of an endless line; DataError is raised for a damaged compressed file.
     """
-    lines: list[str] = []
-    size = 0
-    first_line = 1
-    for number, line in _decoded_lines(name, stream, report):
-        if line and not lines:
-            first_line = number
-        if line:
-            lines.append(line)
-            size += len(line)
-        if lines and (not line or size >= MAX_DOCUMENT_CHARACTERS):
-            yield first_line, tuple(lines)
-            lines, size = [], 0
-    if lines:
-        yield first_line, tuple(lines)
+    return _gathered(line for _, line in _decoded_lines(name, stream, report))
 
 
 def json_documents(
     name: str, stream: BinaryIO, text_column: str, report: Report
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The documents of JSON lines, each with the number of its line.
+) -> Iterator[tuple[str, ...]]:
+    """The documents of JSON lines.
 
     A record is a document: the string under `text_column`, whose lines are paragraphs; null is no
-    text. Blank lines are skipped. `report` also gets a DataError for a line that is no JSON object
-    or has no string there.
+    text. Blank lines are skipped. `report` is also told of a line that is no JSON object or has no
+    string there.
     """
     for number, line in _decoded_lines(name, stream, report):
         if not line:
@@ -77,60 +61,43 @@ def json_documents(
         try:
             record = json.loads(line)
         except ValueError as error:
-            report(DataError(f"{where}: not JSON ({error}); expected one JSON object per line"))
+            report(f"{where}: not JSON ({error}); expected one JSON object per line")
             continue
         except RecursionError:
-            report(DataError(f"{where}: nested too deeply; expected one flat JSON object"))
+            report(f"{where}: nested too deeply; expected one flat JSON object")
             continue
         if not isinstance(record, dict):
             kind, key = type(record).__name__, text_column
-            report(DataError(f"{where}: a JSON {kind}, expected an object with the key {key!r}"))
+            report(f"{where}: a JSON {kind}, expected an object with the key {key!r}")
         elif text_column not in record:
-            report(DataError(missing_column(where, text_column, record)))
+            report(missing_column(where, text_column, record))
         else:
-            for lines in record_documents(where, record[text_column], report):
-                yield number, lines
+            yield from record_documents(where, record[text_column], report)
 
 
 def record_documents(where: str, text: object, report: Report) -> Iterator[tuple[str, ...]]:
     """The document that a record's text is: none if it is blank, several if it is very long.
 
-    `where` names the record in errors. None is no text. `report` gets a DataError for anything but
-    a string.
+    `where` names the record for `report`, which is told of anything but a string of Unicode or
+    None, which is no text.
     """
     if text is None:
         return
     if not isinstance(text, str):
         report(
-            DataError(
-                f"{where}: the text is of type {type(text).__name__}, expected a string; set "
-                "text_column to the column that holds the text"
-            )
+            f"{where}: the text is of type {type(text).__name__}, expected a string; set "
+            "text_column to the column that holds the text"
         )
         return
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            report(
-                DataError(
-                    f"{where}: the text has half of a surrogate pair (character {error.start + 1}),"
-                    " which is no Unicode; remove it"
-                )
-            )
-            return
-    lines: list[str] = []
-    size = 0
-    for line in text.split("\n"):
-        line = line.strip()
-        if line:
-            lines.append(line)
-            size += len(line)
-        if size >= MAX_DOCUMENT_CHARACTERS:
-            yield tuple(lines)
-            lines, size = [], 0
-    if lines:
-        yield tuple(lines)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        report(
+            f"{where}: the text has half of a surrogate pair (character {error.start + 1}), which "
+            "is no Unicode; remove it"
+        )
+        return
+    yield from _gathered(filter(None, map(str.strip, text.split("\n"))))
 
 
 def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
@@ -140,6 +107,21 @@ def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
         f"{where}: no column {text_column!r}; it has: {names}. Set text_column to the one that "
         "holds the text"
     )
+
+
+def _gathered(lines: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Documents of lines: an empty one ends a document, and one that becomes too long is cut."""
+    document: list[str] = []
+    size = 0
+    for line in lines:
+        if line:
+            document.append(line)
+            size += len(line)
+        if document and (not line or size >= MAX_DOCUMENT_CHARACTERS):
+            yield tuple(document)
+            document, size = [], 0
+    if document:
+        yield tuple(document)
 
 
 def _decoded_lines(name: str, stream: BinaryIO, report: Report) -> Iterator[tuple[int, str]]:
@@ -159,24 +141,18 @@ def _decoded_lines(name: str, stream: BinaryIO, report: Report) -> Iterator[tupl
         is_rest = len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n")
         if is_rest and not was_rest:
             report(
-                DataError(
-                    f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected one "
-                    "sentence, one paragraph or one JSON record per line"
-                )
+                f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected one "
+                "sentence, one paragraph or one JSON record per line"
             )
         if is_rest or was_rest:
             continue
         if number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
         try:
-            text = line.decode("utf-8")
+            yield number, line.decode("utf-8").strip()
         except UnicodeDecodeError as error:
             report(
-                DataError(
-                    f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position "
-                    f"{error.start + 1} of the line); convert the file, for example with "
-                    f"iconv -f latin1 -t utf-8"
-                )
+                f"{name}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position "
+                f"{error.start + 1} of the line); convert the file, for example with iconv -f "
+                "latin1 -t utf-8"
             )
-            continue
-        yield number, text.strip()

@@ -5,13 +5,13 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from ptft_jax.data.corpus.store import DatasetRecord, FileRecord
-from ptft_jax.data.text.compression import SUFFIXES, decompressed, kind_of, unpacked_head
+from ptft_jax.data.foreign_files import kind_of
+from ptft_jax.data.text.compression import SUFFIXES, decompressed, unpacked_head
 from ptft_jax.data.text.documents import (
     Document,
     Report,
@@ -36,40 +36,19 @@ def is_remote(location: str) -> bool:
     return _REMOTE.match(location) is not None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a file is: `filesystem` is None on this machine, else the fsspec file system.
-
-    `path` names it for people, `key` for the file system. `mark` changes when the file does.
-    """
-
-    path: str
-    key: str
-    size: int
-    mark: str
-    filesystem: Any = None
-
-    def open(self) -> BinaryIO:
-        """Open the file for reading bytes; ConfigError when that cannot be done."""
-        try:
-            if self.filesystem is None:
-                return Path(self.key).open("rb", buffering=0)
-            return self.filesystem.open(self.key, "rb")
-        except Exception as error:  # each remote file system has errors of its own
-            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{self.path}: cannot be read ({why})") from error
-
-
-def find_files(location: str) -> list[Place]:
+def find_files(location: str, text_column: str) -> list["FilePart"]:
     """The files that a path, a URL or a glob pattern (`**` included) names, in alphabetical order.
 
-    Raises ConfigError when there is none, for a folder, and when the package for a remote file
-    system is missing or it gives no answer.
+    `text_column` is where records have their text. Raises ConfigError when there is none, for a
+    folder, for a file whose name says that it cannot be read, and when the package for a remote
+    file system is missing or it gives no answer.
     """
-    return _find_remote(location) if is_remote(location) else _find_local(location)
+    if is_remote(location):
+        return [FilePart(text_column, *found) for found in _find_remote(location)]
+    return [FilePart(text_column, *found) for found in _find_local(location)]
 
 
-def _find_local(pattern: str) -> list[Place]:
+def _find_local(pattern: str) -> list[tuple[str, str, int, str]]:
     matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
     if not matches:
         raise ConfigError(f"inputs: no file matches {pattern!r} (searched from {Path.cwd()})")
@@ -80,16 +59,11 @@ def _find_local(pattern: str) -> list[Place]:
         raise ConfigError(f"inputs: {folder} is a folder; name the files in it, as {folder}/*.txt")
     if not files:
         raise ConfigError(f"inputs: {pattern!r} matches folders only; name the files in them")
-    found = []
-    for path in map(Path, files):
-        status = path.stat()
-        found.append(
-            Place(str(path), str(path.absolute()), status.st_size, str(status.st_mtime_ns))
-        )
-    return found
+    paths = [(Path(file), Path(file).stat()) for file in files]
+    return [(str(p), str(p.absolute()), stat.st_size, str(stat.st_mtime_ns)) for p, stat in paths]
 
 
-def _find_remote(url: str) -> list[Place]:
+def _find_remote(url: str) -> list[tuple[str, str, int, str, Any]]:
     import fsspec
 
     protocol = url.partition("://")[0]
@@ -120,7 +94,7 @@ def _find_remote(url: str) -> list[Place]:
     if not files:
         raise ConfigError(f"inputs: no file matches {url!r}")
     return [
-        Place(filesystem.unstrip_protocol(key), key, info.get("size") or 0, _mark(info), filesystem)
+        (filesystem.unstrip_protocol(key), key, info.get("size") or 0, _mark(info), filesystem)
         for key, info in files
     ]
 
@@ -137,37 +111,52 @@ class FilePart:
     the end. `identity` says whether it is still the same file without reading it.
     """
 
-    def __init__(self, place: Place, text_column: str) -> None:
-        """Raises ConfigError for a file whose name says that it cannot be read."""
-        path = urlsplit(place.path).path if place.path.startswith("http") else place.path
+    def __init__(
+        self,
+        text_column: str,
+        location: str,
+        key: str,
+        size: int,
+        mark: str,
+        filesystem: Any = None,
+    ) -> None:
+        """`key` is the file's name in an fsspec `filesystem`, None on this machine.
+
+        `mark` changes when the file does. Raises ConfigError for a file whose name says that it
+        cannot be read.
+        """
+        path = urlsplit(location).path if location.startswith("http") else location
         self.name = Path(path).name
-        self.location = place.path
-        self.size = place.size
+        self.location = location
+        self.size = size
+        # What changes when the file does: path, size, and time or tag of its last change.
+        self.identity = {"path": location if filesystem else key, "bytes": size, "mark": mark}
         self.record: FileRecord | DatasetRecord | None = None
-        self._place = place
+        self._key, self._filesystem = key, filesystem
         self._text_column = text_column
         stem = Path(self.name.lower())
         self._compression = stem.suffix if stem.suffix in SUFFIXES else ""
         self._format = (stem.with_suffix("") if self._compression else stem).suffix
         if self._format == ".json":
             raise ConfigError(
-                f"inputs: {place.path}: one JSON value in a file cannot be read as a stream; write "
+                f"inputs: {location}: one JSON value in a file cannot be read as a stream; write "
                 "one object per line and call it .jsonl"
             )
         if self._format == ".parquet" and self._compression:
-            raise ConfigError(
-                f"inputs: {place.path}: Parquet is compressed inside; unpack the file"
-            )
+            raise ConfigError(f"inputs: {location}: Parquet is compressed inside; unpack the file")
 
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """What changes when the file does: path, size, and time or tag of its last change."""
-        path = self._place.path if self._place.filesystem else self._place.key
-        return {"path": path, "bytes": self.size, "mark": self._place.mark}
+    def _open(self) -> BinaryIO:
+        try:
+            if self._filesystem is None:
+                return Path(self._key).open("rb", buffering=0)
+            return self._filesystem.open(self._key, "rb")
+        except Exception as error:  # each remote file system has errors of its own
+            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{self.location}: cannot be read ({why})") from error
 
     def checksum(self) -> FileRecord:
         """Size and SHA-256 of the file, by reading it."""
-        with self._place.open() as raw:
+        with self._open() as raw:
             reader = Reader(self.location, raw)
             while reader.read(1 << 20):
                 pass
@@ -177,8 +166,8 @@ class FilePart:
         """Yield the documents of the file in order.
 
         Raises ConfigError when it cannot be opened; DataError for a damaged file, an archive or
-        Parquet without the text column. `report` gets a DataError, with file and line or record,
-        for text that is not UTF-8, an endless line, or a record that has no text.
+        Parquet without the text column. `report` is told, with file and line or record,
+        of text that is not UTF-8, an endless line, or a record that has no text.
         """
         if self._format == ".parquet":
             record = self.checksum()
@@ -186,7 +175,7 @@ class FilePart:
             self.record = record
             return
         path = self.location
-        with self._place.open() as raw:
+        with self._open() as raw:
             reader = Reader(path, raw)
             # The count is ahead of the unpacked bytes by what is buffered at most.
             buffered = io.BufferedReader(reader, _READ_AHEAD)
@@ -202,8 +191,8 @@ class FilePart:
                 documents = json_documents(path, stream, self._text_column, report)
             else:
                 documents = text_documents(path, stream, report)
-            for number, lines in documents:
-                yield Document(lines, number, min(reader.count, self.size))
+            for lines in documents:
+                yield Document(lines, min(reader.count, self.size))
             # What a decompressor leaves behind its end belongs to the file, too.
             while buffered.read(_READ_AHEAD):
                 pass
@@ -215,7 +204,7 @@ class FilePart:
 
         path, column = self.location, self._text_column
         number = 0
-        with self._place.open() as raw:
+        with self._open() as raw:
             try:
                 # Pages are compared with their checksums, if whoever wrote the file wanted them.
                 file = pyarrow.parquet.ParquetFile(
@@ -231,10 +220,10 @@ class FilePart:
                         try:
                             text = value.as_py()
                         except UnicodeDecodeError as error:
-                            report(DataError(f"{where}: not UTF-8 ({error}); write the file again"))
+                            report(f"{where}: not UTF-8 ({error}); write the file again")
                             continue
                         for lines in record_documents(where, text, report):
-                            yield Document(lines, number, self.size * number // rows)
+                            yield Document(lines, self.size * number // rows)
             except (pyarrow.ArrowException, OSError) as error:
                 raise DataError(f"{path}: the Parquet file is damaged ({error})") from error
 
@@ -269,16 +258,6 @@ class Reader(io.RawIOBase):
 
     def digest(self) -> str:
         return self._sha256.hexdigest()
-
-
-def source_name(location: str) -> str:
-    """What a source of files is called: its pattern, of a path the last two names only.
-
-    Folders of a machine say nothing to the reader of a manifest.
-    """
-    if is_remote(location):
-        return location
-    return "/".join(Path(location).parts[-2:])
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

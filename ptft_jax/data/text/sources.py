@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from ptft_jax.data.corpus.store import DatasetRecord, FileRecord
 from ptft_jax.data.text.documents import Document, Report, stop
-from ptft_jax.data.text.files import FilePart, find_files, source_name, unique_names
+from ptft_jax.data.text.files import find_files, is_remote, unique_names
 from ptft_jax.errors import ConfigError, DataError
 
 # Documents travel to the workers in blocks of about this many characters: large enough to hide the
@@ -18,18 +19,18 @@ BLOCK_CHARACTERS = 1 << 19
 class Part(Protocol):
     """A file or a split of a dataset, read from its beginning.
 
-    `name` is for people. `size` counts what a document's `position` counts. `record` says what
-    exactly was read, and is known once `read` has come to the end.
+    `name` is for the manifest, `location` for messages. `size` counts what a document's `position`
+    counts. `identity` changes when the content does, and is known without reading it. `record` says
+    what exactly was read, and is known once `read` has come to the end.
     """
 
     name: str
+    location: str
     size: int
-    record: FileRecord | DatasetRecord | None
+    identity: dict[str, Any]
 
     @property
-    def identity(self) -> dict[str, str | int]:
-        """What changes when the content does, known without reading it."""
-        ...
+    def record(self) -> FileRecord | DatasetRecord | None: ...
 
     def read(self, report: Report = stop) -> Iterator[Document]:
         """Yield the documents in order; `report` is told of lines and records without use."""
@@ -73,7 +74,13 @@ def open_sources(items: Sequence[str], text_column: str) -> tuple[Source, ...]:
     if not items:
         raise ConfigError("inputs is empty: give at least one file or pattern, such as texts/*.txt")
     split = [split_weight(item) for item in items]
-    names = unique_names([source_name(location) for location, _ in split])
+    # Folders of a machine say nothing to the reader of a manifest.
+    names = unique_names(
+        [
+            location if is_remote(location) else "/".join(Path(location).parts[-2:])
+            for location, _ in split
+        ]
+    )
     taken: set[str] = set()
     sources = []
     for name, (location, weight) in zip(names, split, strict=True):
@@ -99,7 +106,7 @@ def _open_parts(location: str, text_column: str) -> list[Part]:
         from ptft_jax.data.text.datasets import HuggingFacePart
 
         return [HuggingFacePart(location, text_column)]
-    return [FilePart(place, text_column) for place in find_files(location)]
+    return [*find_files(location, text_column)]
 
 
 class Position(NamedTuple):
@@ -125,7 +132,8 @@ def read_blocks(sources: Sequence[Source], start: Position) -> Iterator[Block]:
     Parts before `start` are not opened. Raises DataError when a part has fewer documents than
     `start` says.
     """
-    finished_bytes = sum(part.size for part in _all_parts(sources)[: start.part])
+    parts = [part for source in sources for part in source.parts]
+    finished_bytes = sum(part.size for part in parts[: start.part])
     number = 0
     for source_index, source in enumerate(sources):
         waiting: list[tuple[str, ...]] = []
@@ -154,10 +162,6 @@ def read_blocks(sources: Sequence[Source], start: Position) -> Iterator[Block]:
             end = Position(number, 0)
         if end.part > start.part:
             yield Block(source_index, waiting, characters, end, finished_bytes)
-
-
-def _all_parts(sources: Sequence[Source]) -> list[Part]:
-    return [part for source in sources for part in source.parts]
 
 
 def changed(part: Part) -> DataError:

@@ -1,4 +1,1 @@
-"""tokenizer (text ↔ ids), models and words behind it.
-
-reading: from files; training: from text, of which sample takes a share.
-"""
+"""tokenizer (text ↔ ids) and the models behind it; reading: from files; training: from text."""

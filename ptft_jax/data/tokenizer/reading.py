@@ -38,13 +38,7 @@ _EXPECTED = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 
 
 def read_tokenizer(path: str | Path, lowercase: bool | None) -> tuple[Tokenizer, SpecialTokens]:
-    """Reads a folder or one of the files that hold a tokenizer.
-
-    `lowercase` decides for a vocab.txt, which doesn't say it; None takes `do_lower_case` from the
-    tokenizer_config.json beside it, else true when no token has a capital letter. Raises
-    ConfigError when there is nothing to read at `path`, DataError when what is there cannot be
-    used.
-    """
+    """Reads a folder or one of the files that hold a tokenizer, as TextTokenizer.load says."""
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"{path} does not exist: expected a folder with {_EXPECTED}, or a file")

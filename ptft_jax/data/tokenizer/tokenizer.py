@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -12,10 +11,8 @@ from tokenizers import Tokenizer
 
 from ptft_jax.data.tokenizer.models import (
     BERT_TOKENS,
-    BertOptions,
     SpecialTokens,
     WordMark,
-    bert_wordpiece,
     pair_template,
     plain_backend,
     splits_at_spaces,
@@ -23,7 +20,11 @@ from ptft_jax.data.tokenizer.models import (
     words_are_independent,
 )
 from ptft_jax.data.tokenizer.reading import read_tokenizer, write_tokenizer
-from ptft_jax.data.tokenizer.words import WordCache
+
+# Words whose ids are remembered at once, and the characters of the longest: about 50 MB at most.
+WORDS_REMEMBERED = 1 << 18
+LONGEST_WORD = 64
+_TEXTS_AT_ONCE = 1 << 10
 
 _KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}
 
@@ -79,29 +80,7 @@ class TextTokenizer:
         # The same tokenizer, but "[MASK]" written in a text is ordinary text and not the mask.
         self._plain = plain_backend(content)
         self._splits_at_spaces = splits_at_spaces(content)
-        self._cache = (
-            WordCache(self._encode_words, self._encode_plain)
-            if words_are_independent(content)
-            else None
-        )
-
-    @classmethod
-    def wordpiece(
-        cls,
-        tokens: Sequence[str],
-        *,
-        lowercase: bool,
-        strip_accents: bool | None = None,
-        handle_chinese_chars: bool = True,
-        source: str = "the vocabulary",
-    ) -> Self:
-        """BERT's own tokenizer with `tokens[i]` as token i, among them `[PAD]` … `[MASK]`.
-
-        `strip_accents` None means the same as `lowercase`, as in BERT. `source` names the
-        vocabulary in errors. Raises DataError when a special token is missing or a token repeated.
-        """
-        options = BertOptions(lowercase, strip_accents, handle_chinese_chars)
-        return cls(bert_wordpiece(tokens, options, source), BERT_TOKENS, source=source)
+        self._words = _Words(self._encode_word) if words_are_independent(content) else None
 
     @classmethod
     def load(cls, path: str | Path, *, lowercase: bool | None = None) -> Self:
@@ -145,11 +124,21 @@ class TextTokenizer:
         They are those of `encode_batch(texts, plain=True)`. Words are remembered between calls, so
         this is many times faster on the large blocks of a corpus.
         """
-        if self._cache is not None:
-            return self._cache.encode(texts)
-        encoded = self._encode_plain(texts)
-        lengths = np.array([len(ids) for ids in encoded], np.int64)
-        return np.fromiter(chain.from_iterable(encoded), np.uint32, int(lengths.sum())), lengths
+        if self._words is None:  # not all at once: that needs 100 bytes for each character
+            starts = range(0, len(texts), _TEXTS_AT_ONCE)
+            found = (self._encode_plain(texts[i : i + _TEXTS_AT_ONCE]) for i in starts)
+            encoded = [_packed(ids) for some in found for ids in some]
+        else:
+            if len(self._words) > WORDS_REMEMBERED:
+                self._words.clear()
+            encoded = [self._from_words(text, self._words) for text in texts]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return np.frombuffer(b"".join(encoded), np.uint32), lengths // 4
+
+    def _from_words(self, text: str, words: "_Words") -> bytes:
+        parts = [words[word] for word in text.split(" ")]
+        found = b"".join(part for part in parts if part is not None)
+        return _packed(self._encode_plain([text])[0]) if None in parts else found
 
     def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         if not self._splits_at_spaces:
@@ -157,15 +146,11 @@ class TextTokenizer:
         encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def _encode_words(self, words: list[str]) -> list[list[int] | None]:
-        """The ids of words that stand between single spaces; None: it depends on the text."""
-        encoded = self._encode_plain(words)
-        if self._splits_at_spaces:
-            return list(encoded)
-        return [
-            ids if self._is_one_word(word) else None
-            for word, ids in zip(words, encoded, strict=True)
-        ]
+    def _encode_word(self, word: str) -> bytes | None:
+        """The ids of a word that stands between single spaces; None: they depend on the text."""
+        if self._splits_at_spaces or self._is_one_word(word):
+            return _packed(self._encode_plain([word])[0])
+        return None
 
     def _is_one_word(self, word: str) -> bool:
         """Whether a word is one word to the model too, alone and in a text."""
@@ -221,3 +206,26 @@ class TextTokenizer:
         """
         parts = "" if self._special == BERT_TOKENS else json.dumps(self._special)
         return hashlib.sha256((self.json + parts).encode()).hexdigest()
+
+
+def _packed(ids: list[int]) -> bytes:
+    return np.array(ids, np.uint32).tobytes()
+
+
+class _Words(dict[str, bytes | None]):
+    """Words with their ids, packed, and encoded when they are first looked up.
+
+    None for those that `encode` gives none for, and for those too long to keep: the texts that hold
+    one are encoded whole. Nearly all words of a text are among those that were seen before, and
+    looking one up is an order of magnitude cheaper than encoding it.
+    """
+
+    def __init__(self, encode: Callable[[str], bytes | None]) -> None:
+        super().__init__()
+        self._encode = encode
+
+    def __missing__(self, word: str) -> bytes | None:
+        if len(word) > LONGEST_WORD:
+            return None
+        self[word] = found = self._encode(word)
+        return found

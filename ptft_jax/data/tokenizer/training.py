@@ -30,19 +30,14 @@ from ptft_jax.data.tokenizer.models import (
     bert_wordpiece,
 )
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.errors import DataError
 
-# The smallest vocabulary of each kind: with less there is no room for words beside the characters
-# (in a byte-level BPE, beside the 256 bytes).
-SMALLEST = {"wordpiece": 64, "bpe": 320, "unigram": 64}
 # BERT's own limit on single characters; rarer ones become [UNK]. A script that has more gets those
 # that make up this share of the text (SentencePiece's character_coverage).
 MAX_ALPHABET = 1000
 COVERAGE = 0.9995
 # Pairs of tokens that occur once are not merged.
 _MIN_FREQUENCY = 2
-# Different chunks and characters of text that are counted before the chunks are split into words.
-_MOST_CHUNKS, _MOST_CHARACTERS = 1 << 17, 1 << 24
 # Decimals of a Unigram score. Between runs scores differ by up to 4e-11, from the order of sums.
 _SCORE_DECIMALS = 3
 
@@ -66,19 +61,13 @@ def train_tokenizer(
             and RoBERTa, with a space before the first word. "unigram": as in SentencePiece, its
             normalisation included.
         texts: lines, sentences or documents.
-        vocab_size: most tokens, the special ones included.
+        vocab_size: most tokens, the special ones included; at least SMALLEST[kind].
         lowercase: lower-case the text.
         strip_accents: None means the same as `lowercase`, as in BERT.
         handle_chinese_chars: WordPiece only: each Chinese character is a word.
 
-    Raises:
-        ConfigError: an unknown kind, or a vocabulary too small to be of use.
-        DataError: there are no words.
+    Raises DataError when there are no words.
     """
-    if kind not in SMALLEST:
-        raise ConfigError(f"tokenizer={kind!r}: expected one of {', '.join(SMALLEST)}")
-    if vocab_size < SMALLEST[kind]:
-        raise ConfigError(f"vocab_size={vocab_size}: expected at least {SMALLEST[kind]} for {kind}")
     if kind == "wordpiece":
         backend = _train_wordpiece(
             texts, vocab_size, BertOptions(lowercase, strip_accents, handle_chinese_chars)
@@ -223,24 +212,14 @@ def _count_words(texts: Iterable[str], split: Callable[[str], list[str]]) -> dic
 
     Splitting is slow, so what stands between two spaces is counted first and split once.
     """
-    words: Counter[str] = Counter()
     chunks: Counter[str] = Counter()
-
-    def split_chunks() -> None:
-        for chunk, count in chunks.items():
-            # A run of spaces is no word, whatever a splitter makes of it.
-            for word in split(chunk) if chunk and not chunk.isspace() else ():
-                words[word] += count
-        chunks.clear()
-
-    characters = 0
     for text in texts:
         chunks.update(text.split(" "))
-        characters += len(text)
-        if len(chunks) > _MOST_CHUNKS or characters > _MOST_CHARACTERS:
-            split_chunks()
-            characters = 0
-    split_chunks()
+    words: Counter[str] = Counter()
+    for chunk, count in chunks.items():
+        # A run of spaces is no word, whatever a splitter makes of it.
+        for word in split(chunk) if chunk and not chunk.isspace() else ():
+            words[word] += count
     if not words:
         raise DataError("there are no words to learn a vocabulary from")
     return {word: words[word] for word in sorted(words)}

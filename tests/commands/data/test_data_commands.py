@@ -5,15 +5,13 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from command_line import run, tree, write_corpus
-from rich.console import Console
 from small_corpus import SmallCorpus, random_documents, unmasked_ids
 
-from ptft_jax.commands.data.inspect import joined, printable, show_row, shown_examples
+from ptft_jax.commands.data.inspect import joined, printable, shown_examples
 from ptft_jax.data.corpus.statistics import source_statistics, token_statistics
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
@@ -62,73 +60,6 @@ def examples_of(place: Path, split: str = "train", **changes):
 
 # Inspecting rows.
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "river", "##s", "ran", "stone")
-
-
-def small_tokenizer():
-    return SimpleNamespace(
-        kind="wordpiece",
-        pad_token_id=0,
-        unk_token_id=1,
-        cls_token_id=2,
-        sep_token_id=3,
-        mask_token_id=4,
-        continues_word=np.array([word.startswith("##") for word in WORDS]),
-        text_of=WORDS.__getitem__,
-    )
-
-
-def row_of(ids, types, predictions, label=None, **more):
-    places = sorted(predictions)
-    row = {
-        "input_ids": np.array(ids),
-        "token_type_ids": np.array(types),
-        "attention_mask": (np.array(ids) != 0).astype(int),
-        "masked_lm_positions": np.array([*places, 0]),
-        "masked_lm_ids": np.array([*(predictions[place] for place in places), 0]),
-        "masked_lm_weights": np.array([1.0] * len(places) + [0.0]),
-    }
-    if label is not None:
-        row |= {"next_sentence_labels": np.array(label), "next_sentence_weights": np.ones(2)}
-    return row | {name: np.array(value) for name, value in more.items()}
-
-
-def test_what_is_predicted_is_marked():
-    """A mask and a random token with what stood there, a kept one, "##" joined to its word."""
-    row = row_of(
-        [2, 5, 4, 7, 3, 6, 9, 7, 1, 3, 0, 0],
-        [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0],
-        {2: 6, 3: 7, 6: 8},
-        [1, 0],
-    )
-    (example,) = shown_examples(row, small_tokenizer())
-    first, second = (joined(segment).plain for segment in example.segments)
-    assert first == "[CLS] the ⟦river→[MASK]⟧⟦s=⟧ [SEP]"
-    assert second == "river ⟦ran→stone⟧s [UNK] [SEP]"
-    assert Counter(example.kinds()) == {
-        "special": 3, "text": 3, "masked": 1, "kept": 1, "random": 1, "unknown": 1
-    }  # fmt: skip
-    assert example.label == 1
-
-
-def test_examples_of_a_packed_row_are_apart():
-    """Each with its place in the row, positions from 0 and its own label; an empty row has none."""
-    row = row_of(
-        [2, 5, 3, 6, 3, 2, 8, 3, 9, 3, 0],
-        [0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0],
-        {1: 6},
-        [0, 1],
-        segment_ids=[1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 0],
-        position_ids=[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0],
-    )
-    first, second = shown_examples(row, small_tokenizer())
-    assert (first.start, first.position, first.label) == (0, 0, 0)
-    assert (second.start, second.position, second.label) == (5, 0, 1)
-    texts = [[joined(s).plain for s in example.segments] for example in (first, second)]
-    assert texts == [["[CLS] ⟦river→the⟧ [SEP]", "river [SEP]"], ["[CLS] ran [SEP]", "stone [SEP]"]]
-    row["segment_ids"][:] = 0
-    assert shown_examples(row, small_tokenizer()) == []
-
 
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("input_format", ["nsp", "sop", "full_sentences"])
@@ -147,6 +78,10 @@ def test_what_is_shown_is_what_the_model_gets(place, input_format, packing):
         assert [token.text for token in tokens] == expected
         predicted = [token for token in tokens if token.kind in ("masked", "random", "kept")]
         assert len(predicted) == row["masked_lm_weights"].sum()
+        for token in predicted:
+            plain = joined([token]).plain
+            assert plain.startswith(f"⟦{token.text}{'=' if token.kind == 'kept' else '→'}")
+            assert plain.endswith("→[MASK]⟧") == (token.kind == "masked")
         masks = [token for token in predicted if token.kind == "masked"]
         assert len(masks) == (row["input_ids"] == tokenizer.mask_token_id).sum()
         if packing:
@@ -170,21 +105,6 @@ def test_rows_are_printed_for_a_pipe(place, capsys):
         assert f"padding: {padding} of 40 places" in output
     for words in ("⟦river→[MASK]⟧ masked", "example 1 of 1", "label", "predicted:", "→[MASK]⟧"):
         assert words in output
-
-
-def test_colour_changes_nothing_else(place):
-    """A terminal gets the same characters, with colours."""
-    _, tokenizer, examples = examples_of(place)
-    shown = shown_examples(examples[0], tokenizer)
-    outputs = []
-    for terminal in (False, True):
-        colours = "standard" if terminal else None
-        console = Console(force_terminal=terminal, width=100, color_system=colours)
-        with console.capture() as capture:
-            show_row(console, shown, "nsp")
-        outputs.append(capture.get())
-    assert "\x1b[" in outputs[1]
-    assert re.sub(r"\x1b\[[\d;]*m", "", outputs[1]) == outputs[0]
 
 
 def test_another_epoch_has_other_masks(place, capsys):
@@ -222,46 +142,27 @@ def test_a_terminal_is_not_obeyed():
 # Measuring.
 
 
-def measured_by_hand(batch, tokenizer, masking):
-    """Words and their runs token by token, as a reader would count them."""
+def words_of(batch, tokenizer):
+    """The words of each stretch of text, as lists that say which of their tokens are predicted."""
     ids = unmasked_ids(batch)
-    kinds, words, partly, runs, lengths, wanted = Counter(), [], 0, Counter(), [], 0
-    numbers = batch.get("segment_ids", batch["attention_mask"])
     for row in range(len(ids)):
         weights = batch["masked_lm_weights"][row] > 0
         predicted = set(batch["masked_lm_positions"][row][weights].tolist())
-        for place in predicted:
-            found = batch["input_ids"][row, place]
-            kind = "masked" if found == tokenizer.mask_token_id else "random"
-            kinds["kept" if found == ids[row, place] else kind] += 1
-        for example in range(1, numbers[row].max() + 1):
-            places = np.flatnonzero(numbers[row] == example).tolist()
-            text = [p for p in places if ids[row, p] not in (2, 3)]
-            lengths.append(len(places))
-            share = max(1, round(len(places) * masking.masked_lm_prob))
-            wanted += min(share, masking.max_predictions_per_seq, len(text))
-            stretch = []
-            for place in [*places, None]:
-                if place is not None and place in text:
-                    goes_on = tokenizer.continues_word[ids[row, place]]
-                    if stretch and goes_on:
-                        stretch[-1].append(place in predicted)
-                    else:
-                        stretch.append([place in predicted])
-                    continue
-                words += stretch
-                partly += sum(any(word) and not all(word) for word in stretch)
-                for chosen, group in itertools.groupby(stretch, key=any):
-                    if chosen:
-                        runs[len(list(group))] += 1
+        stretch = []
+        for place, token in enumerate([*ids[row].tolist(), 3]):
+            if token in (0, 2, 3):  # [PAD], [CLS] and [SEP] end a stretch
+                yield stretch
                 stretch = []
-    return kinds, words, partly, runs, lengths, wanted
+            elif stretch and tokenizer.continues_word[token]:
+                stretch[-1].append(place in predicted)
+            else:
+                stretch.append([place in predicted])
 
 
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("masking", STRATEGIES)
 def test_rows_are_measured_as_counted_by_hand(masking, packing):
-    """Lengths, masks, words and runs, from 150 rows in several batches."""
+    """Masks, words and runs, from 150 rows in several batches."""
     rng = np.random.default_rng(3)
     shapes = random_documents(rng, 60, longest=9)
     tokens = sum(map(sum, shapes))
@@ -270,23 +171,23 @@ def test_rows_are_measured_as_counted_by_hand(masking, packing):
     strategy = MaskingSettings(masking=masking, max_predictions_per_seq=6)
     settings = PretrainingSettings(max_seq_length=32, packing=packing, masking=strategy)
     examples = PretrainingExamples(corpus, tokenizer, settings)
-    rows = min(150, len(examples))
     found = row_statistics(examples, tokenizer, 150)
-    batch = examples.batch(np.arange(rows))
-    kinds, words, partly, runs, lengths, wanted = measured_by_hand(batch, tokenizer, strategy)
-    assert (found.masked, found.random, found.kept) == tuple(
-        kinds[name] for name in ("masked", "random", "kept")
+    batch = examples.batch(np.arange(min(150, len(examples))))
+    stretches = list(words_of(batch, tokenizer))
+    words = list(itertools.chain(*stretches))
+    runs = Counter(
+        len(list(run))
+        for stretch in stretches
+        for chosen, run in itertools.groupby(stretch, key=any)
+        if chosen
     )
-    assert found.predicted == sum(kinds.values())
-    assert found.wanted == wanted
+    assert found.predicted == found.masked + found.random + found.kept == sum(map(sum, words))
     assert (found.words, found.predicted_words) == (len(words), sum(map(any, words)))
-    assert found.partly_predicted_words == partly
+    assert found.partly_predicted_words == sum(any(word) and not all(word) for word in words)
     assert {n: many for n, many in enumerate(found.run_lengths) if many} == runs
-    assert found.example_lengths.tolist() == lengths
     assert found.row_tokens.tolist() == batch["attention_mask"].sum(axis=1).tolist()
     assert sum(found.labels) == batch["next_sentence_weights"].sum()
     assert found.labels[1] == batch["next_sentence_labels"].sum()
-    assert found.fill == batch["attention_mask"].mean()
     per_row = np.bincount((batch["next_sentence_weights"] > 0).sum(axis=1))
     assert list(found.examples_per_row) == per_row.tolist()
     shares = run_length_shares(strategy, found)
@@ -336,8 +237,6 @@ def test_a_large_source_is_sampled_evenly(place):
         frequent = int(np.argmax(large.id_counts))
         share = small.id_counts[frequent] / small.sampled_tokens
         assert share == pytest.approx(large.id_counts[frequent] / large.tokens, abs=0.05)
-    again = source_statistics(corpus, tokenizer, 300)
-    assert all((a.id_counts == b.id_counts).all() for a, b in zip(some, again, strict=True))
 
 
 # The report.
@@ -386,21 +285,6 @@ def test_the_numbers_are_those_of_the_corpus(place, stats):
     assert tokenizer.token(token["id"]) == token["token"]
 
 
-def test_the_same_numbers_every_time(place, stats, capsys):
-    """The sample is fixed: only what planning took differs from run to run."""
-    found = []
-    flags = flags_of(place, packing=True, masking="span")
-    assert run("data", "stats", *flags, f"--out_dir={place}/again", "--rows=60") == 0
-    for folder in (stats, place / "again"):
-        numbers = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-        numbers["packing"].pop("seconds_per_million")
-        found.append(numbers)
-    assert found[0] == found[1]
-    output = capsys.readouterr().out
-    for words in ("2.5", "15%", "packed", "unpacked", "B is random", "README.md"):
-        assert words in output
-
-
 def test_formats_without_labels_and_packing(place, capsys):
     """What the config does not have is left out, and dev is measured with weight 1."""
     flags = [*flags_of(place, input_format="doc_sentences"), "--split=dev"]
@@ -415,20 +299,13 @@ def test_formats_without_labels_and_packing(place, capsys):
     ("command", "flags", "words"),
     [
         ("inspect", ["--index=99999"], "--index=99999: an epoch of the train split has"),
-        ("inspect", ["--index=-1"], "--index=-1"),
         ("inspect", ["--epoch=-1"], "--epoch=-1: expected 0 or more"),
-        ("inspect", ["--rows=0"], "rows"),
         ("inspect", ["--split=test"], "has no split 'test'; it has dev, train"),
         ("inspect", ["--phase=2"], "--phase=2: the config has one phase"),
-        ("inspect", ["--config.masking=word"], "masking='word'"),
-        ("inspect", ["--config.data_dir="], "--config.data_dir is missing"),
         ("inspect", ["--config.data_dir=nowhere"], "nowhere is not a prepared corpus"),
         ("inspect", ["stray"], "'stray'"),
-        ("inspect", ["--out_dir=x"], "'out_dir'"),
         ("stats", [], "--out_dir is missing"),
         ("stats", ["--out_dir={place}"], "is not empty"),
-        ("stats", ["--out_dir={place}/a.txt/b"], "is a file"),
-        ("stats", ["--out_dir={place}/new", "--split=test"], "has no split 'test'"),
         ("stats", ["--out_dir={place}/new", "--rows=0"], "rows"),
         ("inspct", [], "there is no command 'data inspct'; did you mean 'data inspect'?"),
     ],
@@ -442,24 +319,6 @@ def test_mistakes_on_the_command_line(place, capsys, command, flags, words):
     assert tree(place) == before
 
 
-def test_damaged_data_is_refused(place, tmp_path, capsys):
-    """Looking at a damaged corpus must not look as if it were sound."""
-    for path in sorted((place / "data").rglob("*")):
-        target = tmp_path / "data" / path.relative_to(place / "data")
-        if path.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    shard = tmp_path / "data" / "train" / "tokens-00000.bin"
-    content = bytearray(shard.read_bytes())
-    content[9] ^= 1
-    shard.write_bytes(content)
-    for command in (["inspect"], ["stats", f"--out_dir={tmp_path}/stats"]):
-        flags = [*flags_of(place), f"--config.data_dir={tmp_path / 'data'}"]
-        assert run("data", *command, *flags) == 65
-        assert "has changed since it was prepared" in capsys.readouterr().err
-    assert not (tmp_path / "stats").exists()
-
-
 def test_help_of_a_command_with_parts(capsys):
     """`ptft data` lists its parts, and each part explains itself."""
     assert run("data", "--help") == 0
@@ -469,10 +328,4 @@ def test_help_of_a_command_with_parts(capsys):
     assert "pretrain" not in listed
     for part in ("inspect", "stats"):
         assert run("data", part, "--help") == 0
-        output = capsys.readouterr().out
-        assert output.startswith(f"ptft data {part} --config=")
-        assert "--config.max_seq_length=128" in output
-    assert run("data") == 2
-    assert "expected data inspect, data stats" in capsys.readouterr().err
-    assert run("check", "--help") == 0
-    assert "--config.inputs=" in capsys.readouterr().out
+        assert capsys.readouterr().out.startswith(f"ptft data {part} --config=")

@@ -1,7 +1,5 @@
 """A preparation that is killed, interrupted or disturbed goes on, and comes to the same bytes."""
 
-import fcntl
-import hashlib
 import json
 import os
 import signal
@@ -9,16 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import tree
 
-from ptft_jax.cli import main
 from ptft_jax.data.corpus import making as preparation
-from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.prepare import prepare_corpus
+from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.text import sources as inputs
 from ptft_jax.data.text.files import FilePart
 from ptft_jax.errors import ConfigError, DataError, PtftError
@@ -60,12 +58,11 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(inputs, "BLOCK_CHARACTERS", 1000)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+@pytest.fixture
+def whole(tmp_path, settings, small_steps) -> dict[str, bytes | None]:
+    """The content of the corpus when nothing goes wrong."""
+    prepare_corpus(settings, tmp_path / "whole")
+    return tree(tmp_path / "whole")
 
 
 def interrupt_at(stage: str, share: float) -> Callable[[str, int, int], None]:
@@ -103,16 +100,19 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, settings, d
 
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize(
-    ("stage", "share"),
-    [("Reading the text", 0.6), ("Encoding the text", 0.1), ("Encoding the text", 0.7)],
+    ("stage", "share", "workers"),
+    [("Reading the text", 0.6, 1), ("Encoding the text", 0.1, 2), ("Encoding the text", 0.7, 1)],
 )
-def test_an_interrupted_run_says_so_and_goes_on(tmp_path, settings, stage, share, monkeypatch):
-    """Stages and files that were finished are not read again; the result is the same."""
-    prepare_corpus(settings, tmp_path / "whole")
+def test_an_interrupted_run_says_so_and_goes_on(
+    tmp_path, settings, whole, stage, share, workers, monkeypatch
+):
+    """Stages and files that were finished are not read again, with any number of workers."""
     said: list[str] = []
     out_dir = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt):
-        prepare_corpus(settings, out_dir, interrupt_at(stage, share), said.append)
+        prepare_corpus(
+            replace(settings, workers=workers), out_dir, interrupt_at(stage, share), said.append
+        )
     assert not out_dir.exists()
     assert said == [
         f"What was done is kept in {tmp_path}/.data.partial: the same command goes on from there."
@@ -132,86 +132,35 @@ def test_an_interrupted_run_says_so_and_goes_on(tmp_path, settings, stage, share
         assert {"Reading the text", "Learning the vocabulary"}.isdisjoint(shown)
         assert read == every[-len(read) :]
         assert share < 0.5 or len(read) < 4
-    assert digests(out_dir) == digests(tmp_path / "whole")
+    assert tree(out_dir) == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "text", "whole"]
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_ctrl_c_leaves_the_command_with_130(tmp_path, settings, monkeypatch, capsys):
-    """The exit code of an interrupted command, and a line that says how to go on."""
-
-    @contextmanager
-    def interrupting(console):
-        yield interrupt_at("Encoding the text", 0.5)
-
-    monkeypatch.setattr("ptft_jax.commands.data.prepare.progress_bars", interrupting)
-    command = ["prepare", "--config=configs/data/text.py", "--config.vocab_size=100"]
-    command += [f"--config.inputs={','.join(settings.inputs)}", f"--out_dir={tmp_path}/data"]
-    assert main(command) == 130
-    output = capsys.readouterr()
-    assert "ptft: interrupted" in output.err
-    assert "the same command goes on from there" in output.out
-    monkeypatch.undo()
-    assert main(command) == 0
-    assert "Going on with what an interrupted run left" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("small_steps")
-def test_another_number_of_workers_may_go_on(tmp_path, settings):
-    """So a run that ran out of memory can be continued with fewer."""
-    prepare_corpus(settings, tmp_path / "whole")
-    for workers, stage in ((1, "Reading the text"), (2, "Encoding the text")):
-        with pytest.raises(KeyboardInterrupt):
-            prepare_corpus(
-                replace(settings, workers=workers), tmp_path / "data", interrupt_at(stage, 0.6)
-            )
-    prepare_corpus(settings, tmp_path / "data")
-    assert digests(tmp_path / "data") == digests(tmp_path / "whole")
-
-
-@pytest.mark.usefixtures("small_steps")
-def test_other_inputs_or_settings_start_anew(tmp_path, settings):
+@pytest.mark.parametrize("changed", ["seed", "inputs", "hashes.bin", "corpus/train/sentences.bin"])
+def test_other_text_or_a_damaged_folder_start_anew(tmp_path, settings, whole, changed):
     """What was begun with other text must not be gone on with; the message says what differs."""
+    other = replace(settings, seed=1) if changed == "seed" else settings
     text = tmp_path / "text" / "b.txt"
-    changes: list[tuple[str, Callable[[], PrepareSettings]]] = [
-        ("seed", lambda: replace(settings, seed=1)),
-        ("deduplicate", lambda: replace(settings, deduplicate="exact")),
-        ("inputs", lambda: (text.write_text(text.read_text() + " More."), settings)[1]),
-    ]
-    for name, change in changes:
-        out_dir = tmp_path / name
-        with pytest.raises(KeyboardInterrupt):
-            prepare_corpus(settings, out_dir, interrupt_at("Encoding the text", 0.5))
-        said: list[str] = []
-        changed = change()
-        prepare_corpus(changed, out_dir, say=said.append)
-        (message,) = said
-        assert f"was begun with other inputs or settings ({name}): starting anew" in message
-        prepare_corpus(changed, tmp_path / f"{name}-whole")
-        assert digests(out_dir) == digests(tmp_path / f"{name}-whole")
-
-
-@pytest.mark.usefixtures("small_steps")
-@pytest.mark.parametrize("name", ["hashes.bin", "corpus/train/sentences.bin", "journal.json"])
-def test_a_damaged_work_folder_is_not_gone_on_with(tmp_path, settings, name):
-    """A full disk or a curious user may have shortened a file; the run starts anew, and says so."""
-    prepare_corpus(settings, tmp_path / "whole")
+    if changed == "inputs":
+        text.write_text(f"Other. {text.read_text()}")
     with pytest.raises(KeyboardInterrupt):
-        prepare_corpus(settings, tmp_path / "data", interrupt_at("Encoding the text", 0.7))
-    path = tmp_path / ".data.partial" / name
-    path.write_bytes(path.read_bytes()[:9])
+        prepare_corpus(other, tmp_path / "data", interrupt_at("Encoding the text", 0.7))
+    if changed == "inputs":
+        text.write_text(text.read_text().removeprefix("Other. "))
+    damaged = tmp_path / ".data.partial" / changed
+    if damaged.is_file():
+        damaged.write_bytes(damaged.read_bytes()[:9])
     said: list[str] = []
     prepare_corpus(settings, tmp_path / "data", say=said.append)
-    if name != "journal.json":
-        assert "is damaged" in said[0]
-        assert name in said[0]
-    assert digests(tmp_path / "data") == digests(tmp_path / "whole")
+    why = "is damaged" if changed.endswith("bin") else "was begun with other inputs or settings"
+    assert said == [f"{tmp_path}/.data.partial {why} ({changed}): starting anew."]
+    assert tree(tmp_path / "data") == whole
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_an_error_in_the_middle_keeps_what_was_done(tmp_path, settings, monkeypatch):
+def test_an_error_in_the_middle_keeps_what_was_done(tmp_path, settings, whole, monkeypatch):
     """A network that fails after hours must not cost the hours; bad text alone keeps nothing."""
-    prepare_corpus(settings, tmp_path / "whole")
     real = FilePart.read
     reads = 0
 
@@ -230,7 +179,7 @@ def test_an_error_in_the_middle_keeps_what_was_done(tmp_path, settings, monkeypa
     prepare_corpus(settings, tmp_path / "data")
     # The second file is read again in part: a block of it was not finished.
     assert reads == 10
-    assert digests(tmp_path / "data") == digests(tmp_path / "whole")
+    assert tree(tmp_path / "data") == whole
     (tmp_path / "text" / "b.txt").write_bytes(b"\xff")
     monkeypatch.setattr(preparation, "COMMIT_SECONDS", 10.0)
     with pytest.raises(DataError, match="not UTF-8"):
@@ -238,27 +187,13 @@ def test_an_error_in_the_middle_keeps_what_was_done(tmp_path, settings, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "text", "whole"]
 
 
-def test_two_runs_do_not_write_at_once(tmp_path, settings):
-    """The second one is refused, names the first, and leaves its work alone."""
-    work = tmp_path / ".data.partial"
-    work.mkdir()
-    with (work / "lock").open("w") as lock:
-        lock.write("4711")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match=r"is being made by another process \(4711\)"):
-            prepare_corpus(settings, tmp_path / "data")
-    assert [path.name for path in work.iterdir()] == ["lock"]
-    prepare_corpus(settings, tmp_path / "data")
-    assert not work.exists()
-
-
 RUN = """
 import sys, json, time
 from pathlib import Path
 from ptft_jax.data.text import sources as inputs
 from ptft_jax.data.corpus import making as preparation
-from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.prepare import prepare_corpus
+from ptft_jax.data.corpus.settings import PrepareSettings
 
 if __name__ == "__main__":
     preparation.COMMIT_SECONDS = 0.0
@@ -285,9 +220,8 @@ def children_of(process: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the /proc of Linux")
-def test_workers_end_with_a_killed_parent(tmp_path, settings, small_steps):
+def test_workers_end_with_a_killed_parent(tmp_path, settings, whole):
     """Orphans would keep hundreds of megabytes each, for ever."""
-    prepare_corpus(settings, tmp_path / "whole")
     (tmp_path / "run.py").write_text(RUN)
     (tmp_path / "settings.json").write_text(json.dumps(asdict(replace(settings, workers=2))))
     command = [sys.executable, "run.py", "settings.json", "data"]
@@ -308,10 +242,10 @@ def test_workers_end_with_a_killed_parent(tmp_path, settings, small_steps):
             assert time.monotonic() < deadline, "the workers are still there"
             time.sleep(0.05)
     prepare_corpus(settings, tmp_path / "data")
-    assert digests(tmp_path / "data") == digests(tmp_path / "whole")
+    assert tree(tmp_path / "data") == whole
 
 
-def test_a_killed_worker_is_reported(tmp_path, settings, small_steps):
+def test_a_killed_worker_is_reported(tmp_path, settings, whole):
     """The system kills processes when memory runs out; the parent must not wait or guess."""
 
     def kill_workers(description: str, done: int, total: int) -> None:
@@ -324,5 +258,4 @@ def test_a_killed_worker_is_reported(tmp_path, settings, small_steps):
         prepare_corpus(replace(settings, workers=2), tmp_path / "data", kill_workers)
     assert error.value.exit_code == 1
     prepare_corpus(settings, tmp_path / "data")
-    prepare_corpus(settings, tmp_path / "whole")
-    assert digests(tmp_path / "data") == digests(tmp_path / "whole")
+    assert tree(tmp_path / "data") == whole

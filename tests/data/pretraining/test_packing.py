@@ -13,7 +13,8 @@ from scipy.stats import chi2
 from small_corpus import FIRST, SmallCorpus, random_documents, unmasked_ids
 
 from ptft_jax.data.batches import Batches, evaluation_batches
-from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.prepare import prepare_corpus
+from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining import examples as pretraining_module
 from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings

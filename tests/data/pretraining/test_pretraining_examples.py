@@ -6,9 +6,11 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 from small_corpus import FIRST, SmallCorpus, random_documents, unmasked_ids
+from tokenizer_checks import wordpiece
 
 from ptft_jax.data.batches import Batches, evaluation_batches
-from ptft_jax.data.corpus.prepare import PrepareSettings, prepare_corpus
+from ptft_jax.data.corpus.prepare import prepare_corpus
+from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
 from ptft_jax.data.pretraining.formats import FORMATS, PAIR_FORMATS
@@ -468,6 +470,6 @@ def test_high_masking_rates_never_exceed_the_text(corpus, tokenizer):
 
 def test_another_tokenizer_is_refused(corpus):
     """Ids of one vocabulary read with another would train on noise."""
-    other = TextTokenizer.wordpiece([*SPECIAL_TOKENS, "a"], lowercase=True)
+    other = wordpiece([*SPECIAL_TOKENS, "a"], lowercase=True)
     with pytest.raises(DataError, match=r"tokenizer \(6 tokens\) is not the one .* \(265 tokens"):
         PretrainingExamples(corpus, other, SETTINGS)

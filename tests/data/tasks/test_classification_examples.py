@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tokenizer_checks import wordpiece
 
 from ptft_jax.data.batches import Batches, evaluation_batches
 from ptft_jax.data.tasks.classification import ClassificationExamples
@@ -9,9 +10,7 @@ from ptft_jax.data.tasks.table import Split, load_task
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
-TOKENIZER = TextTokenizer.wordpiece(
-    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"], lowercase=True
-)
+TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"], lowercase=True)
 PAD, CLS, SEP = TOKENIZER.pad_token_id, TOKENIZER.cls_token_id, TOKENIZER.sep_token_id
 
 

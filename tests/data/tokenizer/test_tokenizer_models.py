@@ -12,13 +12,9 @@ import numpy as np
 import pytest
 from tokenizer_checks import HARD_TEXTS, check_auto_tokenizer
 
-from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.text.sentences import split_sentences
-from ptft_jax.data.tokenizer import words as word_cache
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.data.tokenizer.training import train_tokenizer
-from ptft_jax.data.tokenizer.words import WordCache
 from ptft_jax.errors import DataError
 
 KINDS = ("wordpiece", "bpe", "unigram")
@@ -227,12 +223,17 @@ def check_saving(tokenizer, folder, texts):
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_trained_tokenizers_survive_saving(tmp_path, kind, lowercase):
-    """AutoTokenizer and our own reader read back what was written."""
-    tokenizer = train_tokenizer(kind, TEXTS * 20, 400, lowercase=lowercase)
+    """AutoTokenizer and our own reader read back what was written, from each kind of file."""
+    texts = [*TEXTS, "Ünïcode Café 漢字 The MASK."]
+    tokenizer = train_tokenizer(kind, texts * 20, 400, lowercase=lowercase)
     assert (tokenizer.kind, tokenizer.pad_token_id, tokenizer.mask_token_id) == (kind, 0, 4)
-    check_saving(tokenizer, tmp_path, HARD_TEXTS + TEXTS)
+    check_saving(tokenizer, tmp_path, HARD_TEXTS + texts)
+    if kind == "wordpiece":
+        assert TextTokenizer.load(tmp_path / "vocab.txt").sha256 == tokenizer.sha256
+        (tmp_path / "tokenizer.json").unlink()
+        assert TextTokenizer.load(tmp_path).lowercase is lowercase
 
 
 def test_roberta(roberta_folder, real_sentences, tmp_path):
@@ -311,9 +312,14 @@ def test_an_alphabet_needs_no_merges(shared_data):
         assert (ours.vocab_size, ours.mask_token_id, ours.pad_token_id) == (25, 24, 1)
 
 
-def test_the_digest_depends_on_roles(tmp_path):
-    """Two tokenizers with one tokenizer.json that mask with different tokens are not the same."""
-    content = json.loads(train_tokenizer("bpe", TEXTS * 20, 400).json)
+def test_the_digest_depends_on_roles_and_nothing_on_chance(tmp_path):
+    """Two tokenizers with one tokenizer.json that mask with different tokens are not the same.
+
+    And BPE-dropout is turned off.
+    """
+    ours = train_tokenizer("bpe", TEXTS * 20, 400)
+    content = json.loads(ours.json)
+    content["model"]["dropout"] = 0.5  # would give a text other ids each time
     other = dict(content["added_tokens"][0], id=len(content["model"]["vocab"]), content="<other>")
     content["added_tokens"].append(other)
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
@@ -323,6 +329,7 @@ def test_the_digest_depends_on_roles(tmp_path):
     assert (first.mask_token, second.mask_token) == ("[MASK]", "<other>")
     assert first.json == second.json
     assert first.sha256 != second.sha256
+    assert first.encode_batch(TEXTS * 5) == ours.encode_batch(TEXTS * 5)
 
 
 def test_a_template_says_which_tokens_go_around_a_text(tmp_path):
@@ -335,50 +342,9 @@ def test_a_template_says_which_tokens_go_around_a_text(tmp_path):
     assert (read.cls_token_id, read.sep_token_id) == (2, 3)
 
 
-def test_nothing_is_left_to_chance(tmp_path):
-    """BPE-dropout in a tokenizer.json would give a text other ids each time."""
-    ours = train_tokenizer("bpe", TEXTS * 20, 400)
-    content = json.loads(ours.json)
-    content["model"]["dropout"] = 0.5
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert TextTokenizer.load(tmp_path).encode_batch(TEXTS * 5) == ours.encode_batch(TEXTS * 5)
-
-
-def test_classification_examples_of_a_bpe(trained):
-    """`[CLS] A [SEP] B [SEP]` with this tokenizer's own ids, padded with its own padding."""
-    split = Split(texts_a=["the cats", ""], texts_b=["a dog sat", "cats"], labels=None, source="t")
-    batch = ClassificationExamples(split, trained, 64, length_buckets=()).batch(np.arange(2))
-    for row, pair in enumerate((("the cats", "a dog sat"), ("", "cats"))):
-        a, b = trained.encode_batch(pair)
-        cls_id, sep_id = trained.cls_token_id, trained.sep_token_id
-        expected = [cls_id, *a, sep_id, *b, sep_id]
-        padding = [trained.pad_token_id] * (64 - len(expected))
-        assert batch["input_ids"][row].tolist() == expected + padding
-
-
-def test_the_cache_of_words(monkeypatch):
-    """Entangled, long and repeated words, empty texts, and a cache that is full."""
-    asked = []
-
-    def encode_words(words):
-        asked.extend(words)
-        return [
-            None if "!" in word else [len(word), ord(word[-1])] if word else [] for word in words
-        ]
-
-    def encode_texts(texts):
-        return [[9000 + len(text)] for text in texts]
-
-    cache = WordCache(encode_words, encode_texts)
-    long = "x" * (word_cache.LONGEST_WORD + 1)
-    texts = ["ab c ab", "", "a! b", "c", f"{long} c", "  c"]
-    expected = [[2, 98, 1, 99, 2, 98], [], [9004], [1, 99], [9000 + len(texts[4])], [1, 99]]
-    for _ in range(2):
-        assert split_flat(*cache.encode(texts)) == expected
-    assert asked == ["ab", "c", "", "a!", "b"]
-    assert split_flat(*cache.encode([])) == [[]]
-    monkeypatch.setattr(word_cache, "CAPACITY", 3)
-    for _ in range(3):
-        assert split_flat(*cache.encode(texts)) == expected
-    # The most frequent word stays, the others are asked for again in the second and third round.
-    assert (asked.count("c"), asked.count("ab")) == (1, 3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forgotten_words_are_encoded_again(kind, monkeypatch):
+    """Memory for words is bounded: when it is full, and for long words, ids stay the same."""
+    monkeypatch.setattr("ptft_jax.data.tokenizer.tokenizer.WORDS_REMEMBERED", 3)
+    texts = [*TEXTS, "", f"{'x' * 65} cat", "  cat"]
+    check_plain(train_tokenizer(kind, TEXTS * 20, 400), texts)
