@@ -27,6 +27,7 @@ _SIGNATURES = (
     (0, b"BZh91AY&SY", "compressed with bzip2"),
     (0, b"PAR1", "a Parquet file"),
     (0, b"%PDF-", "a PDF file"),
+    *((0, mark, "UTF-16 text") for mark in (b"\xff\xfe", b"\xfe\xff")),
     *((0, bytes([0x80, protocol]), "a pickle") for protocol in range(2, 6)),
 )
 
@@ -120,6 +121,6 @@ def inner_paths(names: Iterable[str], source: Path) -> None:
 def kind_of(head: bytes) -> str:
     """Says what a file is that begins with `head`, of 512 bytes or more; "" for anything else.
 
-    Only kinds that are never text: archives, pickles and the like.
+    Only kinds that are never UTF-8 text: archives, pickles and the like.
     """
     return next((kind for at, mark, kind in _SIGNATURES if head.startswith(mark, at)), "")

@@ -10,12 +10,15 @@ from --config.vocab=vocab.txt (or a tokenizer folder). A run that was interrupte
 started again. The result does not depend on that, nor on --config.workers.
 """
 
+import os
+
 from absl import flags
 
 from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars, say
 from ptft_jax.data.corpus.prepare import prepare_corpus
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import Manifest
+from ptft_jax.data.text.sources import split_weight
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_place
 
@@ -47,12 +50,28 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
 def settings_of(config: Config) -> PrepareSettings:
     """The settings that a config holds; ConfigError when it names no input."""
     settings = dict(config)
-    inputs = tuple(part.strip() for part in settings.pop("inputs").split(",") if part.strip())
+    inputs = split_inputs(settings.pop("inputs"))
     if not inputs:
         raise ConfigError(
             "--config.inputs is empty: name the text files, for example 'text/*.txt'."
         )
     return PrepareSettings(inputs=inputs, **settings)
+
+
+def split_inputs(inputs: str) -> tuple[str, ...]:
+    """Splits at commas, but not in the name of a file that is there."""
+    parts, items = inputs.split(","), []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        names = {end: ",".join(parts[:end]).strip() for end in ends}
+        end = next((n for n in ends if n > 1 and _is_file(names[n])), 1)
+        items.append(names[end])
+        del parts[:end]
+    return tuple(item for item in items if item)
+
+
+def _is_file(name: str) -> bool:
+    return os.path.isfile(os.path.expanduser(split_weight(name)[0]))
 
 
 def prepare(config: Config, out_dir: str) -> Manifest:

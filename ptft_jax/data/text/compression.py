@@ -1,7 +1,8 @@
 """Compressed streams, unpacked in bounded memory.
 
-A file says itself how much memory its unpacking takes (the window of zstd, the dictionary of xz):
-more than the strongest usual settings need is refused.
+A file says itself how much memory its unpacking takes: the dictionary of xz, of which more than
+the strongest usual setting needs is refused, and the window of zstd, of which all is taken that the
+format can say (2 GiB: dumps of Reddit are made so).
 """
 
 import gzip
@@ -21,8 +22,9 @@ SUFFIXES = (".gz", ".xz", ".zst")
 # What reading a damaged compressed file raises.
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
 
-# `xz -9` needs 65 MiB and `zstd --ultra -22` 128 MiB.
+# `xz -9` needs 65 MiB.
 _MEMORY = 1 << 28
+_ZSTD_OPTIONS = {zstd.DecompressionParameter.window_log_max: 31}
 _HEAD = 512
 
 
@@ -43,7 +45,7 @@ def decompressed(compression: str, raw: "io.BufferedReader[Any]") -> BinaryIO:
     if compression == ".xz":
         return cast(BinaryIO, io.BufferedReader(_XzReader(raw), 1 << 16))
     if compression == ".zst":
-        return cast(BinaryIO, zstd.open(raw, "rb"))  # refuses windows above 128 MiB by itself
+        return cast(BinaryIO, zstd.open(raw, "rb", options=_ZSTD_OPTIONS))
     return cast(BinaryIO, raw)
 
 
@@ -52,7 +54,7 @@ def _decompressor(compression: str) -> Any:
         return zlib.decompressobj(wbits=31)
     if compression == ".xz":
         return lzma.LZMADecompressor(memlimit=_MEMORY)
-    return zstd.ZstdDecompressor()
+    return zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
 
 
 class _XzReader(io.RawIOBase):

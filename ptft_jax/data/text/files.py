@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,19 @@ _READ_AHEAD = 1 << 18
 # Parquet is read in small batches: a record may be a whole book.
 _PARQUET_ROWS = 16
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
+_TABLE = "a table is no prose: write its texts as .jsonl or .parquet, and name their text_column"
+_MARKUP = "markup is no prose: extract its text into .txt (a blank line ends a document) or .jsonl"
+_OFFICE = "expected plain text: convert it to .txt first"
+# What a name says of a file that cannot be read as text.
+_UNREADABLE = {
+    ".json": "one JSON value in a file cannot be read as a stream; write one object per line and "
+    "call it .jsonl",
+    **dict.fromkeys((".csv", ".tsv", ".conll", ".conllu", ".xls", ".xlsx"), _TABLE),
+    **dict.fromkeys((".html", ".htm", ".xhtml", ".xml"), _MARKUP),
+    **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".ps"), _OFFICE),
+}
+# The last column of tagged words, as in CoNLL's files.
+_TAGGED = re.compile(r"\S+(?:[ \t]+\S+)*[ \t]+(?:O|[BIESLU]-\S+)")
 # What file systems call the mark that changes with the content of a file, best first.
 _MARKS = ("etag", "generation", "md5hash", "md5", "crc32c", "lastmodified", "mtime", "created")
 
@@ -49,7 +63,10 @@ def find_files(location: str, text_column: str) -> list["FilePart"]:
 
 
 def _find_local(pattern: str) -> list[tuple[str, str, int, str]]:
-    matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    literal = os.path.expanduser(pattern)
+    # A name may hold what is a pattern elsewhere: news [2020].txt.
+    there = Path(literal).exists()
+    matches = [literal] if there else sorted(glob.glob(literal, recursive=True))
     if not matches:
         raise ConfigError(f"inputs: no file matches {pattern!r} (searched from {Path.cwd()})")
     # `**` matches folders as well; only one that is named itself is a mistake.
@@ -104,6 +121,16 @@ def _mark(info: dict[str, Any]) -> str:
     return next((str(values[name]) for name in _MARKS if values.get(name)), "")
 
 
+def _refuse_tags(path: str, head: bytes) -> None:
+    """Raises DataError where the first lines of a text are words with tags, one a line."""
+    lines = [line.strip() for line in head.decode("utf-8", "replace").split("\n")[:-1]]
+    lines = [line for line in lines if line and not line.startswith("-DOCSTART-")]
+    if len(lines) >= 5 and all(map(_TAGGED.fullmatch, lines)):
+        raise DataError(
+            f"{path}: each line is a word with a tag, as in CoNLL's files: expected prose; {_TABLE}"
+        )
+
+
 class FilePart:
     """A file as a part of a source.
 
@@ -137,11 +164,8 @@ class FilePart:
         stem = Path(self.name.lower())
         self._compression = stem.suffix if stem.suffix in SUFFIXES else ""
         self._format = (stem.with_suffix("") if self._compression else stem).suffix
-        if self._format == ".json":
-            raise ConfigError(
-                f"inputs: {location}: one JSON value in a file cannot be read as a stream; write "
-                "one object per line and call it .jsonl"
-            )
+        if self._format in _UNREADABLE:
+            raise ConfigError(f"inputs: {location}: {_UNREADABLE[self._format]}")
         if self._format == ".parquet" and self._compression:
             raise ConfigError(f"inputs: {location}: Parquet is compressed inside; unpack the file")
 
@@ -182,10 +206,15 @@ class FilePart:
             kind = kind_of(unpacked_head(self._compression, buffered.peek(1 << 12)))
             if kind:
                 inside = f" inside its {self._compression}" if self._compression else ""
+                mend = "unpack it first"
+                if "UTF-16" in kind:
+                    mend = "convert it: iconv -f UTF-16 -t UTF-8"
                 raise DataError(
                     f"{path} is {kind}{inside}: expected text or JSON lines, with .gz, .xz or .zst "
-                    "at the end of the name if it is compressed; unpack it first"
+                    f"at the end of the name if it is compressed; {mend}"
                 )
+            if self._format not in (".jsonl", ".ndjson"):
+                _refuse_tags(path, unpacked_head(self._compression, buffered.peek(1 << 12)))
             stream = decompressed(self._compression, buffered)
             if self._format in (".jsonl", ".ndjson"):
                 documents = json_documents(path, stream, self._text_column, report)

@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from ptft_jax.commands.data.prepare import split_inputs
 from ptft_jax.data.corpus.check import check_inputs
 from ptft_jax.data.corpus.prepare import prepare_corpus
 from ptft_jax.data.corpus.settings import PrepareSettings
@@ -74,6 +75,38 @@ def test_a_name_that_ends_like_a_weight_can_be_written(tmp_path):
     (source,) = open_sources([f"{path}@1"], "text")
     assert source.parts[0].name == "mail@2"
     assert source.weight == 1
+
+
+def test_a_name_is_tried_before_the_pattern_in_it(tmp_path):
+    """Brackets and commas of a file that is there could not be named."""
+    for name in ("news [2020].txt", "news 2.txt", "a,b.txt", "a"):
+        (tmp_path / name).write_text(name)
+    texts = f"{tmp_path}/news [2020].txt@2, {tmp_path}/a,b.txt,{tmp_path}/a"
+    assert split_inputs(texts) == tuple(
+        f"{tmp_path}/{name}" for name in ("news [2020].txt@2", "a,b.txt", "a")
+    )
+    found = documents_of(open_sources(split_inputs(texts), "text"))
+    assert found == [("news [2020].txt",), ("a,b.txt",), ("a",)]
+    (pattern,) = open_sources([f"{tmp_path}/news [2].txt"], "text")
+    assert documents_of((pattern,)) == [("news 2.txt",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,label\n", "a table is no prose"),
+        ("a.conll.gz", b"", "a table is no prose"),
+        ("a.html", b"<p>", "extract its text into .txt"),
+        ("a.pdf", b"%PDF-", "convert it to .txt first"),
+        ("a.txt", b"-DOCSTART- -X- O O\n\n" + b"EU NNP B-NP B-ORG\n" * 9, "a word with a tag"),
+        ("b.txt", "Über allen Gipfeln".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+    ],
+)
+def test_what_is_no_prose_is_not_read_as_prose(tmp_path, name, content, message):
+    """A model would learn commas, tags or zeros; the message says what to do."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((ConfigError, DataError), match=message):
+        documents_of(open_sources([f"{tmp_path}/{name}"], "text"))
 
 
 def test_blocks_hold_one_source_and_can_be_begun_anywhere(tmp_path, monkeypatch):
