@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ptft_jax.models import attention_backends, fused
-from ptft_jax.models.device import Device
+from ptft_jax.models import attention, fused
+from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.dropout import RowKeys, fold_rows, row_keys
 from ptft_jax.models.layers import LayerNorm
+from ptft_jax.models.partition import Device
 
 # What jax 0.12 says whenever a kernel is lowered for a GPU; docs/decisions.md says what follows it.
 TRITON_WARNING = (
@@ -114,7 +115,7 @@ def _attend_and_back(case: Attention, backend: str, qkv, bias, g):
     visible = jnp.asarray(case.visible)
 
     def attend(qkv, bias):
-        return attention_backends.attend(
+        return attention.attend(
             backend, qkv, bias, visible, keys, rate=case.rate, packed=case.packed
         )
 
@@ -137,7 +138,7 @@ def dropped_probabilities(
     # program, and its softmax, into NaN one time in four on a CPU.
     @jax.jit
     def attend(qkv):
-        return attention_backends.attend(backend, qkv, bias, visible, keys, rate=rate, packed=False)
+        return attention.attend(backend, qkv, bias, visible, keys, rate=rate, packed=False)
 
     def columns(value):
         qkv = jnp.zeros((rows, tokens, heads, 3, head_size), dtype)
@@ -206,7 +207,8 @@ class Norm:
         row_key = row_keys(0, jnp.int32(3), self.rows) if self.rate else None
 
         def compute(x, residual, bias, scale, shift):
-            norm = LayerNorm(self.size, eps=1e-12, rngs=nnx.Rngs(params=0), dtype=jnp.dtype(dtype))
+            config = EncoderConfig(hidden_size=self.size, num_attention_heads=1, dtype=dtype)
+            norm = LayerNorm(config, rngs=nnx.Rngs(params=0))
             norm.scale[...], norm.bias[...] = scale, shift
             return fused.residual_norm(x, bias, residual, norm, row_key, self.rate, wanted)
 

@@ -11,8 +11,8 @@ from kernel_checks import (
     relative_errors,
 )
 
-from ptft_jax.models.attention_backends import Request, choose
-from ptft_jax.models.device import current_device
+from ptft_jax.models.attention import Request, choose
+from ptft_jax.models.partition import current_device
 
 # What rounding to bfloat16 does; XLA's own are 3e-3 and 8e-3.
 BOUNDS = {"context": 5e-3, "qkv": 1.2e-2, "bias": 1.2e-2}

@@ -7,7 +7,7 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ptft_jax.models.device import current_device
+from ptft_jax.models.partition import current_device
 
 
 def launch(

@@ -20,7 +20,6 @@ from jax.experimental.pallas import triton as plgpu
 from ptft_jax.models.kernels.launch import launch, power_of_two
 from ptft_jax.models.kernels.scores import dropout_factors, mask_scores
 
-MAX_TOKENS = 128
 # Four warps took 1.2 and 4.3 times as long on an H200, several heads in turn 1.6 and 1.1 times.
 _WARPS = 8
 
@@ -34,7 +33,7 @@ def forward(
     rate: float,
     packed: bool,
 ) -> jax.Array:
-    """Returns the context [B, T, N, H]; arguments as in `ptft_jax.models.attention_backends`."""
+    """Returns the context [B, T, N, H]; arguments as in `ptft_jax.models.attention`."""
     batch, tokens, heads, _, size = qkv_BTNCH.shape
     inputs, context, _ = _specs(tokens, size)
     return launch(

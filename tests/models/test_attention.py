@@ -19,11 +19,11 @@ from kernel_checks import (
 )
 
 from ptft_jax.errors import ConfigError
-from ptft_jax.models import attention_backends
-from ptft_jax.models.attention_backends import Request, choose
+from ptft_jax.models import attention
+from ptft_jax.models.attention import Request, choose
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.device import Device
+from ptft_jax.models.partition import Device
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
 T4 = Device("gpu", "Tesla T4", (7, 5))
@@ -100,7 +100,7 @@ def test_no_score_is_so_large_that_it_reaches_another_example(tokens):
     qkv[0, :, 0, 2] = np.where(own, 1.0, 7.0)[:, None]
     visible = np.where(own, 1, 2).astype(np.int32)[None]
     bias = np.zeros((1, 3, 16), np.float32)
-    found = attention_backends.attend("kernel", qkv, bias, visible, None, rate=0.0, packed=True)
+    found = attention.attend("kernel", qkv, bias, visible, None, rate=0.0, packed=True)
     assert np.array_equal(found[0, :, 0], qkv[0, :, 0, 2])
 
 
@@ -120,7 +120,7 @@ def test_many_small_examples_share_a_row(tokens, lengths):
 
     def loss(qkv, backend):
         bias = jnp.zeros((1, 3, 16))
-        context = attention_backends.attend(
+        context = attention.attend(
             backend, qkv, bias, jnp.asarray(visible)[None], None, rate=0.0, packed=True
         )
         return jnp.sum(context[0, :, 0] * weight), context
@@ -143,7 +143,7 @@ def test_padding_may_lie_anywhere_in_a_row_of_one_example(tokens, hidden):
     qkv = rng.standard_normal((1, tokens, 2, 3, 16)).astype(np.float32)
     bias = np.zeros((2, 3, 16), np.float32)
     found, wanted = (
-        attention_backends.attend(name, qkv, bias, visible, None, rate=0.0, packed=False)
+        attention.attend(name, qkv, bias, visible, None, rate=0.0, packed=False)
         for name in ("kernel", "xla")
     )
     np.testing.assert_allclose(found[visible > 0], wanted[visible > 0], atol=3e-6)
@@ -157,7 +157,7 @@ def test_attention_is_the_same_on_every_mesh(backend, sizes):
     arrays, keys = case.arrays, dropout_keys(8, 4)
 
     def compute(qkv, bias, visible, keys):
-        return attention_backends.attend(backend, qkv, bias, visible, keys, rate=0.1, packed=True)
+        return attention.attend(backend, qkv, bias, visible, keys, rate=0.1, packed=True)
 
     inputs = (arrays["qkv"], arrays["bias"], case.visible, keys)
     wanted = jax.device_get(jax.jit(compute)(*inputs))
@@ -259,7 +259,7 @@ def test_auto_takes_the_fastest_that_can_and_says_why(device, changes, name, sai
     assert said in why
 
 
-@pytest.mark.parametrize("name", attention_backends.BACKENDS)
+@pytest.mark.parametrize("name", attention.BACKENDS)
 def test_a_backend_that_is_named_is_the_one_that_is_taken(name):
     found, why = choose(name, REQUEST, H200)
     assert found == name
@@ -271,5 +271,5 @@ def test_an_unknown_name_is_refused(key):
     with pytest.raises(ConfigError, match=f"model.{key}='flash': expected one of auto, .*kernel"):
         EncoderConfig(**{key: "flash"})
     # One list of names: what the config accepts is what there is.
-    for name in ("auto", *attention_backends.BACKENDS):
+    for name in ("auto", *attention.BACKENDS):
         EncoderConfig(attention=name)
