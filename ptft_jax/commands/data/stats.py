@@ -46,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_example_flags(values)
     flags.DEFINE_string("out_dir", None, "Folder to make for the report.", flag_values=values)
-    flags.DEFINE_integer("rows", 2000, "Rows to measure.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("rows", 2000, "Rows to measure.", 1, 100_000, flag_values=values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:

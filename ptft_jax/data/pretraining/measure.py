@@ -5,7 +5,7 @@ it, and the same one every time.
 """
 
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
 from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-
-_ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -66,37 +64,7 @@ def row_statistics(
     examples: PretrainingExamples, tokenizer: TextTokenizer, rows: int
 ) -> RowStatistics:
     """Measure the first `rows` (1 or more) rows of epoch 0, or all if there are fewer."""
-    rows = min(rows, len(examples))
-    parts = [
-        _measure(
-            examples.batch(np.arange(start, min(start + _ROWS_AT_ONCE, rows))),
-            tokenizer,
-            examples.settings.masking,
-        )
-        for start in range(0, rows, _ROWS_AT_ONCE)
-    ]
-    combined = {}
-    for name in (field.name for field in fields(RowStatistics)):
-        values = [getattr(part, name) for part in parts]
-        if name == "row_length":
-            combined[name] = values[0]
-        elif isinstance(values[0], np.ndarray):
-            combined[name] = np.concatenate(values)
-        else:
-            combined[name] = _added(values) if isinstance(values[0], tuple) else sum(values)
-    return RowStatistics(**combined)
-
-
-def _added(histograms: list[tuple[int, ...]]) -> tuple[int, ...]:
-    total = np.zeros(max(map(len, histograms)), np.int64)
-    for histogram in histograms:
-        total[: len(histogram)] += np.array(histogram, np.int64)
-    return tuple(total.tolist())
-
-
-def _measure(
-    batch: dict[str, np.ndarray], tokenizer: TextTokenizer, masking: MaskingSettings
-) -> RowStatistics:
+    batch = examples.batch(np.arange(min(rows, len(examples))))
     ids, rows, length = batch["input_ids"], *batch["input_ids"].shape
     # The examples of all rows, numbered from 0 in the order of rows; -1 is padding.
     number = batch.get("segment_ids", batch["attention_mask"]).astype(np.int64)
@@ -128,7 +96,7 @@ def _measure(
         example_lengths=lengths,
         row_tokens=is_real.sum(axis=1),
         predicted=int(predicted.sum()),
-        wanted=int(masking.predictions(lengths, text_tokens).sum()),
+        wanted=int(examples.settings.masking.predictions(lengths, text_tokens).sum()),
         masked=int(masked.sum()),
         random=int((~masked & ~kept).sum()),
         kept=int((~masked & kept).sum()),
@@ -203,11 +171,11 @@ def packing_statistics(
 ) -> PackingStatistics:
     """What packing makes of these examples, whether or not their settings pack."""
     settings = replace(examples.settings, packing=True)
-    packed = (
-        examples if examples.settings.packing else PretrainingExamples(corpus, tokenizer, settings)
-    )
+    packed = PretrainingExamples(corpus, tokenizer, settings)
+    windows = packed.windows
+    assert windows is not None
     began = time.perf_counter()
-    packed.plan_window(0, 0)
+    windows.plan(0, 0)
     seconds = time.perf_counter() - began
     measured = row_statistics(packed, tokenizer, rows)
     lengths = measured.example_lengths
@@ -217,6 +185,6 @@ def packing_statistics(
         padding=float(1 - lengths.mean() / settings.max_seq_length),
         fill=measured.fill,
         mean_examples=len(lengths) / measured.rows,
-        planned_examples=packed.window_examples,
-        seconds_per_million=1e6 * seconds / packed.window_examples,
+        planned_examples=windows.examples,
+        seconds_per_million=1e6 * seconds / windows.examples,
     )

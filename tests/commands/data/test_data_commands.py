@@ -261,7 +261,7 @@ def measured_by_hand(batch, tokenizer, masking):
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("masking", STRATEGIES)
 def test_rows_are_measured_as_counted_by_hand(masking, packing):
-    """Lengths, masks, words and runs, from 150 rows in several batches."""
+    """Lengths, masks, words and runs, from 150 rows."""
     rng = np.random.default_rng(3)
     shapes = random_documents(rng, 60, longest=9)
     tokens = sum(map(sum, shapes))
