@@ -18,7 +18,7 @@ from ptft_jax.data.corpus.statistics import source_statistics, token_statistics
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
 from ptft_jax.data.pretraining.masking import STRATEGIES, MaskingSettings
-from ptft_jax.data.pretraining.measure import row_statistics, run_length_shares
+from ptft_jax.data.pretraining.measure import row_statistics
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
 CONFIG = "--config=configs/pretrain/bert_tiny.py"
@@ -274,22 +274,25 @@ def test_rows_are_measured_as_counted_by_hand(masking, packing):
     found = row_statistics(examples, tokenizer, 150)
     batch = examples.batch(np.arange(rows))
     kinds, words, partly, runs, lengths, wanted = measured_by_hand(batch, tokenizer, strategy)
-    assert (found.masked, found.random, found.kept) == tuple(
-        kinds[name] for name in ("masked", "random", "kept")
-    )
-    assert found.predicted == sum(kinds.values())
-    assert found.wanted == wanted
-    assert (found.words, found.predicted_words) == (len(words), sum(map(any, words)))
-    assert found.partly_predicted_words == partly
-    assert {n: many for n, many in enumerate(found.run_lengths) if many} == runs
-    assert found.example_lengths.tolist() == lengths
-    assert found.row_tokens.tolist() == batch["attention_mask"].sum(axis=1).tolist()
-    assert sum(found.labels) == batch["next_sentence_weights"].sum()
-    assert found.labels[1] == batch["next_sentence_labels"].sum()
-    assert found.fill == batch["attention_mask"].mean()
-    per_row = np.bincount((batch["next_sentence_weights"] > 0).sum(axis=1))
-    assert list(found.examples_per_row) == per_row.tolist()
-    shares = run_length_shares(strategy, found)
+    per_row = (batch["next_sentence_weights"] > 0).sum(axis=1)
+    shares = found.pop("run_lengths_of_formula")
+    labels = batch["next_sentence_labels"].sum()
+    assert found == {
+        "rows": rows,
+        "row_length": 32,
+        "fill": batch["attention_mask"].mean(),
+        "examples_per_row": np.bincount(per_row).tolist(),
+        "example_lengths": np.bincount(lengths).tolist(),
+        "row_lengths": np.bincount(batch["attention_mask"].sum(axis=1)).tolist(),
+        "predicted": sum(kinds.values()),
+        "wanted": wanted,
+        **{name: kinds[name] for name in ("masked", "random", "kept")},
+        "words": len(words),
+        "predicted_words": sum(map(any, words)),
+        "partly_predicted_words": partly,
+        "run_lengths": [runs[n] for n in range(max(runs) + 1)],
+        "labels": [per_row.sum() - labels, labels],
+    }
     assert sum(shares) == pytest.approx(1)
     if masking == "ngram":
         assert shares == pytest.approx([6 / 11, 3 / 11, 2 / 11])
