@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ptft_jax.errors import DataError
 
@@ -36,10 +37,6 @@ class Row(NamedTuple):
     name: str
     named_axes: str
 
-    def our_shape(self, ours: Mapping[str, int]) -> tuple[int, ...]:
-        """Returns the shape of our array, with the sizes of the axes as our tree has them."""
-        return tuple(ours[axis] for axis in self.axes)
-
     def named_shape(self, theirs: Mapping[str, int]) -> tuple[int, ...]:
         """Returns the shape of one named tensor, with the sizes of the axes in the file."""
         return tuple(math.prod(theirs[axis] for axis in group) for group in self.named_axes.split())
@@ -49,16 +46,6 @@ class Row(NamedTuple):
         if LAYER_AXIS not in self.axes:
             return [self.name]
         return [self.name.format(layer=layer) for layer in range(layers)]
-
-
-def leaf(tree: Mapping[str, Any], path: str) -> Any:
-    """Returns the leaf at a dotted path of a nested dict, or None where the path ends early."""
-    node: Any = tree
-    for key in path.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            return None
-        node = node[key]
-    return node
 
 
 def to_named(
@@ -80,14 +67,13 @@ def to_named(
         DataError: a parameter is missing or has another shape.
     """
     tensors: dict[str, np.ndarray] = {}
+    by_path = flatten_dict(dict(params), sep=".")
     for row in rows:
-        value = leaf(params, row.path)
-        if value is None:
-            raise DataError(
-                f"Parameter {row.path} is missing: expected shape {row.our_shape(ours)}."
-            )
-        array = np.asarray(value, dtype=np.float32)
-        _check_shape(f"Parameter {row.path}", array.shape, row.our_shape(ours))
+        shape = tuple(ours[axis] for axis in row.axes)
+        if row.path not in by_path:
+            raise DataError(f"Parameter {row.path} is missing: expected shape {shape}.")
+        array = np.asarray(by_path[row.path], dtype=np.float32)
+        _check_shape(f"Parameter {row.path}", array.shape, shape)
         array = array[tuple(slice(theirs[axis]) for axis in row.axes)]
         axes = row.axes.replace(LAYER_AXIS, "")
         order = [axes.index(axis) for group in row.named_axes.split() for axis in group]
@@ -147,8 +133,8 @@ def from_named(
                 )
             _check_shape(f"Tensor {describe(name)}", tensor.shape, row.named_shape(theirs))
             layers.append(_read_one(row, tensor.astype(np.float32), ours, theirs))
-        _put(params, row.path, np.stack(layers) if LAYER_AXIS in row.axes else layers[0])
-    return params
+        params[row.path] = np.stack(layers) if LAYER_AXIS in row.axes else layers[0]
+    return unflatten_dict(params, sep=".")
 
 
 def _read_one(
@@ -169,10 +155,3 @@ def _check_shape(what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -
             f"{what} has shape {tuple(shape)}: expected {expected} from the model's config. "
             "The config and the weights belong to different models."
         )
-
-
-def _put(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
-    *parents, last = path.split(".")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[last] = value

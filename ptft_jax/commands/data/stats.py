@@ -171,8 +171,8 @@ def _summary(measured: Measured) -> dict[str, str]:
     in_part = rows["partly_predicted_words"] / max(rows["predicted_words"], 1)
     lines = {
         "predicted": f"{_percent(rows['predicted'] / real)} of the tokens "
-        f"({_percent(masking.masked_lm_prob)} wanted, {_percent(rows['wanted'] / real)} after rounding and the "
-        "limit per example): "
+        f"({_percent(masking.masked_lm_prob)} wanted, {_percent(rows['wanted'] / real)} after "
+        "rounding and the limit per example): "
         f"{_percent(rows['masked'] / predicted)} masked ({masking.mask_replace_prob:.0%}), "
         f"{_percent(rows['random'] / predicted)} random ({masking.random_replace_prob:.0%}), "
         f"{_percent(rows['kept'] / predicted)} kept ({stays:.0%}); {_percent(in_part)} of the "
@@ -180,8 +180,8 @@ def _summary(measured: Measured) -> dict[str, str]:
         "unpacked": f"{count(packing['unpacked_rows'])} rows in an epoch, "
         f"{_percent(packing['padding'])} padding",
         "packed": f"{count(packing['packed_rows'])} rows in an epoch, "
-        f"{_percent(packing['fill'])} full, {packing['mean_examples']:.2f} examples in each; planned in "
-        f"{packing['seconds_per_million']:.1f} s per million examples",
+        f"{_percent(packing['fill'])} full, {packing['mean_examples']:.2f} examples in each; "
+        f"planned in {packing['seconds_per_million']:.1f} s per million examples",
         "vocabulary": f"{count(tokens.seen)} of {count(tokens.ordinary)} tokens occur",
     }
     if rows["labels"]:

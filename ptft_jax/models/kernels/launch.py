@@ -19,7 +19,7 @@ def launch(
     out_specs: Any,
     out_shape: Any,
     num_warps: int,
-    num_stages: int,
+    num_stages: int = 1,
     aliases: dict[int, int] | None = None,
 ) -> Any:
     """Runs a kernel over a grid of blocks; arguments as those of `pallas_call`.

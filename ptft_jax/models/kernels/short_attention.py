@@ -48,7 +48,6 @@ def forward(
         out_specs=context,
         out_shape=jax.ShapeDtypeStruct((batch, tokens, heads, size), qkv_BTNCH.dtype),
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 
@@ -78,7 +77,6 @@ def backward(
         out_specs=qkv,
         out_shape=jax.ShapeDtypeStruct(qkv_BTNCH.shape, qkv_BTNCH.dtype),
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 
