@@ -252,3 +252,27 @@ def activation_results(name: str, rows: int, size: int, wanted: str, dtype: str)
         name: np.asarray(one.astype(jnp.float32))
         for name, one in zip(("output", "x", "bias"), found, strict=True)
     }
+
+
+def pretraining_batch(rows: int, tokens: int, *, packed: bool, seed: int = 0) -> Results:
+    """Rows with padding, of token ids below 97; packed ones hold two examples."""
+    rng = np.random.default_rng(seed)
+    masked, cut, place = 4, tokens // 3, np.arange(tokens)
+    real = place < rng.integers(tokens // 2, tokens + 1, (rows, 1))
+    batch = {
+        "input_ids": rng.integers(0, 97, (rows, tokens)),
+        "attention_mask": real,
+        "token_type_ids": rng.integers(0, 2, (rows, tokens)),
+        "masked_lm_positions": rng.integers(0, tokens // 2, (rows, masked)),
+        "masked_lm_ids": rng.integers(0, 97, (rows, masked)),
+        "pooled_positions": np.zeros((rows, 1)),
+        "next_sentence_labels": rng.integers(0, 2, (rows, 1)),
+    }
+    if packed:
+        batch["segment_ids"] = real * (1 + (place >= cut))
+        batch["position_ids"] = np.tile(place - (place >= cut) * cut, (rows, 1))
+    return {
+        **{name: array.astype(np.int32) for name, array in batch.items()},
+        "masked_lm_weights": np.ones((rows, masked), np.float32),
+        "next_sentence_weights": np.ones((rows, 1), np.float32),
+    }
