@@ -237,29 +237,6 @@ def test_a_visit_has_every_chunk_or_too_few_places():
     assert left_over > 100
 
 
-def test_one_chunk_in_ten_is_short():
-    """short_seq_prob of the targets are uniform from 2 to the maximum (BERT, appendix A.2)."""
-    corpus = SmallCorpus([[1] * 400] * 100)
-    longest = LENGTH - 3
-    for name in PAIR_FORMATS:
-        for probability in (0.0, 0.1, 1.0):
-            made = cut(name, corpus, short_seq_prob=probability)
-            examples, found = stretches(corpus, made)
-            # Sentences of one token reach the target exactly, if the document does not end before.
-            lengths = [
-                max(b for _, b in example) - min(a for a, _ in example)
-                for example, label in zip(examples, found.labels, strict=True)
-                if (name == "sop" or label == 0) and max(b for _, b in example) % 400
-            ]
-            count = len(lengths)
-            assert count > 1000
-            expected = np.full(longest + 1, probability * count / (longest - 1))
-            expected[:2] = 0
-            expected[longest] += (1 - probability) * count
-            found = np.bincount(lengths, minlength=longest + 1)
-            assert (np.abs(found - expected) <= 5 * np.sqrt(expected)).all()
-
-
 def test_sentence_order_pairs_are_halves_of_a_chunk():
     """A and B are the chunk in two parts, at a sentence's end where there are two, in any order.
 

@@ -174,43 +174,6 @@ def test_ngrams_are_those_of_albert(table):
         assert_same_rates(*(one_hot(neighbours(x).sum(axis=1), count) for x in (rows, wanted)))
 
 
-def test_ngram_lengths_have_the_probabilities_of_the_paper():
-    """p(n) = (1 / n) / sum(1 / k) (Lan et al. 2019, section 3.1): 6/11, 3/11, 2/11.
-
-    In a long text of one-token words the first run is the only one if it is as long as the budget:
-    longer ones are shortened to it. Two runs side by side look the same, in less than 1 % of draws.
-    """
-    stretches, times = [[7] * 500], 6000
-    for count, expected in ((1, 1.0), (2, 5 / 11), (3, 2 / 11)):
-        rows, _, _ = draw(MaskingSettings("ngram"), stretches, count, times, TABLES["all_words"])
-        assert (rows.sum(axis=1) == count).all()
-        found = (neighbours(rows).sum(axis=1) == count - 1).mean()
-        error = 5 * np.sqrt(expected * (1 - expected) / times)
-        assert expected - error <= found <= expected + error + 0.01
-
-
-def test_span_lengths_are_clipped_geometric():
-    """P(l) is in proportion to 0.2 * 0.8^(l - 1) up to 10, mean 3.8 (Joshi et al. 2019, 3.1).
-
-    With a budget of k tokens the first span covers it alone if its length is k or more: that
-    probability is known exactly. Lengths that the end of the text clips are accounted for.
-    """
-    stretches, times, size = [[7] * 400], 8000, 400
-    mean = 0.0
-    for count in range(1, 11):
-        _, chosen, text = draw(
-            MaskingSettings("span"), stretches, count, times, TABLES["all_words"], seed=count
-        )
-        first = chosen.index.reshape(times, count)[:, 0]
-        alone = chosen.unit.reshape(times, count) == text.position[first][:, None]
-        survival = (0.8 ** (count - 1) - 0.8**10) / (1 - 0.8**10)
-        expected = survival * (1 - (count - 1) / size)
-        found = alone.all(axis=1).mean()
-        assert abs(found - expected) <= 5 * np.sqrt(expected * (1 - expected) / times)
-        mean += found
-    assert abs(mean - 3.797) < 0.1
-
-
 @pytest.mark.parametrize("table", ["wordpiece", "byte_level_bpe"])
 def test_spans_are_those_of_spanbert(table):
     """Which tokens are masked, which together, and how many spans they make up."""
