@@ -152,10 +152,8 @@ class PretrainingExamples:
 
     Global index g is row g % len of epoch g // len. Without packing a row is an example, and every
     epoch has each chunk of the corpus once (or as often as its source's weight says; for the few
-    chunks of `nsp` that come again or not at all see `NextSentence`). With packing,
-    an epoch is cut into windows of examples that are packed together; all windows have the same
-    number of rows, so that any row can be made without planning those before it. The few rows that
-    a window needs less stay empty, and the emptiest ones are left out where it needs more.
+    chunks of `nsp` that come again or not at all see `NextSentence`). With packing, `windows` says
+    which examples a row holds.
     """
 
     fixed_shape = True
