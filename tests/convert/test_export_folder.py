@@ -202,10 +202,9 @@ def test_folders_that_cannot_be_read(tmp_path, tokenizer):
     export(folder, ("pooler",), tokenizer)
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
-    for broken in (content[:-100], b"not safetensors", b""):
-        weights.write_bytes(broken)
-        with pytest.raises(DataError, match="cannot be read as safetensors"):
-            read_hf_folder(folder)
+    weights.write_bytes(content[:-100])
+    with pytest.raises(DataError, match="cannot be read as safetensors"):
+        read_hf_folder(folder)
     weights.rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"pickle.*save_pretrained"):
         read_hf_folder(folder)

@@ -21,7 +21,7 @@ from masking_reference import (
     joined,
     neighbours,
     one_hot,
-    positions_of,
+    positions,
     random_example,
     spanbert_spans,
     words_of,
@@ -80,7 +80,7 @@ def test_words_are_masked_whole_and_none_that_fits_is_left_out(table):
         count = int(rng.integers(1, sum(map(len, stretches)) + 1))
         rows, _, _ = draw(MaskingSettings("whole_word"), stretches, count, 4, continues_word)
         for row in rows:
-            masked = set(positions_of(row, stretches).tolist())
+            masked = set(positions(stretches)[row].tolist())
             room = count - len(masked)
             fewer += room > 0
             for word in joined(words_of(stretches, continues_word)):
