@@ -34,10 +34,6 @@ def correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return (left * right).mean(1) * np.sqrt(left.shape[1])
 
 
-def random_words(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 2**32, shape, dtype=np.uint32)
-
-
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_the_share_of_dropped_entries_is_the_rate(rate):
     """And what stays is scaled so that the expectation is kept, as at inference."""
@@ -88,7 +84,8 @@ def test_related_keys_drop_other_entries_in_another_order(kind):
 
     Position enters by addition or by exclusive or: both orders are tried.
     """
-    first, second, other, low = random_words(4, 300)
+    rng = np.random.default_rng(0)
+    first, second, other, low = rng.integers(0, 2**32, (4, 300), dtype=np.uint32)
     low = low % (1 << 14) * (kind != "first word")
     other = second if kind == "second word" else other
     here = dropped(np.stack([first, second], 1))

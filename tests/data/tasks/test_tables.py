@@ -1,7 +1,5 @@
 """Tables are read strictly: every way a file can be wrong is one error with file and line."""
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -119,21 +117,16 @@ def test_short_rows_can_be_dropped_but_long_ones_never(tmp_path):
         read_table(path, drop_short_rows=True)
 
 
-def test_missing_file_and_unknown_format(tmp_path):
+def test_files_that_are_not_one_table_each(tmp_path):
     """A path that cannot be a table is a setting to mend, not bad content."""
     with pytest.raises(ConfigError, match="no such file"):
         read_table(tmp_path / "t.csv")
+    assert find_split(tmp_path, "dev") is None
+    for name in ("dev.jsonl", "dev.csv"):
+        write(tmp_path, name, "text\na\n")
+    with pytest.raises(ConfigError, match=r"dev\.csv and dev\.jsonl"):
+        find_split(tmp_path, "dev")
     with pytest.raises(
         ConfigError, match=r"must end in \.csv, \.tsv, \.jsonl, \.parquet, not '\.txt'"
     ):
         read_table(write(tmp_path, "t.txt", "a"))
-
-
-def test_find_split(tmp_path):
-    """One file per split is found by its suffix; two are ambiguous."""
-    assert find_split(tmp_path, "dev") is None
-    path = write(tmp_path, "dev.jsonl", json.dumps({"text": "a"}))
-    assert find_split(tmp_path, "dev") == path
-    write(tmp_path, "dev.csv", "text\na\n")
-    with pytest.raises(ConfigError, match=r"dev\.csv and dev\.jsonl"):
-        find_split(tmp_path, "dev")
