@@ -36,7 +36,6 @@ def test_round_trip_is_byte_equal(heads):
     config = config_of(heads, num_labels=3)
     back = to_hf(from_hf(theirs, config), config)
     assert theirs.keys() - back.keys() == (TIED.keys() if "mlm" in heads else set())
-    assert back.keys() <= theirs.keys()
     for name, tensor in back.items():
         assert tensor.dtype == np.float32
         assert tensor.shape == theirs[name].shape
@@ -89,7 +88,6 @@ def test_older_spellings_are_read(tensors):
         ): tensor
         for name, tensor in tensors.items()
     }
-    assert older.keys() != tensors.keys()
     older["bert.embeddings.position_ids"] = np.arange(40)[None]
     jax.tree.map(np.testing.assert_array_equal, from_hf(older, PRETRAINING), expected)
 
