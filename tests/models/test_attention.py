@@ -4,6 +4,9 @@ Kernels are interpreted here, in float32, so that they agree to rounding. `tests
 checks on a GPU.
 """
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,3 +229,20 @@ def test_auto_takes_the_fastest_that_can_and_says_why(device, changes, name, sai
     found, why = choose("auto", REQUEST._replace(**changes), device)
     assert found == name
     assert said in why
+
+
+def test_a_model_without_kernels_loads_none():
+    """Pallas takes 0.26 seconds to import, which a run on CPUs or with XLA does not wait for."""
+    code = (
+        "import sys, jax, numpy as np\n"
+        "from ptft_jax.models.build import build_model\n"
+        "from ptft_jax.models.config import EncoderConfig\n"
+        "model = build_model(EncoderConfig(hidden_size=24, num_hidden_layers=1))\n"
+        "names = ('input_ids', 'attention_mask', 'token_type_ids')\n"
+        "batch = dict.fromkeys(names, jax.ShapeDtypeStruct((2, 8), np.int32))\n"
+        "run = lambda p, b: model.bind(p).last_hidden_state(b)\n"
+        "jax.eval_shape(run, model.abstract(), batch)\n"
+        "print([name for name in sys.modules if 'kernels.' in name and 'ptft' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", done.stderr
