@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from ptft_jax.data.corpus.store import Corpus
-from ptft_jax.data.pretraining.formats import make_format
+from ptft_jax.data.pretraining.examples import FORMATS
 
 AT_ONCE = 1 << 16
 
@@ -28,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     corpus = Corpus.open(args.data_dir)
     for length in (128, 512):
-        made = make_format("nsp", corpus, seed=0, max_seq_length=length, short_seq_prob=0.1)
+        made = FORMATS["nsp"](corpus, 0, length, 0.1)
         never, shares, labels, seconds = np.ones(corpus.num_sentences, bool), [], [], []
         first = made.first_chunks()
         first = first[:-1][np.diff(first) > 0]

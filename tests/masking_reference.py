@@ -82,10 +82,9 @@ def draw(settings, stretches, count, times, continues_word, seed=0):
     return is_chosen.reshape(times, -1), chosen, text
 
 
-def positions_of(row, stretches):
-    """The positions in the example of what a row of `draw` has chosen."""
-    every = [p for words in words_of(stretches, TABLES["all_words"]) for (p,) in words]
-    return np.array(every)[row]
+def positions(stretches):
+    """The positions of the text tokens in an example."""
+    return np.array([p for words in words_of(stretches, TABLES["all_words"]) for (p,) in words])
 
 
 def joined(lists):
@@ -168,12 +167,8 @@ def one_hot(values, size):
 
 def as_rows(samples, stretches):
     """Lists of positions as bool [samples, tokens], in the order of `draw`."""
-    every = [p for words in words_of(stretches, TABLES["all_words"]) for (p,) in words]
-    column = {position: number for number, position in enumerate(every)}
-    rows = np.zeros((len(samples), len(every)), bool)
-    for row, sample in enumerate(samples):
-        rows[row, [column[position] for position in sample]] = True
-    return rows
+    every = positions(stretches)
+    return np.array([np.isin(every, sample) for sample in samples])
 
 
 def neighbours(rows):

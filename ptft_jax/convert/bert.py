@@ -1,34 +1,63 @@
 """BERT's parameters under the names that Hugging Face's PyTorch classes give them.
 
-`TABLE` is the whole correspondence. `to_hf` and `from_hf` apply it; both are NumPy only and exact.
+`TABLE` is the whole correspondence. `to_hf` and `from_hf` apply it by reordering whole arrays, so
+both are exact and linear (gradients convert by the same call as parameters), and going there and
+back gives the same bytes.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ptft_jax.convert.mapping import Row, from_named, to_named
 from ptft_jax.errors import DataError
 from ptft_jax.models.config import EncoderConfig
+
+_READABLE = (np.float32, np.float16, ml_dtypes.bfloat16)
+
+
+class Row(NamedTuple):
+    """One parameter of ours and the tensor, or one tensor per layer, that holds the same numbers.
+
+    Attributes:
+        path: the keys of our nested dict, joined by dots.
+        axes: one letter for each axis of our array.
+        name: the tensor's name; `{layer}` stands for the layer number where `axes` holds an `L`.
+        named_axes: the tensor's axes in its own order, separated by spaces; letters written
+            together are axes that the tensor holds flattened into one.
+    """
+
+    path: str
+    axes: str
+    name: str
+    named_axes: str
+
+    def named_shape(self, theirs: Mapping[str, int]) -> tuple[int, ...]:
+        """Returns the shape of one named tensor, with the sizes of the axes in the file."""
+        return tuple(math.prod(theirs[axis] for axis in group) for group in self.named_axes.split())
+
+    def names(self, layers: int) -> list[str]:
+        """Returns the names of the row's tensors, in the order of the layers."""
+        if "L" not in self.axes:
+            return [self.name]
+        return [self.name.format(layer=layer) for layer in range(layers)]
+
 
 # Axes: L layers, V vocabulary, S positions, Y token types, D hidden, N heads, H head size,
 # F feed-forward, C the two classes of next-sentence prediction, K labels.
 # PyTorch's Linear.weight is [out, in]; our kernels are [in, out], with attention heads unflattened.
 TABLE: dict[str, tuple[Row, ...]] = {
     "encoder": (
-        Row("encoder.embeddings.word_embeddings", "VD", "embeddings.word_embeddings.weight", "V D"),
-        Row(
-            "encoder.embeddings.position_embeddings",
-            "SD",
-            "embeddings.position_embeddings.weight",
-            "S D",
-        ),
-        Row(
-            "encoder.embeddings.token_type_embeddings",
-            "YD",
-            "embeddings.token_type_embeddings.weight",
-            "Y D",
+        *(
+            Row(f"encoder.embeddings.{name}", f"{axis}D", f"embeddings.{name}.weight", f"{axis} D")
+            for name, axis in (
+                ("word_embeddings", "V"),
+                ("position_embeddings", "S"),
+                ("token_type_embeddings", "Y"),
+            )
         ),
         Row("encoder.embeddings.layer_norm.scale", "D", "embeddings.LayerNorm.weight", "D"),
         Row("encoder.embeddings.layer_norm.bias", "D", "embeddings.LayerNorm.bias", "D"),
@@ -92,10 +121,9 @@ BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 def to_hf(params: Mapping[str, Any], config: EncoderConfig) -> dict[str, np.ndarray]:
     """Returns the parameters as float32 tensors with the names and shapes of the PyTorch class.
 
-    Works on any tree with the shapes of the parameters: gradients come out as PyTorch's gradients.
-
     Args:
-        params: the parameter tree, of JAX or NumPy arrays.
+        params: the parameter tree, or one of the same shapes (gradients, moments), of JAX or NumPy
+            arrays.
         config: `config.heads` decides which tensors there are; heads that the tree has beyond them
             are left out. The encoder's names begin with `bert.` where there is a head other than
             the pooler.
@@ -107,12 +135,26 @@ def to_hf(params: Mapping[str, Any], config: EncoderConfig) -> dict[str, np.ndar
         DataError: a parameter is missing or has another shape than the config says.
     """
     ours, theirs = _sizes(config)
-    tensors = to_named(_rows(config.heads), params, ours, theirs)
     prefix = PREFIX if set(config.heads) - {"pooler"} else ""
-    return {
-        prefix + name if head_of(name) in ("encoder", "pooler") else name: tensor
-        for name, tensor in tensors.items()
-    }
+    by_path = flatten_dict(dict(params), sep=".")
+    tensors: dict[str, np.ndarray] = {}
+    for row in _rows(config.heads):
+        shape = tuple(ours[axis] for axis in row.axes)
+        if row.path not in by_path:
+            raise DataError(f"Parameter {row.path} is missing: expected shape {shape}.")
+        array = np.asarray(by_path[row.path], dtype=np.float32)
+        _check_shape(f"Parameter {row.path}", array.shape, shape)
+        # What is larger than in the file is padding of ours.
+        array = array[tuple(slice(theirs[axis]) for axis in row.axes)]
+        axes = row.axes.replace("L", "")
+        order = [axes.index(axis) for group in row.named_axes.split() for axis in group]
+        layers = array if "L" in row.axes else array[None]
+        for name, layer in zip(row.names(ours["L"]), layers, strict=True):
+            tensor = layer.transpose(order).reshape(row.named_shape(theirs))
+            name = prefix + name if head_of(name) in ("encoder", "pooler") else name
+            # A copy of its own: safetensors writes an array's buffer, whatever its strides.
+            tensors[name] = np.array(tensor, order="C")
+    return tensors
 
 
 def from_hf(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> dict[str, Any]:
@@ -139,7 +181,8 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> dict[st
             raise DataError(
                 f"Tensors {spelled[known]} and {name} are the same parameter: expected one of them."
             )
-        spelled[known] = name
+        if known not in BUFFERS:
+            spelled[known] = name
     for copy, source in TIED.items():
         if copy in spelled and source in spelled and "mlm" in config.heads:
             if not np.array_equal(tensors[spelled[copy]], tensors[spelled[source]]):
@@ -148,11 +191,34 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> dict[st
                     "tied to the word embeddings. A model with an untied decoder cannot be read."
                 )
             del spelled[copy]
-    kept = {known: tensors[name] for known, name in spelled.items() if known not in BUFFERS}
     ours, theirs = _sizes(config)
-    return from_named(
-        _rows(config.heads), kept, ours, theirs, describe=lambda name: spelled.get(name, name)
-    )
+    rows = _rows(config.heads)
+    wanted = {name: row for row in rows for name in row.names(ours["L"])}
+    for known, name in spelled.items():
+        if known not in wanted:
+            raise DataError(
+                f"Tensor {name} has no place in this model: expected only tensors of the "
+                f"configured {ours['L']} layers and heads. Check num_hidden_layers and the heads "
+                "asked for."
+            )
+    params: dict[str, Any] = {}
+    for row in rows:
+        shape, layers = row.named_shape(theirs), []
+        for known in row.names(ours["L"]):
+            if known not in spelled:
+                raise DataError(
+                    f"Tensor {known} is missing: expected shape {shape} for {row.path}."
+                )
+            name, tensor = spelled[known], tensors[spelled[known]]
+            if tensor.dtype not in _READABLE:
+                raise DataError(
+                    f"Tensor {name} has dtype {tensor.dtype}: expected float32, float16 or "
+                    "bfloat16."
+                )
+            _check_shape(f"Tensor {name}", tensor.shape, shape)
+            layers.append(_read_one(row, tensor.astype(np.float32), ours, theirs))
+        params[row.path] = np.stack(layers) if "L" in row.axes else layers[0]
+    return unflatten_dict(params, sep=".")
 
 
 def canonical(name: str) -> str:
@@ -199,3 +265,23 @@ def _sizes(config: EncoderConfig) -> tuple[dict[str, int], dict[str, int]]:
         "K": config.num_labels,
     }
     return theirs | {"V": config.padded_vocab_size}, theirs
+
+
+def _read_one(
+    row: Row, tensor: np.ndarray, ours: Mapping[str, int], theirs: Mapping[str, int]
+) -> np.ndarray:
+    """Returns one layer of a row in our order of axes, padded to our sizes."""
+    named = row.named_axes.replace(" ", "")
+    axes = row.axes.replace("L", "")
+    array = tensor.reshape([theirs[axis] for axis in named])
+    array = array.transpose([named.index(axis) for axis in axes])
+    padding = [(0, ours[axis] - theirs[axis]) for axis in axes]
+    return np.ascontiguousarray(np.pad(array, padding))
+
+
+def _check_shape(what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(shape) != expected:
+        raise DataError(
+            f"{what} has shape {tuple(shape)}: expected {expected} from the model's config. "
+            "The config and the weights belong to different models."
+        )

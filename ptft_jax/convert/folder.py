@@ -4,6 +4,7 @@
 `read_hf_folder` reads such folders, sharded ones too. No torch and no pickle on either way.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from ptft_jax.convert import bert
 from ptft_jax.data.foreign_files import kind_of, read_json_object, refuse_ways_out
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.config import HF_KEYS, EncoderConfig
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -139,8 +140,9 @@ def write_hf_folder(
     try:
         # transformers takes a file without this entry for another framework's.
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        _write_text(partial / "config.json", json.dumps(content, indent=2) + "\n")
-        _write_text(partial / "README.md", card)
+        texts = {"config.json": json.dumps(content, indent=2) + "\n", "README.md": card}
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8", newline="\n")
         tokenizer.save(partial, model_max_length=config.max_position_embeddings)
         # mkdtemp and save_file make private files; these are for others to read.
         for path in partial.rglob("*"):
@@ -219,7 +221,8 @@ def read_hf_folder(
             "float32 where float16, whose numbers end at 65504, made infinities of larger ones."
         )
     params = bert.from_hf(wanted, config.replace(heads=found))
-    strange = {_head_prefix(name) for name, owner in owners.items() if owner is None}
+    # Without the parameter's own part: `qa_outputs`, `cls.species`.
+    strange = {name.rsplit(".", 1)[0] for name, owner in owners.items() if owner is None}
     info = HeadsInfo(
         found=found,
         new=tuple(head for head in heads if head not in found),
@@ -248,43 +251,24 @@ def _read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-# What a config.json may hold under the keys that are read here.
-_INTEGERS = (
-    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-    *("intermediate_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"),
-    "num_labels",
-)
-_NUMBERS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
-    *("initializer_range", "layer_norm_eps"),
-)
-_MAY_BE_NULL = ("pad_token_id", "classifier_dropout", "architectures", "id2label")
-
-
 def _check_values(file: Path, content: Mapping[str, Any]) -> None:
     """Raises DataError for a value of a type, or beyond a size, that no model has."""
-
-    def is_name_list(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-    kinds: list[tuple[Sequence[str], str, Callable[[Any], bool]]] = [
-        (_INTEGERS, "a whole number from 0 to 2147483647", lambda v: type(v) is int and _fits(v)),
-        (_NUMBERS, "a number from 0 on", lambda v: type(v) in (int, float) and _fits(v)),
-        (("architectures",), "a list of names", is_name_list),
-        (("id2label",), "an object from ids to names", lambda v: isinstance(v, dict)),
-    ]
-    for names, expected, fits in kinds:
-        for name in names:
-            value = content.get(name)
-            may_lack = name not in content or (value is None and name in _MAY_BE_NULL)
-            if not may_lack and not fits(value):
-                raise DataError(
-                    f"{file}: {name}={value!r}: expected {expected}. Fetch or export it again."
-                )
-
-
-def _fits(number: float) -> bool:
-    return 0 <= number < 1 << 31
+    kinds: dict[type, tuple[str, Callable[[Any], bool]]] = {
+        int: ("a whole number below 2147483648", lambda v: type(v) is int and 0 <= v < 1 << 31),
+        float: ("a number from 0 on", lambda v: type(v) in (int, float) and 0 <= v < 1 << 31),
+        list: ("a list of names", lambda v: type(v) is list and all(type(n) is str for n in v)),
+        dict: ("an object from ids to names", lambda v: type(v) is dict),
+    }
+    like = dataclasses.asdict(EncoderConfig(classifier_dropout=0.1))
+    like |= {"architectures": [], "id2label": {}}
+    may_be_null = ("pad_token_id", "classifier_dropout", "architectures", "id2label")
+    for name in (*HF_KEYS, "num_labels", "architectures", "id2label"):
+        value, kind = content.get(name), kinds.get(type(like[name]))
+        may_lack = name not in content or (value is None and name in may_be_null)
+        if kind is not None and not may_lack and not kind[1](value):
+            raise DataError(
+                f"{file}: {name}={value!r}: expected {kind[0]}. Fetch or export it again."
+            )
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -322,7 +306,13 @@ def _read_shards(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path / INDEX}: expected a weight_map from tensor names to file names.")
     tensors: dict[str, np.ndarray] = {}
     for shard in sorted(set(places.values())):
-        read = _read_safetensors(_shard_path(path, shard))
+        if Path(shard).name != shard:
+            raise DataError(
+                f"{path / INDEX}: shard {shard!r} leaves the folder: expected a file in it."
+            )
+        if not (path / shard).is_file():
+            raise DataError(f"{path / INDEX}: shard {shard!r} is missing. Fetch the folder again.")
+        read = _read_safetensors(path / shard)
         repeated = sorted(tensors.keys() & read.keys())
         if repeated:
             raise DataError(f"{path}: tensors {_listed(repeated)} are in two shards.")
@@ -333,17 +323,6 @@ def _read_shards(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _shard_path(path: Path, shard: str) -> Path:
-    """Returns the file of a shard, which must be one of this folder's own."""
-    if Path(shard).name != shard:
-        raise DataError(
-            f"{path / INDEX}: shard {shard!r} leaves the folder: expected a file in it."
-        )
-    if not (path / shard).is_file():
-        raise DataError(f"{path / INDEX}: shard {shard!r} is missing. Fetch the folder again.")
-    return path / shard
-
-
 def _owner(name: str, content: Mapping[str, Any]) -> str | None:
     """Returns which part of the model a tensor of this folder belongs to, None if unknown."""
     head = bert.head_of(name)
@@ -352,11 +331,6 @@ def _owner(name: str, content: Mapping[str, Any]) -> str | None:
     if head == "classification" and (content.get("architectures") or [own])[0] != own:
         return None
     return head
-
-
-def _head_prefix(name: str) -> str:
-    """Returns a stranger's name without the parameter's own part: `qa_outputs`, `cls.species`."""
-    return name.rsplit(".", 1)[0]
 
 
 def _numbered(count: int) -> tuple[str, ...]:
@@ -380,7 +354,3 @@ def _label_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
 def _listed(names: list[str], most: int = 5) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8", newline="\n")

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
@@ -62,7 +64,10 @@ def verify_against_torch(
     """
     if importlib.util.find_spec("torch") is None:
         return None
-    batch = _batch(tokenizer, config, texts)
+    split = Split(list(texts), None, None, "texts")
+    examples = ClassificationExamples(split, tokenizer, config.max_position_embeddings)
+    whole = examples.batch(np.arange(len(texts)))
+    batch = {name: whole[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     model_class = json.loads((Path(folder) / "config.json").read_text())["architectures"][0]
     theirs = _torch_outputs(folder, model_class, batch)
     ours = _our_outputs(params, config, batch)
@@ -78,27 +83,6 @@ def verify_against_torch(
         largest_value=max(float(np.abs(b).max()) for _, b in pairs),
         model_class=model_class,
     )
-
-
-def _batch(
-    tokenizer: TextTokenizer, config: EncoderConfig, texts: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Returns the texts as int32 arrays [B, T], padded to the longest."""
-    rows = [
-        [tokenizer.cls_token_id, *ids[: config.max_position_embeddings - 2], tokenizer.sep_token_id]
-        for ids in tokenizer.encode_batch(list(texts))
-    ]
-    shape = (len(rows), max(len(row) for row in rows))
-    input_ids = np.full(shape, tokenizer.pad_token_id, np.int32)
-    attention_mask = np.zeros(shape, np.int32)
-    for i, row in enumerate(rows):
-        input_ids[i, : len(row)] = row
-        attention_mask[i, : len(row)] = 1
-    return {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "token_type_ids": np.zeros(shape, np.int32),
-    }
 
 
 def _torch_outputs(

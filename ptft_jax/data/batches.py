@@ -58,16 +58,14 @@ class Batches:
         size. `rows` None means all rows. Raises ConfigError for sizes below one, and DataError for
         an empty set of examples.
         """
-        least = {"batch_size": 1, "start_index": 0, "prefetch": 1, "workers": 1}
-        given = {
-            "batch_size": batch_size,
-            "start_index": start_index,
-            "prefetch": prefetch,
-            "workers": workers,
-        }
-        for name, value in given.items():
-            if value < least[name]:
-                raise ConfigError(f"{name}={value}: expected at least {least[name]}")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("start_index", start_index, 0),
+            ("prefetch", prefetch, 1),
+            ("workers", workers, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{name}={value}: expected at least {least}")
         if len(examples) == 0:
             raise DataError("there are no examples to make batches of")
         self._examples = examples

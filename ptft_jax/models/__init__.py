@@ -1,5 +1,5 @@
-"""config → layers, dropout → attention (one of attention_backends), fused → encoder, heads → build.
+"""config → layers, dropout → attention, fused → encoder with its heads → build.
 
-partition maps logical axes to the mesh; device says what a program is traced for; kernels/ has what
-GPUs compute in one pass.
+partition maps logical axes to the mesh and says for what device a program is traced; kernels/ has
+what GPUs compute in one pass, imported only where it runs.
 """

@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, Int
 from ptft_jax.models import partition
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.models.encoder import BertEncoder
-from ptft_jax.models.heads import ClassificationHead, MlmHead, NspHead
+from ptft_jax.models.encoder import BertEncoder, ClassificationHead, MlmHead, NspHead
 
 Params = dict[str, Any]
 Batch = dict[str, Any]

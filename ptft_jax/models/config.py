@@ -139,10 +139,6 @@ class EncoderConfig:
         Raises:
             ConfigError: the folder describes something that this encoder does not compute.
         """
-        if hf_config.get("model_type") != "bert":
-            raise ConfigError(
-                f"model_type={hf_config.get('model_type')!r}: only 'bert' can be read here."
-            )
         # transformers 4 wrote the position type; 5 writes is_decoder and cross attention.
         for key, only in (
             ("position_embedding_type", "absolute"),

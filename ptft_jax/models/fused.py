@@ -11,11 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from ptft_jax.errors import ConfigError
 from ptft_jax.models import partition
-from ptft_jax.models.device import Device, current_device
 from ptft_jax.models.dropout import RowKeys, dropout
-from ptft_jax.models.kernels import bias_activation as activation_kernel
-from ptft_jax.models.kernels import residual_norm as norm_kernel
 from ptft_jax.models.layers import LayerNorm, activation, add_parameter, with_gradient
+from ptft_jax.models.partition import Device, current_device
 
 _HIDDEN, _ROWS = P(partition.BATCH, None, None), P(partition.BATCH, None)
 
@@ -64,6 +62,8 @@ def residual_norm(
         x_BTD = dropout(add_parameter(x_BTD, bias_D, ("embed",)), rate, keys_BK)
         out_BTD = norm(residual_BTD + x_BTD)
         return out_BTD, out_BTD
+    from ptft_jax.models.kernels import residual_norm as kernel  # Pallas loads where it runs only
+
     batch, tokens, size = x_BTD.shape
     if keys_BK is None:
         rate, split = 0.0, partition.batch_sharding(2)
@@ -75,7 +75,7 @@ def residual_norm(
 
     def forward(x_BTD, residual_BTD, keys_BK, bias_D, scale_D, shift_D):
         keys_RK = jnp.repeat(keys_BK, tokens, axis=0)
-        out, summed, means, inverses = norm_kernel.forward(
+        out, summed, means, inverses = kernel.forward(
             rows(x_BTD), rows(residual_BTD), keys_RK, bias_D, scale_D, shift_D,
             rate=rate, eps=norm.eps, tokens=tokens,
         )  # fmt: skip
@@ -84,7 +84,7 @@ def residual_norm(
 
     def backward(g_BTD, g_residual_BTD, summed_BTD, means_BT, inverses_BT, keys_BK, scale_D):
         keys_RK = jnp.repeat(keys_BK, tokens, axis=0)
-        dx, dresidual, *parts = norm_kernel.backward(
+        dx, dresidual, *parts = kernel.backward(
             rows(g_BTD), rows(g_residual_BTD), rows(summed_BTD), means_BT.reshape(-1),
             inverses_BT.reshape(-1), keys_RK, scale_D, rate=rate, tokens=tokens,
         )  # fmt: skip
@@ -123,16 +123,18 @@ def bias_activation(x_BTF: jax.Array, bias_F: jax.Array, name: str, wanted: str)
     """Returns activation(x + bias), [B, T, F]; `name` as in `layers.activation`."""
     if not uses_kernels(wanted, current_device()):
         return activation(name)(add_parameter(x_BTF, bias_F, ("mlp",)))
+    from ptft_jax.models.kernels import bias_activation as kernel
+
     stored = partition.layout_of(bias_F)
     wide, parameter = P(partition.BATCH, None, "tensor"), P("tensor")
 
     def forward(x_BTF, bias_F):
         x_RF = x_BTF.reshape(-1, x_BTF.shape[-1])
-        return activation_kernel.forward(x_RF, bias_F, name).reshape(x_BTF.shape)
+        return kernel.forward(x_RF, bias_F, name).reshape(x_BTF.shape)
 
     def backward(x_BTF, bias_F, g_BTF):
         x_RF, g_RF = (array.reshape(-1, array.shape[-1]) for array in (x_BTF, g_BTF))
-        dx, parts_GF = activation_kernel.backward(x_RF, bias_F, g_RF, name)
+        dx, parts_GF = kernel.backward(x_RF, bias_F, g_RF, name)
         return dx.reshape(x_BTF.shape), parts_GF
 
     run_forward = partition.where_it_lies(forward, (wide, parameter), wide)

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 
 from ptft_jax.models import partition
+from ptft_jax.models.config import EncoderConfig
 
 
 def declare(
@@ -42,25 +43,25 @@ class Linear(nnx.Module):
 
     def __init__(
         self,
+        config: EncoderConfig,
         equation: str,
-        *,
         inputs: dict[str, int],
         outputs: dict[str, int],
-        init: Initializer,
+        *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        dtype: str | None = None,
         stack: int | None = None,
         reduces_tensor: bool = False,
     ):
         """Declares kernel and bias.
 
         Args:
+            config: says how wide the kernel's fresh values are; the bias starts at zero.
             equation: einsum of rows and kernel, e.g. "rd,dnh->rnh"; R = B x T rows.
             inputs: size by logical axis of the dimensions summed over, in the kernel's order.
             outputs: size by logical axis of the dimensions produced.
-            init: the kernel's initializer; the bias starts at zero.
             rngs: source of the initializer's key.
-            dtype: dtype of the product; parameters stay float32.
+            dtype: dtype of the product, None for the config's; parameters stay float32.
             stack: layers stacked in a leading axis, or None.
             reduces_tensor: the summed dimension is split over `tensor`, so the output's layout
                 (split by example only) must be named for the partial sums to be added.
@@ -68,10 +69,11 @@ class Linear(nnx.Module):
         self.equation = equation
         self.kernel_axes = (*inputs, *outputs)
         self.bias_axes = tuple(outputs)
-        self.dtype = dtype
+        self.dtype = jnp.dtype(dtype or config.dtype)
         self.reduces_tensor = reduces_tensor
         shape = (*inputs.values(), *outputs.values())
         zeros = jax.nn.initializers.zeros
+        init = jax.nn.initializers.truncated_normal(config.initializer_range)
         self.kernel = declare(rngs, shape, self.kernel_axes, init, stack)
         self.bias = declare(rngs, tuple(outputs.values()), self.bias_axes, zeros, stack)
 
@@ -101,13 +103,12 @@ class Linear(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last dimension, with its statistics in float32."""
 
-    def __init__(
-        self, size: int, *, eps: float, rngs: nnx.Rngs, dtype: jnp.dtype, stack: int | None = None
-    ):
-        self.eps = eps
-        self.dtype = dtype
-        self.scale = declare(rngs, (size,), ("embed",), jax.nn.initializers.ones, stack)
-        self.bias = declare(rngs, (size,), ("embed",), jax.nn.initializers.zeros, stack)
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, stack: int | None = None):
+        self.eps = config.layer_norm_eps
+        self.dtype = jnp.dtype(config.dtype)
+        shape = (config.hidden_size,)
+        self.scale = declare(rngs, shape, ("embed",), jax.nn.initializers.ones, stack)
+        self.bias = declare(rngs, shape, ("embed",), jax.nn.initializers.zeros, stack)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(jnp.float32)
@@ -145,14 +146,15 @@ def product(
     inputs, output = equation.split("->")
     rows, weights = inputs.split(",")
 
-    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.einsum(
+    def forward(x: jax.Array, kernel: jax.Array):
+        y = jnp.einsum(
             equation,
             x,
             partition.gather(kernel.astype(dtype), axes),
             preferred_element_type=out_dtype,
             out_sharding=partition.batch_sharding(len(output)) if reduces_tensor else None,
         )
+        return y, (x, kernel)
 
     def backward(operands: tuple[jax.Array, jax.Array], g: jax.Array):
         x, kernel = operands
@@ -169,9 +171,7 @@ def product(
         left, right = (x, g) if weights[0] in rows else (g, x)
         return dx, partition.sum_of_products(left, right, axes, partition.layout_of(kernel))
 
-    apply = jax.custom_vjp(forward)
-    apply.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward)
-    return apply(x, kernel)
+    return with_gradient(forward, backward)(x, kernel)
 
 
 def add_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes) -> jax.Array:
@@ -181,15 +181,13 @@ def add_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes) -> j
     """
     stored = partition.layout_of(parameter)
 
-    def forward(x: jax.Array, parameter: jax.Array) -> jax.Array:
-        return x + partition.whole(parameter.astype(x.dtype), axes)
+    def forward(x: jax.Array, parameter: jax.Array):
+        return x + partition.whole(parameter.astype(x.dtype), axes), None
 
-    apply = jax.custom_vjp(forward)
-    apply.defvjp(
-        lambda x, parameter: (forward(x, parameter), None),
-        lambda _, g: (g, partition.sum_of_rows(g, axes, stored)),
-    )
-    return apply(x, parameter)
+    def backward(_: None, g: jax.Array):
+        return g, partition.sum_of_rows(g, axes, stored)
+
+    return with_gradient(forward, backward)(x, parameter)
 
 
 def scale_by_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes) -> jax.Array:
@@ -205,9 +203,7 @@ def scale_by_parameter(x: jax.Array, parameter: jax.Array, axes: partition.Axes)
         x, scale = operands
         return g * scale, partition.sum_of_rows(g * x, axes, stored)
 
-    apply = jax.custom_vjp(lambda x, parameter: forward(x, parameter)[0])
-    apply.defvjp(forward, backward)
-    return apply(x, parameter)
+    return with_gradient(forward, backward)(x, parameter)
 
 
 def with_gradient(start: Callable, finish: Callable) -> Callable:

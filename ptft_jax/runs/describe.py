@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import jax
 from jax.sharding import Mesh
 
-from ptft_jax.models import attention_backends, fused
+from ptft_jax.models import attention, fused
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.device import Device, current_device
+from ptft_jax.models.partition import Device, current_device
 
 
 def describe_model(model: Model) -> str:
@@ -58,10 +58,8 @@ def describe_backends(
     rates = {"training": config.attention_probs_dropout_prob, "evaluation": 0.0}
     for tokens, packed in rows:
         for use, rate in rates.items():
-            request = attention_backends.Request(
-                config.dtype, config.head_size, tokens, packed, rate
-            )
-            chosen = attention_backends.choose(config.attention, request, device)
+            request = attention.Request(config.dtype, config.head_size, tokens, packed, rate)
+            chosen = attention.choose(config.attention, request, device)
             uses.setdefault(chosen, []).append(f"{use} at {tokens}{' packed' * packed}")
     said = [
         f"{name} ({why})" + (f" in {', '.join(where)}" if len(uses) > 1 else "")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.pretraining.formats import PAIR_FORMATS
+from ptft_jax.data.pretraining.examples import PAIR_FORMATS
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig

@@ -18,9 +18,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from ptft_jax.models import partition
+from ptft_jax.models.attention import SHORT_ROW
 from ptft_jax.models.build import Model
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.kernels import short_attention
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.training.mesh import AXES
 from ptft_jax.training.state import TrainState, abstract_state
@@ -93,7 +93,7 @@ def memory_with_kernels(
     here = batch_size // (accumulate * sizes["data"] * sizes["fsdp"])
     tokens, hidden, wide = here * length, config.hidden_size, config.intermediate_size / tensor
     heads, layers = config.num_attention_heads / tensor, config.num_hidden_layers
-    long = length > short_attention.MAX_TOKENS
+    long = length > SHORT_ROW
     layer = tokens * width * (4 * hidden / tensor + 4 * hidden + 2 * wide)
     layer += tokens * 4 * (4 + heads * long)
     work = width * max(tokens * (2 * hidden + 2 * wide), here * heads * length**2 * long)

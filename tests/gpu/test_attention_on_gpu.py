@@ -7,12 +7,11 @@ from kernel_checks import (
     Attention,
     check_no_leak,
     dropped_probabilities,
-    leak_case,
     relative_errors,
 )
 
-from ptft_jax.models.attention_backends import Request, choose
-from ptft_jax.models.device import current_device
+from ptft_jax.models.attention import Request, choose
+from ptft_jax.models.partition import current_device
 
 # What rounding to bfloat16 does; XLA's own are 3e-3 and 8e-3.
 BOUNDS = {"context": 5e-3, "qkv": 1.2e-2, "bias": 1.2e-2}
@@ -45,21 +44,12 @@ def test_the_kernel_drops_the_entries_that_xla_drops(tokens):
     assert abs(found.mean() - 0.1) < 0.01
 
 
-# cuDNN keeps no examples of a packed row apart, and is refused for one.
-LEAKS = [(*one, packed) for one in BACKENDS for packed in (False, True) if one[0] != "cudnn"]
-LEAKS += [("cudnn", 128, False)]
-
-
-@pytest.mark.parametrize(("backend", "tokens", "packed"), LEAKS)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("backend", "tokens"), BACKENDS)
 def test_no_example_reaches_another(backend, tokens, packed):
+    if packed and backend == "cudnn":
+        pytest.skip("cuDNN is refused for packed rows: it keeps their examples not apart")
     check_no_leak(backend, tokens, "bfloat16", packed=packed)
-
-
-@pytest.mark.parametrize(("backend", "tokens", "packed"), LEAKS)
-def test_a_row_of_padding_alone_gives_finite_numbers(backend, tokens, packed):
-    results = leak_case(backend, tokens, packed=packed).results(backend, "bfloat16")
-    assert all(np.isfinite(array).all() for array in results.values())
-    assert not results["qkv"][-1].any()
 
 
 def test_auto_takes_the_kernel_here():

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from kernel_checks import Norm, activation_results, relative_errors
+from kernel_checks import Norm, activation_results, pretraining_batch, relative_errors
 
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
@@ -47,30 +47,6 @@ CONFIG = EncoderConfig(
     max_position_embeddings=192,
     dtype="bfloat16",
 )
-ROWS, MASKED = 16, 8
-
-
-def make_batch(tokens: int, number: int) -> dict[str, np.ndarray]:
-    """Packed rows of two examples, the second of which ends in padding."""
-    rng = np.random.default_rng(number)
-    place, cut = np.arange(tokens), tokens // 3
-    real = place < rng.integers(tokens // 2, tokens + 1, (ROWS, 1))
-    whole = {
-        "input_ids": rng.integers(0, 500, (ROWS, tokens)),
-        "attention_mask": real,
-        "token_type_ids": rng.integers(0, 2, (ROWS, tokens)),
-        "segment_ids": real * (1 + (place >= cut)),
-        "position_ids": np.tile(place - (place >= cut) * cut, (ROWS, 1)),
-        "masked_lm_positions": rng.integers(0, tokens // 2, (ROWS, MASKED)),
-        "masked_lm_ids": rng.integers(0, 500, (ROWS, MASKED)),
-        "pooled_positions": np.tile([0, cut], (ROWS, 1)),
-        "next_sentence_labels": rng.integers(0, 2, (ROWS, 2)),
-    }
-    return {
-        **{name: array.astype(np.int32) for name, array in whole.items()},
-        "masked_lm_weights": np.ones((ROWS, MASKED), np.float32),
-        "next_sentence_weights": np.ones((ROWS, 2), np.float32),
-    }
 
 
 def train(tokens: int, start=None, steps=range(6), **keys):
@@ -87,7 +63,8 @@ def train(tokens: int, start=None, steps=range(6), **keys):
         step = make_train_step(model, PretrainingObjective(), optimizer, schedule, seed=0)
         losses = []
         for number in steps:
-            state, metrics = step(state, put_batch(make_batch(tokens, number), mesh))
+            batch = pretraining_batch(16, tokens, packed=True, seed=number)
+            state, metrics = step(state, put_batch(batch, mesh))
             losses.append(float(metrics["loss"]))
     return losses, jax.device_get(state)
 

@@ -6,7 +6,7 @@ Kernels are interpreted here; `tests/gpu` runs the same checks on a GPU.
 import jax
 import numpy as np
 import pytest
-from kernel_checks import H200, Norm, activation_results, relative_errors
+from kernel_checks import H200, Norm, activation_results, pretraining_batch, relative_errors
 
 from ptft_jax.models import attention, fused
 from ptft_jax.models.build import build_model
@@ -57,33 +57,8 @@ CONFIG = EncoderConfig(
     initializer_range=0.3,
     unroll=1,  # to compile one layer
 )
-ROWS, MASKED = 8, 4
+ROWS = 8
 SEED = 2
-
-
-def make_batch(tokens: int, *, packed: bool) -> dict[str, np.ndarray]:
-    """Rows with padding; packed ones hold two examples."""
-    rng = np.random.default_rng(0)
-    place = np.arange(tokens)
-    real = place < rng.integers(tokens // 2, tokens + 1, (ROWS, 1))
-    batch = {
-        "input_ids": rng.integers(0, 97, (ROWS, tokens)),
-        "attention_mask": real,
-        "token_type_ids": rng.integers(0, 2, (ROWS, tokens)),
-        "masked_lm_positions": rng.integers(0, tokens // 2, (ROWS, MASKED)),
-        "masked_lm_ids": rng.integers(0, 97, (ROWS, MASKED)),
-        "pooled_positions": np.zeros((ROWS, 1)),
-        "next_sentence_labels": rng.integers(0, 2, (ROWS, 1)),
-    }
-    if packed:
-        later = place >= tokens // 3
-        batch["segment_ids"] = real * (1 + later)
-        batch["position_ids"] = np.tile(place - later * (tokens // 3), (ROWS, 1))
-    return {
-        **{name: array.astype(np.int32) for name, array in batch.items()},
-        "masked_lm_weights": np.ones((ROWS, MASKED), np.float32),
-        "next_sentence_weights": np.ones((ROWS, 1), np.float32),
-    }
 
 
 def loss_and_gradients(batch, sizes=(1, 1, 1), **keys):
@@ -119,7 +94,7 @@ def test_a_model_with_kernels_learns_as_exactly_as_without(tokens, packed, meshe
     Attention in blocks takes a mean from its own rounded output, as cuDNN's does: queries and keys
     are 1.3 times as far off as XLA's on a GPU as well.
     """
-    batch = make_batch(tokens, packed=packed)
+    batch = pretraining_batch(ROWS, tokens, packed=packed)
     plain = {"attention": "xla", "fused": "xla"}
     exact_loss, exact = loss_and_gradients(batch, **plain)
     _, xla = loss_and_gradients(batch, dtype="bfloat16", **plain)

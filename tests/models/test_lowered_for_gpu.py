@@ -146,20 +146,6 @@ def test_only_the_smallest_head_multiplies_in_float32(case):
         assert "x2xf32" in written, written
 
 
-def test_kernels_stand_in_every_layer():
-    """Per layer: attention, the activation and two LayerNorms, forward and backward."""
-    layers = CONFIG.num_hidden_layers
-    assert counts("packed rows of 128")["kernels"] == {
-        "bias_activation_backward": layers,
-        "bias_activation_forward": layers,
-        "residual_norm_backward": 2 * layers,
-        "residual_norm_forward": 2 * layers,
-        "short_attention_backward": layers,
-        "short_attention_forward": layers,
-    }
-    assert counts("packed rows of 256")["kernels"]["long_attention_forward"] == layers
-
-
 def test_layers_loop_only_where_that_is_asked_for():
     """One forward and one backward; a loop copies every activation that it saves."""
     case = "packed rows of 128"

@@ -22,30 +22,28 @@ def test_classification_metrics_by_hand():
     assert found["matthews_correlation"] == pytest.approx(10 / math.sqrt(600))
 
 
-def test_matthews_published_example():
-    """The cats-and-dogs example of Wikipedia's article: 6, 1, 2, 3 → 0.478."""
-    labels = np.array([1] * 8 + [0] * 4)
-    predictions = np.array([1] * 6 + [0] * 2 + [1] + [0] * 3)
-    assert metrics.matthews_correlation(predictions, labels) == pytest.approx(0.478, abs=5e-4)
-
-
-def test_spearman_published_example():
-    """IQ and hours of television, the example of Wikipedia's article: rho = -29/165."""
-    iq = np.array([106, 100, 86, 101, 99, 103, 97, 113, 112, 110])
-    hours = np.array([7, 27, 2, 50, 28, 29, 20, 12, 6, 17])
-    assert metrics.spearman(iq, hours) == pytest.approx(-29 / 165)
-
-
-def test_spearman_with_ties_by_hand():
-    """Ties take the average rank: 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5/sqrt(4.5 · 5)."""
-    found = metrics.spearman(np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
-    assert found == pytest.approx(4.5 / math.sqrt(4.5 * 5.0))
-
-
-def test_pearson_by_hand():
-    """Deviations -1,0,1 and -4/3,-1/3,5/3: 3 / sqrt(2 · 42/9)."""
-    found = metrics.pearson(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0]))
-    assert found == pytest.approx(3 / math.sqrt(2 * 42 / 9))
+@pytest.mark.parametrize(
+    ("name", "predictions", "labels", "expected"),
+    [
+        # Wikipedia's cats and dogs (6, 1, 2, 3), and intelligence by hours of television.
+        ("matthews_correlation", [1] * 6 + [0] * 2 + [1] + [0] * 3, [1] * 8 + [0] * 4, 0.478),
+        (
+            "spearman",
+            [106, 100, 86, 101, 99, 103, 97, 113, 112, 110],
+            [7, 27, 2, 50, 28, 29, 20, 12, 6, 17],
+            -29 / 165,
+        ),
+        # Ties take the average rank: 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+        ("spearman", [1.0, 2.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0], 4.5 / math.sqrt(4.5 * 5.0)),
+        # Deviations -1, 0, 1 and -4/3, -1/3, 5/3.
+        ("pearson", [1.0, 2.0, 3.0], [1.0, 2.0, 4.0], 3 / math.sqrt(2 * 42 / 9)),
+        # SciPy warns on nearly equal predictions.
+        ("pearson", [3.0 + 1e-14, 3.0, 3.0], [1, 0, 0], 1.0),
+    ],
+)
+def test_metrics_are_those_published_or_worked_out(name, predictions, labels, expected):
+    found = metrics.compute_metrics([name], np.array(predictions), np.array(labels))
+    assert found[name] == pytest.approx(expected, abs=5e-4)
 
 
 @pytest.mark.parametrize("name", ["f1", "matthews_correlation", "pearson", "spearman"])
@@ -54,13 +52,6 @@ def test_constant_predictions_give_zero_without_a_warning(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert metrics.compute_metrics([name], np.zeros(10), LABELS) == {name: 0.0}
-
-
-def test_nearly_constant_predictions_leak_no_warning():
-    """SciPy warns on nearly equal predictions; a first evaluation must not print that."""
-    scores = np.full(10, 3.0)
-    scores[0] += 1e-14
-    assert np.isfinite(metrics.pearson(scores, LABELS))
 
 
 def test_logits_and_scores_become_predictions():

@@ -1,1 +1,1 @@
-"""Commands about corpora: prepare, check, inspect, stats; examples serves the last two."""
+"""Commands about corpora: prepare, check, inspect, stats."""

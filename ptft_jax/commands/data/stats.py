@@ -21,8 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptft_jax.commands.data.examples import OpenedExamples, define_example_flags, open_examples
-from ptft_jax.commands.data.inspect import LABELS, printable
+from ptft_jax.commands.data.inspect import (
+    LABELS,
+    OpenedExamples,
+    define_example_flags,
+    open_examples,
+    printable,
+)
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.data.corpus import statistics
 from ptft_jax.data.corpus.store import SPLITS, Corpus
@@ -32,21 +37,20 @@ from ptft_jax.runs.config import check_place
 
 
 class Measured(NamedTuple):
-    """Everything that is shown; `run_lengths` are those that the strategy's formula gives."""
+    """Everything that is shown."""
 
     opened: OpenedExamples
     sources: dict[str, list[statistics.SourceStatistics]]
     tokens: statistics.TokenStatistics
-    rows: measure.RowStatistics
-    run_lengths: list[float]
-    packing: measure.PackingStatistics
+    rows: dict[str, Any]
+    packing: dict[str, Any]
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_example_flags(values)
     flags.DEFINE_string("out_dir", None, "Folder to make for the report.", flag_values=values)
-    flags.DEFINE_integer("rows", 2000, "Rows to measure.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("rows", 2000, "Rows to measure.", 1, 100_000, flag_values=values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -87,24 +91,18 @@ def _measure(opened: OpenedExamples, rows: int) -> Measured:
         is_open = split == corpus.split
         here = corpus if is_open else Corpus.open(corpus.tokenizer_dir.parent, split)
         sources[split] = statistics.source_statistics(here, tokenizer)
-    found = measure.row_statistics(examples, tokenizer, rows)
     return Measured(
         opened,
         sources,
         statistics.token_statistics(sources[corpus.split], tokenizer),
-        found,
-        measure.run_length_shares(examples.settings.masking, found),
+        measure.row_statistics(examples, tokenizer, rows),
         measure.packing_statistics(examples, corpus, tokenizer, rows),
     )
 
 
 def _as_json(measured: Measured) -> dict[str, Any]:
-    """Returns all numbers, as JSON has them; arrays of lengths become counts by length."""
+    """Returns all numbers, as JSON has them."""
     opened, tokens = measured.opened, dataclasses.asdict(measured.tokens)
-    rows = {
-        name: np.bincount(value).tolist() if isinstance(value, np.ndarray) else value
-        for name, value in dataclasses.asdict(measured.rows).items()
-    }
     tokens["frequent"] = [
         {"id": index, "token": opened.tokenizer.token(index), "share": share}
         for index, share in tokens["frequent"]
@@ -123,8 +121,8 @@ def _as_json(measured: Measured) -> dict[str, Any]:
             for source in manifest.sources
         },
         "tokens": tokens,
-        "rows": rows | {"fill": measured.rows.fill, "run_lengths_of_formula": measured.run_lengths},
-        "packing": dataclasses.asdict(measured.packing),
+        "rows": measured.rows,
+        "packing": measured.packing,
     }
 
 
@@ -167,27 +165,28 @@ def _summary(measured: Measured) -> dict[str, str]:
     """Returns what was measured in words, a line per fact."""
     rows, packing, tokens = measured.rows, measured.packing, measured.tokens
     settings = measured.opened.examples.settings
-    masking, predicted = settings.masking, max(rows.predicted, 1)
+    masking, predicted = settings.masking, max(rows["predicted"], 1)
     stays = 1 - masking.mask_replace_prob - masking.random_replace_prob
-    wanted = rows.wanted / max(int(rows.row_tokens.sum()), 1)
-    in_part = rows.partly_predicted_words / max(rows.predicted_words, 1)
+    real = max(rows["fill"] * rows["rows"] * rows["row_length"], 1)
+    in_part = rows["partly_predicted_words"] / max(rows["predicted_words"], 1)
     lines = {
-        "predicted": f"{_percent(rows.rate)} of the tokens ({_percent(masking.masked_lm_prob)} "
-        f"wanted, {_percent(wanted)} after rounding and the limit per example): "
-        f"{_percent(rows.masked / predicted)} masked ({masking.mask_replace_prob:.0%}), "
-        f"{_percent(rows.random / predicted)} random ({masking.random_replace_prob:.0%}), "
-        f"{_percent(rows.kept / predicted)} kept ({stays:.0%}); {_percent(in_part)} of the "
+        "predicted": f"{_percent(rows['predicted'] / real)} of the tokens "
+        f"({_percent(masking.masked_lm_prob)} wanted, {_percent(rows['wanted'] / real)} after "
+        "rounding and the limit per example): "
+        f"{_percent(rows['masked'] / predicted)} masked ({masking.mask_replace_prob:.0%}), "
+        f"{_percent(rows['random'] / predicted)} random ({masking.random_replace_prob:.0%}), "
+        f"{_percent(rows['kept'] / predicted)} kept ({stays:.0%}); {_percent(in_part)} of the "
         "predicted words in part only",
-        "unpacked": f"{count(packing.unpacked_rows)} rows in an epoch, {_percent(packing.padding)} "
-        "padding",
-        "packed": f"{count(packing.packed_rows)} rows in an epoch, {_percent(packing.fill)} full, "
-        f"{packing.mean_examples:.2f} examples in each; planned in "
-        f"{packing.seconds_per_million:.1f} s per million examples",
+        "unpacked": f"{count(packing['unpacked_rows'])} rows in an epoch, "
+        f"{_percent(packing['padding'])} padding",
+        "packed": f"{count(packing['packed_rows'])} rows in an epoch, "
+        f"{_percent(packing['fill'])} full, {packing['mean_examples']:.2f} examples in each; "
+        f"planned in {packing['seconds_per_million']:.1f} s per million examples",
         "vocabulary": f"{count(tokens.seen)} of {count(tokens.ordinary)} tokens occur",
     }
-    if rows.labels:
-        total = max(sum(rows.labels), 1)
-        named = zip(LABELS[settings.input_format], rows.labels, strict=True)
+    if rows["labels"]:
+        total = max(sum(rows["labels"]), 1)
+        named = zip(LABELS[settings.input_format], rows["labels"], strict=True)
         lines["labels"] = ", ".join(f"{name} {_percent(many / total)}" for name, many in named)
     return lines
 
@@ -231,14 +230,16 @@ def _charts(measured: Measured) -> bytes:
         for axes, found in zip((document, sentence), lengths, strict=True):
             axes.stairs(shares(found), 2.0 ** np.arange(len(found) + 1), label=split)
             axes.set_xscale("log", base=2)
-    edges = np.linspace(0, rows.row_length, min(rows.row_length, 32) + 1)
-    for name, many in (("example", rows.example_lengths), ("row", rows.row_tokens)):
-        length.stairs(shares(np.histogram(many, edges)[0]), edges, label=name)
-    packed.bar(range(len(rows.examples_per_row)), shares(rows.examples_per_row))
+    edges = np.linspace(0, rows["row_length"], min(rows["row_length"], 32) + 1)
+    for name in ("example", "row"):
+        many = rows[f"{name}_lengths"]
+        found = np.histogram(range(len(many)), edges, weights=many)[0]
+        length.stairs(shares(found), edges, label=name)
+    packed.bar(range(len(rows["examples_per_row"])), shares(rows["examples_per_row"]))
     packed.xaxis.get_major_locator().set_params(integer=True)
-    runs.bar(range(1, len(rows.run_lengths)), shares(rows.run_lengths[1:]), label="found")
-    formula = range(1, len(measured.run_lengths) + 1)
-    runs.plot(formula, measured.run_lengths, "o", color="C1", label="formula of one choice")
+    found, formula = rows["run_lengths"][1:], rows["run_lengths_of_formula"]
+    runs.bar(range(1, len(found) + 1), shares(found), label="found")
+    runs.plot(range(1, len(formula) + 1), formula, "o", color="C1", label="formula of one choice")
     covered.plot(tokens.ranks, tokens.covered)
     covered.set_xscale("log")
     titles = ("Tokens per document", "Tokens per sentence", "Tokens per example and per row")

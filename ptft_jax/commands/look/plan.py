@@ -35,10 +35,10 @@ from ptft_jax.commands.screen import count, facts, made, make_console, say
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
-from ptft_jax.models import attention_backends, fused
+from ptft_jax.models import attention, fused
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.device import Device
+from ptft_jax.models.partition import Device
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, check_length, check_numbers, nearest
 from ptft_jax.runs.describe import describe_backends, describe_model
@@ -204,14 +204,14 @@ def _memory(
 
 def _in_kernels(config: Config, model: EncoderConfig, device: Device) -> bool:
     """Says whether kernels compute all that lies between the products of unrolled layers."""
-    request = attention_backends.Request(
+    request = attention.Request(
         model.dtype,
         model.head_size,
         config.max_seq_length,
         config.packing,
         model.attention_probs_dropout_prob,
     )
-    name, _ = attention_backends.choose(model.attention, request, device)
+    name, _ = attention.choose(model.attention, request, device)
     unrolled = (model.unroll or model.num_hidden_layers) >= model.num_hidden_layers
     return name == "kernel" and fused.uses_kernels(model.fused, device) and unrolled
 

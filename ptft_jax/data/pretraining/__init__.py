@@ -1,4 +1,4 @@
-"""A corpus → rows: formats (segments, pairs) → order → packing → rows → masking.
+"""A corpus → rows: segments and pairs → order and rows (examples) → packing → masking.
 
 examples joins them; measure tells what the rows are like.
 """

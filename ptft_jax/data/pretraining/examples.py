@@ -1,33 +1,57 @@
 """Pretraining examples with masked tokens, made afresh for every epoch, by index.
 
-What an example is made of says `formats`, in which order they come `order`, what is masked in
-them `masking`, and which of them share a row `packing`; here they become arrays. Every choice is a
-function of (seed, epoch, index), so it depends on neither batches nor processes.
+The formats of examples:
+
+* `nsp`: A, and B: what follows A, or text of another document (Devlin et al. 2019, section 3.1)
+* `sop`: two neighbouring segments in their order, or swapped (Lan et al. 2019, section 3.1)
+* `full_sentences`: whole sentences, on across documents with [SEP] between (Liu et al. 2019, 4.2)
+* `doc_sentences`: whole sentences of one document (Liu et al. 2019, section 4.2)
+* `single_segment`: a document cut every so many tokens, wherever a sentence ends
+
+What is masked in them says `masking`, and which of them share a row `packing`; here they get an
+order and become arrays. Every choice is a function of (seed, visit, chunk), so it depends on
+neither batches nor processes. A visit is one use of a chunk: its epoch, unless a source's weight
+asks for it more often.
+
+Shapes: B rows, T places of a row, E examples, S stretches, N text tokens.
 """
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ptft_jax.data.corpus.store import Corpus
-from ptft_jax.data.pretraining.formats import FORMATS, PAIR_FORMATS, make_format
-from ptft_jax.data.pretraining.masking import MOST_PLACES, Draws, MaskingSettings, choose, replace
-from ptft_jax.data.pretraining.order import Sampler
-from ptft_jax.data.pretraining.packing import Plan, best_fit_decreasing
-from ptft_jax.data.pretraining.pairs import NextSentence
-from ptft_jax.data.pretraining.rows import Layout
+from ptft_jax.data.pretraining.masking import (
+    MOST_PLACES,
+    Draws,
+    FlatText,
+    MaskingSettings,
+    choose,
+    replace,
+)
+from ptft_jax.data.pretraining.pairs import NextSentence, SentenceOrder
+from ptft_jax.data.pretraining.segments import (
+    DocSentences,
+    Format,
+    FullSentences,
+    Segments,
+    SingleSegment,
+)
+from ptft_jax.data.ragged import spread
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
-# Examples that are packed together: enough for rows to be full, few enough to be planned in a
-# fraction of a second and kept in a few megabytes.
-WINDOW = 1 << 17
-# A window has this share of rows more than a trial needed, since their number varies a little.
-_SPARE_ROWS = 0.001
-_TRIALS = 3
+FORMATS: dict[str, Any] = {
+    "nsp": NextSentence,
+    "sop": SentenceOrder,
+    "full_sentences": FullSentences,
+    "doc_sentences": DocSentences,
+    "single_segment": SingleSegment,
+}
+# The formats whose examples have two segments and a label.
+PAIR_FORMATS = ("nsp", "sop")
 
 
 @dataclass(frozen=True)
@@ -79,15 +103,57 @@ class PretrainingSettings:
         return self.input_format in PAIR_FORMATS
 
 
+class Sampler:
+    """From a place in an epoch to a chunk: every chunk once, or `weight` times its source's.
+
+    A weight of 2.5 gives each chunk of a source two places in every epoch, and a half of them,
+    another half in each epoch, a third one. A source has at least one place in each epoch. `len`
+    counts the places of an epoch, and `entries`, int64 [S], those of each source.
+    """
+
+    def __init__(self, first_chunks: np.ndarray, weights: np.ndarray, seed: int) -> None:
+        """`first_chunks` int64 [S + 1]: where each source begins; `weights` float64 [S]."""
+        self._first = np.asarray(first_chunks, np.int64)
+        self._sizes = np.diff(self._first)
+        entries = np.rint(self._sizes * weights).astype(np.int64)
+        entries = np.maximum(entries, np.minimum(self._sizes, 1))
+        self.entries = entries
+        self._seed = seed
+        self._bounds = np.concatenate([[0], np.cumsum(entries)])
+        # Of each source by itself: counted alike for all, the visits of a source of weight 1 would
+        # be all even beside one of weight 2, and meet every second duplicate only.
+        self._copies = -(-entries // np.maximum(self._sizes, 1))
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    def draw(self, epoch: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The visits and chunks, int64 [E], at places [E] of epochs [E].
+
+        A visit numbers the uses of a chunk; it is the epoch where no chunk has two places in one.
+        """
+        entry = shuffled_index(place, len(self), self._seed, epoch)
+        source = np.searchsorted(self._bounds, entry, side="right") - 1
+        copy, chunk = np.divmod(entry - self._bounds[source], self._sizes[source])
+        # The last copy of a source may be a part of it only: a part that each epoch draws anew.
+        entries = self._bounds[source + 1] - self._bounds[source]
+        in_part = (copy + 1) * self._sizes[source] > entries
+        for number in np.unique(source[in_part]):
+            here = in_part & (source == number)
+            key = epoch[here] * len(self._sizes) + number
+            chunk[here] = shuffled_index(
+                chunk[here], int(self._sizes[number]), self._seed, key, "part of a source"
+            )
+        return epoch * self._copies[source] + copy, chunk + self._first[source]
+
+
 class PretrainingExamples:
     """The rows of a corpus: len(self) in an epoch, in another order and masked anew in each.
 
     Global index g is row g % len of epoch g // len. Without packing a row is an example, and every
     epoch has each chunk of the corpus once (or as often as its source's weight says; for the few
-    chunks of `nsp` that come again or not at all see `NextSentence`). With packing,
-    an epoch is cut into windows of examples that are packed together; all windows have the same
-    number of rows, so that any row can be made without planning those before it. The few rows that
-    a window needs less stay empty, and the emptiest ones are left out where it needs more.
+    chunks of `nsp` that come again or not at all see `NextSentence`). With packing, `windows` says
+    which examples a row holds.
     """
 
     fixed_shape = True
@@ -111,44 +177,44 @@ class PretrainingExamples:
         self.settings = settings
         is_special = np.isin(np.arange(tokenizer.vocab_size), tokenizer.special_ids)
         self._ordinary_ids = np.flatnonzero(~is_special).astype(np.int32)
-        self._format = make_format(
-            settings.input_format,
-            corpus,
-            seed=settings.seed,
-            max_seq_length=settings.max_seq_length,
-            short_seq_prob=settings.short_seq_prob,
+        self.format: Format = FORMATS[settings.input_format](
+            corpus, settings.seed, settings.max_seq_length, settings.short_seq_prob
         )
         # Held-out text is read once each: it is there to compare models.
         weights = corpus.source_weights
         weights = weights if corpus.split == "train" else np.ones_like(weights)
-        self._sampler = Sampler(self._format.first_chunks(), weights, settings.seed)
+        self._sampler = Sampler(self.format.first_chunks(), weights, settings.seed)
         self.num_examples = len(self._sampler)
         masking = settings.masking
-        self._rows_per_window = self._most_examples = 1
         self._predictions = masking.max_predictions_per_seq
+        self._most_examples, self.windows = 1, None
         if settings.packing:
-            self._windows = -(-self.num_examples // WINDOW)
-            self._plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
-            self._lock = threading.Lock()
-            self._most_examples = settings.max_sequences_per_pack or self._default_most_examples()
-            self._rows_per_window = self._count_rows()
+            from ptft_jax.data.pretraining.packing import Windows  # no other run needs it
+
+            length = settings.max_seq_length
+            self.windows = Windows(
+                self.num_examples,
+                self.lengths,
+                length,
+                settings.max_sequences_per_pack,
+                settings.seed,
+            )
+            self._most_examples = self.windows.most_per_row
             # Rounding gives each example at most one prediction more than its share.
-            share = int(np.ceil(masking.masked_lm_prob * settings.max_seq_length))
+            share = int(np.ceil(masking.masked_lm_prob * length))
             self._predictions = min(
                 share + self._most_examples, self._predictions * self._most_examples
             )
 
     def __len__(self) -> int:
-        if self.settings.packing:
-            return self._windows * self._rows_per_window
-        return self.num_examples
+        return self.num_examples if self.windows is None else len(self.windows)
 
     @property
     def random_next_share(self) -> float | None:
         """The share of examples whose B is random, in epoch 0; None if the format has none."""
-        if not isinstance(self._format, NextSentence):
+        if not isinstance(self.format, NextSentence):
             return None
-        return float(np.average(self._format.random_shares, weights=self._sampler.entries))
+        return float(np.average(self.format.random_shares, weights=self._sampler.entries))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """The row at global `index`, its arrays without the batch axis."""
@@ -164,99 +230,29 @@ class PretrainingExamples:
         next_sentence_weights [B, P]. Packed rows also have int32 segment_ids (1, 2, … by example,
         0 padding) and position_ids (from 0 in each example) [B, T].
         """
-        epoch, entry = np.divmod(np.asarray(indices, np.int64), len(self))
-        if self.settings.packing:
-            epoch, place, row = self._unpack(epoch, entry)
-        else:
-            place, row = entry, np.arange(len(entry))
-        visit, chunk = self._draw(epoch, place)
+        epoch, place = np.divmod(np.asarray(indices, np.int64), len(self))
+        row = np.arange(len(place))
+        if self.windows is not None:
+            epoch, place, row = self.windows.examples_in(epoch, place)
+        visit, chunk = self.draw(epoch, place)
         return self._make_rows(visit, chunk, row, len(indices))
 
-    def _draw(self, epoch: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, epoch: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The visits and chunks, int64 [E], of the examples at places [E] of epochs [E]."""
         visit, chunk = self._sampler.draw(epoch, place)
         return (visit % self.settings.dupe_factor if self.settings.dupe_factor else visit), chunk
 
-    # Packing: which examples a row holds.
-
-    def _window_bounds(self, window: int) -> tuple[int, int]:
-        """The places of an epoch that a window holds: windows differ by one at most."""
-        return (
-            window * self.num_examples // self._windows,
-            (window + 1) * self.num_examples // self._windows,
-        )
-
-    def _lengths(self, epoch: int, first: int, end: int) -> np.ndarray:
+    def lengths(self, epoch: int, first: int, end: int) -> np.ndarray:
+        """The tokens of the examples at the places from `first` up to `end` of an epoch."""
         place = np.arange(first, end)
-        visit, chunk = self._draw(np.full(len(place), epoch), place)
-        return self._format.segments(visit, chunk).example_lengths()
-
-    def _default_most_examples(self) -> int:
-        sample = self._lengths(0, 0, min(self.num_examples, 1 << 14))
-        return 2 * int(np.ceil(self.settings.max_seq_length / sample.mean()))
-
-    def _count_rows(self) -> int:
-        trials = [
-            len(self.plan_window(trial // self._windows, trial % self._windows))
-            for trial in range(_TRIALS)
-        ]
-        return max(trials) + int(np.ceil(_SPARE_ROWS * max(trials)))
-
-    @property
-    def window_examples(self) -> int:
-        """The most examples that are packed together."""
-        return -(-self.num_examples // self._windows)
-
-    def plan_window(self, epoch: int, window: int) -> Plan:
-        """Pack a window into as many rows as its examples need."""
-        first, end = self._window_bounds(window)
-        lengths = self._lengths(epoch, first, end)
-        return best_fit_decreasing(lengths, self.settings.max_seq_length, self._most_examples)
-
-    def _plan(self, epoch: int, window: int) -> Plan:
-        """The window's rows, at most `_rows_per_window`; a few plans are kept."""
-        with self._lock:
-            plan = self._plans.get((epoch, window))
-            if plan is None:
-                plan = self.plan_window(epoch, window)
-                surplus = len(plan) - self._rows_per_window
-                if surplus > 0:
-                    first, end = self._window_bounds(window)
-                    lengths = self._lengths(epoch, first, end)[plan.examples]
-                    plan = plan.without_emptiest(surplus, lengths)
-                self._plans[epoch, window] = plan
-                if len(self._plans) > 4:
-                    self._plans.popitem(last=False)
-            return plan
-
-    def _unpack(
-        self, epoch: np.ndarray, entry: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Epoch, place in the epoch and row of the batch of each example in the rows asked for."""
-        window, row = np.divmod(entry, self._rows_per_window)
-        # A plan has its rows sorted by what they hold; an epoch must not.
-        key = epoch * self._windows + window
-        row = shuffled_index(row, self._rows_per_window, self.settings.seed, key, "row of a window")
-        epochs, places, rows = [], [], []
-        for one_epoch, one_window in sorted(set(zip(epoch.tolist(), window.tolist(), strict=True))):
-            plan = self._plan(one_epoch, one_window)
-            here = (epoch == one_epoch) & (window == one_window) & (row < len(plan))
-            here = np.flatnonzero(here)
-            examples, of_row = plan.rows(row[here])
-            epochs.append(np.full(len(examples), one_epoch))
-            places.append(examples + self._window_bounds(one_window)[0])
-            rows.append(here[of_row])
-        joined = [np.concatenate(part).astype(np.int64) for part in (epochs, places, rows)]
-        # By row of the batch; the examples of a row keep their order.
-        order = np.argsort(joined[2], kind="stable")
-        return joined[0][order], joined[1][order], joined[2][order]
-
-    # Layout: what a row looks like.
+        visit, chunk = self.draw(np.full(len(place), epoch), place)
+        return self.format.segments(visit, chunk).example_lengths()
 
     def _make_rows(
         self, visit: np.ndarray, chunk: np.ndarray, row: np.ndarray, rows: int
     ) -> dict[str, np.ndarray]:
         """Lay out the examples (visit, chunk), ascending by row, in `rows` rows."""
-        segments = self._format.segments(visit, chunk)
+        segments = self.format.segments(visit, chunk)
         layout = Layout(segments, row, rows, self.settings.max_seq_length)
         text = layout.text(self._corpus)
         flat_ids = np.full(rows * layout.length, self._tokenizer.pad_token_id, np.int32)
@@ -273,27 +269,92 @@ class PretrainingExamples:
         )
         arrays = {"input_ids": flat_ids.reshape(rows, -1), **layout.arrays(self.settings.packing)}
         of_row, position = np.divmod(place, layout.length)
-        slot = (of_row, _rank(of_row, rows))
-        for name, values, dtype in (
-            ("masked_lm_positions", position, np.int32),
-            ("masked_lm_ids", text.ids[chosen.index], np.int32),
-            ("masked_lm_weights", 1.0, np.float32),
-        ):
-            arrays[name] = np.zeros((rows, self._predictions), dtype)
-            arrays[name][slot] = values
+        shape, slot = (rows, self._predictions), (of_row, _rank(of_row))
+        arrays |= {
+            "masked_lm_positions": _filled(shape, np.int32, slot, position),
+            "masked_lm_ids": _filled(shape, np.int32, slot, text.ids[chosen.index]),
+            "masked_lm_weights": _filled(shape, np.float32, slot, 1.0),
+        }
         if self.settings.has_pairs:
-            slot = (row, layout.number)
-            for name, values, dtype in (
-                ("pooled_positions", layout.start % layout.length, np.int32),
-                ("next_sentence_labels", segments.labels, np.int32),
-                ("next_sentence_weights", segments.weights, np.float32),
-            ):
-                arrays[name] = np.zeros((rows, self._most_examples), dtype)
-                arrays[name][slot] = values
+            shape, slot = (rows, self._most_examples), (row, layout.number)
+            arrays |= {
+                "pooled_positions": _filled(shape, np.int32, slot, layout.start % layout.length),
+                "next_sentence_labels": _filled(shape, np.int32, slot, segments.labels),
+                "next_sentence_weights": _filled(shape, np.float32, slot, segments.weights),
+            }
         return arrays
 
 
-def _rank(group: np.ndarray, groups: int) -> np.ndarray:
+class Layout:
+    """The places of examples in rows, where they are written one behind the other.
+
+    An example is [CLS], and [SEP] after each of its stretches. Places count all rows: place p is in
+    row p // T.
+
+    Attributes:
+        length: T.
+        start: the place of each [CLS], int64 [E].
+        number: which example of its row each is, from 0, int64 [E].
+        example_lengths: tokens of each, int64 [E].
+        stretch_start: the first place of each stretch, int64 [S].
+        text_place: the place of each text token, int64 [N].
+    """
+
+    def __init__(self, segments: Segments, row: np.ndarray, rows: int, length: int) -> None:
+        self.length = length
+        self.segments = segments
+        self._rows = rows
+        self.example_lengths = segments.example_lengths()
+        # The place of [CLS]: after the examples before it in its row.
+        before = np.cumsum(self.example_lengths) - self.example_lengths
+        self.number = _rank(row)
+        self.start = row * length + before - before[np.arange(len(row)) - self.number]
+        self._row_lengths = np.bincount(row, self.example_lengths, minlength=rows)
+        # Each stretch lies behind [CLS] and the stretches before it, each with its [SEP].
+        with_sep = segments.lengths + 1
+        before = np.cumsum(with_sep) - with_sep
+        first = np.searchsorted(segments.example, segments.example)
+        self.stretch_start = self.start[segments.example] + 1 + before - before[first]
+        self.text_place = spread(self.stretch_start, segments.lengths)
+
+    def text(self, corpus: Corpus) -> FlatText:
+        """The text of the examples, without the special tokens."""
+        segments = self.segments
+        example = np.repeat(segments.example, segments.lengths)
+        begins = np.zeros(len(example), bool)
+        begins[np.cumsum(segments.lengths) - segments.lengths] = True
+        return FlatText(
+            corpus.gather(segments.starts, segments.lengths),
+            example,
+            self.text_place - self.start[example],
+            begins,
+            np.searchsorted(example, np.arange(len(self.example_lengths) + 1)),
+        )
+
+    def arrays(self, packed: bool) -> dict[str, np.ndarray]:
+        """The arrays [B, T] that say what the tokens are, without the tokens."""
+        is_real = np.arange(self.length) < self._row_lengths[:, None]
+        second = self.segments.token_types == 1
+        of_second = spread(self.stretch_start[second], self.segments.lengths[second] + 1)
+        values: dict[str, tuple[np.ndarray, Any]] = {"token_type_ids": (of_second, 1)}
+        if packed:
+            places, lengths = spread(self.start, self.example_lengths), self.example_lengths
+            values["segment_ids"] = places, np.repeat(self.number + 1, lengths)
+            values["position_ids"] = places, places - np.repeat(self.start, lengths)
+        arrays = {"attention_mask": is_real.astype(np.int32)}
+        for name, (places, value) in values.items():
+            flat = _filled((self._rows * self.length,), np.int32, places, value)
+            arrays[name] = flat.reshape(self._rows, -1)
+        return arrays
+
+
+def _rank(group: np.ndarray) -> np.ndarray:
     """The place of each member in its group; groups ascend."""
-    first = np.searchsorted(group, np.arange(groups))
-    return np.arange(len(group)) - first[group]
+    return np.arange(len(group)) - np.searchsorted(group, group)
+
+
+def _filled(shape: tuple[int, ...], dtype: Any, places: Any, values: Any) -> np.ndarray:
+    """Zeros with values at some places."""
+    array = np.zeros(shape, dtype)
+    array[places] = values
+    return array

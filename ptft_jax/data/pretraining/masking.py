@@ -129,7 +129,10 @@ def choose(
     """
     if settings.masking == "token":
         bits = draws.bits("masked position", text.example, text.position)
-        index = _smallest_of_each(bits, text.example, text.first, count)
+        # The `count` tokens of each example with the smallest bits.
+        rank = np.arange(len(bits)) - text.first[text.example]
+        order = _shuffled_groups(bits, text.example, text.first)
+        index = np.sort(order[rank < count[text.example]])
         return Chosen(index, text.position[index])
     words = _Words(text, continues_word)
     if settings.masking == "span":
@@ -161,14 +164,6 @@ def replace(
         text.ids[chosen.index],
     )
     return np.where(choice < settings.mask_replace_prob, mask_token_id, stays).astype(np.int32)
-
-
-def _smallest_of_each(
-    bits: np.ndarray, group: np.ndarray, first: np.ndarray, count: np.ndarray
-) -> np.ndarray:
-    """The indices of the `count` members of each group with the smallest bits, ascending."""
-    rank = np.arange(len(bits)) - first[group]
-    return np.sort(_shuffled_groups(bits, group, first)[rank < count[group]])
 
 
 def _shuffled_groups(bits: np.ndarray, group: np.ndarray, first: np.ndarray) -> np.ndarray:

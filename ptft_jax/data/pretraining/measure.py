@@ -1,11 +1,12 @@
 """What the rows of a training run are like, measured on the arrays that the model gets.
 
 Looked at are the first rows of epoch 0. The order of an epoch is random, so they are a sample of
-it, and the same one every time.
+it, and the same one every time. Statistics are numbers and lists of them, as JSON has them.
 """
 
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,95 +15,29 @@ from ptft_jax.data.pretraining.examples import PretrainingExamples
 from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
-_ROWS_AT_ONCE = 128
-
-
-@dataclass(frozen=True)
-class RowStatistics:
-    """Some rows in numbers.
-
-    Attributes:
-        rows, row_length: rows looked at, and places in each.
-        examples_per_row: entry n counts the rows with n examples.
-        example_lengths: tokens of each example, special ones included, int64 [E].
-        row_tokens: tokens of each row, int64 [rows].
-        predicted, wanted: predicted tokens, and how many the settings ask for in these examples.
-        masked, random, kept: of the predicted tokens, those that are the mask, another token, the
-            same.
-        words, predicted_words, partly_predicted_words: a word is predicted if one of its tokens
-            is, and partly if another one is not.
-        run_lengths: entry n counts the runs of n predicted words.
-        labels: how often each label, 0 and 1, has weight; empty for formats without labels.
-    """
-
-    rows: int
-    row_length: int
-    examples_per_row: tuple[int, ...]
-    example_lengths: np.ndarray
-    row_tokens: np.ndarray
-    predicted: int
-    wanted: int
-    masked: int
-    random: int
-    kept: int
-    words: int
-    predicted_words: int
-    partly_predicted_words: int
-    run_lengths: tuple[int, ...]
-    labels: tuple[int, ...]
-
-    @property
-    def fill(self) -> float:
-        """The share of places that hold a token."""
-        return float(self.row_tokens.sum() / max(self.rows * self.row_length, 1))
-
-    @property
-    def rate(self) -> float:
-        """The share of tokens, special ones counted, that are predicted."""
-        return self.predicted / max(int(self.row_tokens.sum()), 1)
-
 
 def row_statistics(
     examples: PretrainingExamples, tokenizer: TextTokenizer, rows: int
-) -> RowStatistics:
-    """Measure the first `rows` (1 or more) rows of epoch 0, or all if there are fewer."""
-    rows = min(rows, len(examples))
-    parts = [
-        _measure(
-            examples.batch(np.arange(start, min(start + _ROWS_AT_ONCE, rows))),
-            tokenizer,
-            examples.settings.masking,
-        )
-        for start in range(0, rows, _ROWS_AT_ONCE)
-    ]
-    combined = {}
-    for name in (field.name for field in fields(RowStatistics)):
-        values = [getattr(part, name) for part in parts]
-        if name == "row_length":
-            combined[name] = values[0]
-        elif isinstance(values[0], np.ndarray):
-            combined[name] = np.concatenate(values)
-        else:
-            combined[name] = _added(values) if isinstance(values[0], tuple) else sum(values)
-    return RowStatistics(**combined)
+) -> dict[str, Any]:
+    """Measure the first `rows` (1 or more) rows of epoch 0, or all if there are fewer.
 
-
-def _added(histograms: list[tuple[int, ...]]) -> tuple[int, ...]:
-    total = np.zeros(max(map(len, histograms)), np.int64)
-    for histogram in histograms:
-        total[: len(histogram)] += np.array(histogram, np.int64)
-    return tuple(total.tolist())
-
-
-def _measure(
-    batch: dict[str, np.ndarray], tokenizer: TextTokenizer, masking: MaskingSettings
-) -> RowStatistics:
-    ids, rows, length = batch["input_ids"], *batch["input_ids"].shape
-    # The examples of all rows, numbered from 0 in the order of rows; -1 is padding.
+    rows, row_length: rows looked at, and places in each; fill: the share of places with a token.
+    examples_per_row, example_lengths, row_lengths: entry n counts the rows of n examples, the
+        examples and the rows of n tokens, special ones included.
+    predicted, wanted: predicted tokens, and how many the settings ask for in these examples.
+    masked, random, kept: of the predicted tokens, those that are the mask, another token, the same.
+    words, predicted_words, partly_predicted_words: a word is predicted if one of its tokens is, and
+        partly if another one is not.
+    run_lengths: entry n counts the runs of n predicted words; run_lengths_of_formula: the share of
+        runs of 1, 2, … that the masking strategy's formula gives.
+    labels: how often each label, 0 and 1, has weight; empty for formats without labels.
+    """
+    batch = examples.batch(np.arange(min(rows, len(examples))))
+    masking, ids = examples.settings.masking, batch["input_ids"]
+    # The examples of all rows, numbered from 0 in the order of rows.
     number = batch.get("segment_ids", batch["attention_mask"]).astype(np.int64)
-    per_row = number.max(axis=1)
-    example = np.where(number > 0, number - 1 + (np.cumsum(per_row) - per_row)[:, None], -1)
-    is_real = number > 0
+    is_real, per_row = number > 0, number.max(axis=1)
+    example = number - 1 + (np.cumsum(per_row) - per_row)[:, None]
     lengths = np.bincount(example[is_real], minlength=int(per_row.sum()))
     # The text before masking, and which of its tokens are predicted.
     original, predicted = ids.copy(), np.zeros(ids.shape, bool)
@@ -116,28 +51,30 @@ def _measure(
     added = is_real & np.isin(original, (tokenizer.cls_token_id, tokenizer.sep_token_id))
     text_tokens = lengths - np.bincount(example[added], minlength=len(lengths))
     words, in_part, runs = _words(original, predicted, is_real & ~added, tokenizer.continues_word)
-    labels: tuple[int, ...] = ()
+    labels = np.zeros(0, np.int64)
     if "next_sentence_labels" in batch:
         has_weight = batch["next_sentence_weights"] > 0
-        counts = np.bincount(batch["next_sentence_labels"][has_weight], minlength=2)
-        labels = tuple(counts.tolist())
-    return RowStatistics(
-        rows=rows,
-        row_length=length,
-        examples_per_row=tuple(np.bincount(per_row).tolist()),
-        example_lengths=lengths,
-        row_tokens=is_real.sum(axis=1),
-        predicted=int(predicted.sum()),
-        wanted=int(masking.predictions(lengths, text_tokens).sum()),
-        masked=int(masked.sum()),
-        random=int((~masked & ~kept).sum()),
-        kept=int((~masked & kept).sum()),
-        words=len(words),
-        predicted_words=int(words.sum()),
-        partly_predicted_words=int(in_part.sum()),
-        run_lengths=tuple(np.bincount(runs, minlength=1).tolist()),
-        labels=labels,
-    )
+        labels = np.bincount(batch["next_sentence_labels"][has_weight], minlength=2)
+    run_lengths = np.bincount(runs, minlength=1)
+    return {
+        "rows": len(ids),
+        "row_length": ids.shape[1],
+        "fill": float(is_real.mean()),
+        "examples_per_row": np.bincount(per_row).tolist(),
+        "example_lengths": np.bincount(lengths).tolist(),
+        "row_lengths": np.bincount(is_real.sum(axis=1)).tolist(),
+        "predicted": int(predicted.sum()),
+        "wanted": int(masking.predictions(lengths, text_tokens).sum()),
+        "masked": int(masked.sum()),
+        "random": int((~masked & ~kept).sum()),
+        "kept": int((~masked & kept).sum()),
+        "words": len(words),
+        "predicted_words": int(words.sum()),
+        "partly_predicted_words": int(in_part.sum()),
+        "run_lengths": run_lengths.tolist(),
+        "run_lengths_of_formula": _formula(masking, words, max(len(run_lengths) - 1, 1)),
+        "labels": labels.tolist(),
+    }
 
 
 def _words(
@@ -163,7 +100,7 @@ def _words(
     return is_predicted, is_predicted & (chosen < sizes), np.bincount(run)
 
 
-def run_length_shares(masking: MaskingSettings, statistics: RowStatistics) -> list[float]:
+def _formula(masking: MaskingSettings, words: np.ndarray, longest: int) -> list[float]:
     """The share of runs of 1, 2, … predicted words that the masking strategy's formula gives.
 
     n-grams: proportional to 1 / n; spans: the geometric distribution, cut; single tokens and words:
@@ -175,48 +112,33 @@ def run_length_shares(masking: MaskingSettings, statistics: RowStatistics) -> li
     elif masking.masking == "span":
         weights = (1 - masking.span_geometric_p) ** np.arange(masking.span_max_words)
     else:
-        share = statistics.predicted_words / max(statistics.words, 1)
-        weights = share ** np.arange(max(len(statistics.run_lengths) - 1, 1))
+        weights = (words.sum() / max(len(words), 1)) ** np.arange(longest)
     return (weights / weights.sum()).tolist()
-
-
-@dataclass(frozen=True)
-class PackingStatistics:
-    """Rows that hold one example beside rows that hold several.
-
-    `unpacked_rows`, `packed_rows`: rows of an epoch. `fill` and `mean_examples` are of the packed
-    rows looked at, `padding` is the share of places without a token in unpacked ones.
-    `seconds_per_million` is what planning took for each million examples, on this machine.
-    """
-
-    unpacked_rows: int
-    packed_rows: int
-    padding: float
-    fill: float
-    mean_examples: float
-    planned_examples: int
-    seconds_per_million: float
 
 
 def packing_statistics(
     examples: PretrainingExamples, corpus: Corpus, tokenizer: TextTokenizer, rows: int
-) -> PackingStatistics:
-    """What packing makes of these examples, whether or not their settings pack."""
+) -> dict[str, Any]:
+    """What packing makes of these examples, whether or not their settings pack.
+
+    unpacked_rows, packed_rows: rows of an epoch; padding: the share of places without a token in
+    unpacked ones; fill, mean_examples: of the packed rows looked at; seconds_per_million: what
+    planning took for each million examples, on this machine.
+    """
     settings = replace(examples.settings, packing=True)
-    packed = (
-        examples if examples.settings.packing else PretrainingExamples(corpus, tokenizer, settings)
-    )
+    packed = PretrainingExamples(corpus, tokenizer, settings)
+    assert packed.windows is not None
     began = time.perf_counter()
-    packed.plan_window(0, 0)
+    packed.windows.plan(0, 0)
     seconds = time.perf_counter() - began
-    measured = row_statistics(packed, tokenizer, rows)
-    lengths = measured.example_lengths
-    return PackingStatistics(
-        unpacked_rows=examples.num_examples,
-        packed_rows=len(packed),
-        padding=float(1 - lengths.mean() / settings.max_seq_length),
-        fill=measured.fill,
-        mean_examples=len(lengths) / measured.rows,
-        planned_examples=packed.window_examples,
-        seconds_per_million=1e6 * seconds / packed.window_examples,
-    )
+    found = row_statistics(packed, tokenizer, rows)
+    lengths = np.array(found["example_lengths"])
+    mean = np.average(np.arange(len(lengths)), weights=lengths)
+    return {
+        "unpacked_rows": examples.num_examples,
+        "packed_rows": len(packed),
+        "padding": float(1 - mean / settings.max_seq_length),
+        "fill": found["fill"],
+        "mean_examples": float(lengths.sum() / found["rows"]),
+        "seconds_per_million": 1e6 * seconds / packed.windows.examples,
+    }

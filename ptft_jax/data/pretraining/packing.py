@@ -5,12 +5,23 @@ length classes: examples of one length are interchangeable, so the work depends 
 different lengths and not on the number of examples.
 """
 
+import threading
 from bisect import bisect_left, insort
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from ptft_jax.data.ragged import spread
+from ptft_jax.data.randomness import shuffled_index
+
+# Examples that are packed together: enough for rows to be full, few enough to be planned in a
+# fraction of a second and kept in a few megabytes.
+WINDOW = 1 << 17
+# A window has this share of rows more than a trial needed, since their number varies a little.
+_SPARE_ROWS = 0.001
+_TRIALS = 3
 
 
 class Plan(NamedTuple):
@@ -73,8 +84,6 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int, most_per_row: int) -
     row with `most_per_row` examples is closed. The order of rows and examples is a function of the
     arguments alone: equal lengths stay in their order.
     """
-    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= capacity:
-        raise ValueError(f"lengths from {lengths.min()} to {lengths.max()}, capacity {capacity}")
     by_length = np.argsort(-lengths, kind="stable")
     row_of = np.empty(len(lengths), np.int64)
     used = np.zeros(len(lengths), np.int64)  # examples in each row; at most as many rows
@@ -112,3 +121,88 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int, most_per_row: int) -
                     open_rows.add(left, unclosed)
     order = np.argsort(row_of, kind="stable")
     return Plan(order, np.searchsorted(row_of[order], np.arange(rows + 1)))
+
+
+class Windows:
+    """The rows of epochs: windows of examples that are packed together, of as many rows each.
+
+    So any row can be made without planning those before it. The few rows that a window needs less
+    stay empty, and the emptiest ones are left out where it needs more. `len` counts the rows of an
+    epoch.
+
+    Attributes:
+        count: windows of an epoch; they differ by one example at most.
+        examples: the most examples of a window.
+        rows: rows of a window.
+        most_per_row: examples that share a row.
+    """
+
+    def __init__(
+        self,
+        examples: int,
+        lengths: Callable[[int, int, int], np.ndarray],
+        capacity: int,
+        most_per_row: int,
+        seed: int,
+    ) -> None:
+        """Plan a few windows, to see how many rows they need.
+
+        `examples` of an epoch; their tokens, `lengths(epoch, first, end)`; tokens that a row holds;
+        `most_per_row` 0: twice as many as the mean example leaves room for.
+        """
+        self._all, self._lengths, self._capacity, self._seed = examples, lengths, capacity, seed
+        self.count = -(-examples // WINDOW)
+        self.examples = -(-examples // self.count)
+        if not most_per_row:
+            sample = lengths(0, 0, min(examples, 1 << 14))
+            most_per_row = 2 * int(np.ceil(capacity / sample.mean()))
+        self.most_per_row = most_per_row
+        needed = max(len(self.plan(*divmod(trial, self.count))) for trial in range(_TRIALS))
+        self.rows = needed + int(np.ceil(_SPARE_ROWS * needed))
+        self._lock = threading.Lock()
+        self._kept = lru_cache(maxsize=4)(self._cut_to_rows)
+
+    def __len__(self) -> int:
+        return self.count * self.rows
+
+    def _bounds(self, window: int) -> tuple[int, int]:
+        """The places of an epoch that a window holds."""
+        return window * self._all // self.count, (window + 1) * self._all // self.count
+
+    def plan(self, epoch: int, window: int) -> Plan:
+        """Pack a window into as many rows as its examples need."""
+        lengths = self._lengths(epoch, *self._bounds(window))
+        return best_fit_decreasing(lengths, self._capacity, self.most_per_row)
+
+    def _cut_to_rows(self, epoch: int, window: int) -> Plan:
+        """The plan of a window, of at most `rows` rows."""
+        plan = self.plan(epoch, window)
+        if (surplus := len(plan) - self.rows) > 0:
+            lengths = self._lengths(epoch, *self._bounds(window))
+            plan = plan.without_emptiest(surplus, lengths[plan.examples])
+        return plan
+
+    def examples_in(
+        self, epoch: np.ndarray, entry: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is in the rows `entry` [B] of epochs [B], example after example.
+
+        Epoch, place in the epoch and number of its row, from 0 to B, of each: int64 [E], by row.
+        """
+        window, row = np.divmod(entry, self.rows)
+        # A plan has its rows sorted by what they hold; an epoch must not.
+        key = epoch * self.count + window
+        row = shuffled_index(row, self.rows, self._seed, key, "row of a window")
+        found = []
+        for one_epoch, one_window in sorted(set(zip(epoch.tolist(), window.tolist(), strict=True))):
+            with self._lock:  # threads that want one plan wait for it
+                plan = self._kept(one_epoch, one_window)
+            here = (epoch == one_epoch) & (window == one_window) & (row < len(plan))
+            here = np.flatnonzero(here)
+            examples, of_row = plan.rows(row[here])
+            first, _ = self._bounds(one_window)
+            one = np.full(len(examples), one_epoch)
+            found.append(np.stack([one, first + examples, here[of_row]]))
+        epoch, place, row = np.concatenate(found, axis=1).astype(np.int64)
+        order = np.argsort(row, kind="stable")  # the examples of a row keep their order
+        return epoch[order], place[order], row[order]

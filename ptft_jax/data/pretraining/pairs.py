@@ -1,8 +1,7 @@
 """Formats with two segments and a label: next sentence prediction and sentence order prediction."""
 
 import threading
-from collections import OrderedDict
-from typing import NamedTuple
+from functools import lru_cache
 
 import numpy as np
 
@@ -83,15 +82,6 @@ class _SentencePairs:
         )
 
 
-class _Chunks(NamedTuple):
-    """Chunks of sentences: targets in tokens, ends of A and of all, and whether B is random."""
-
-    targets: np.ndarray
-    ends_of_a: np.ndarray
-    ends: np.ndarray
-    random: np.ndarray
-
-
 class NextSentence(_SentencePairs):
     """Sentence pairs of which half have a random second part.
 
@@ -119,13 +109,12 @@ class NextSentence(_SentencePairs):
             )
         super().__init__(corpus, seed, max_seq_length, short_seq_prob)
         self._lock = threading.Lock()
-        self._plans: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        # A weight of 2.5 makes three visits in an epoch.
-        self._most_plans = 2 * int(np.ceil(np.maximum(corpus.source_weights, 1)).sum())
+        # An epoch asks for the same visits all the time. A weight of 2.5 makes three in each.
+        visits = np.ceil(np.maximum(corpus.source_weights, 1)).sum()
+        self._kept = lru_cache(maxsize=2 * int(visits))(self._cut)
         chunks, shares = [], []
         for source in range(len(corpus.source_weights)):
-            plan, random = self._cut(source, 0)
-            self._plans[source, 0] = plan
+            plan, random = self._kept(source, 0)
             chunks.append(len(plan))
             shares.append(random / max(len(plan), 1))
         self.random_shares = np.array(shares)
@@ -140,45 +129,33 @@ class NextSentence(_SentencePairs):
     def first_chunks(self) -> np.ndarray:
         return self._first
 
-    def _draws(self, visit: int | np.ndarray) -> np.ndarray:
-        """The random state of the four choices of a chunk: uint64 [4, 1] or [4, E]."""
-        return random_uint64(self._seed, "chunk", np.arange(4)[:, None], visit)
+    def _chunks(
+        self, visit: int | np.ndarray, starts: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The chunks that begin with sentences `starts` of documents that end at `ends`.
 
-    def _chunks(self, draws: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> _Chunks:
-        """The chunks that begin with sentences `starts` of documents that end at `ends`."""
+        Their targets in tokens, the ends of A and of all, and whether B is random.
+        """
+        draws = random_uint64(self._seed, "chunk", np.arange(4)[:, None], visit)
         is_short, short_length, split, is_random = extended(draws, starts)
         targets = self._targets(is_short, short_length)
         ends = np.minimum(self._reaching(starts, targets), ends)
         ends_of_a = starts + 1 + as_below(np.maximum(ends - starts - 1, 1), split)
         random = as_uniform(is_random) < _RANDOM_NEXT_PROBABILITY
-        return _Chunks(targets, ends_of_a, ends, random | (ends - starts == 1))
+        return targets, ends_of_a, ends, random | (ends - starts == 1)
 
     def _cut(self, source: int, visit: int) -> tuple[np.ndarray, int]:
         """The first sentence of each chunk of a source in a visit, and how many have a random B."""
-        draws = self._draws(visit)
-        random = 0
+        count = 0
 
         def following(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-            nonlocal random
-            chunks = self._chunks(draws, starts, ends)
-            random += int(chunks.random.sum())
-            return np.where(chunks.random, chunks.ends_of_a, chunks.ends)
+            nonlocal count
+            _, ends_of_a, ends, is_random = self._chunks(visit, starts, ends)
+            count += int(is_random.sum())
+            return np.where(is_random, ends_of_a, ends)
 
         first, end = self._corpus.source_documents[source : source + 2].tolist()
-        return follow(self._corpus, first, end, following), random
-
-    def _plan(self, source: int, visit: int) -> np.ndarray:
-        """What `_cut` finds, kept for a while: an epoch asks for the same visits all the time."""
-        with self._lock:
-            plan = self._plans.get((source, visit))
-            if plan is None:
-                plan, _ = self._cut(source, visit)
-                self._plans[source, visit] = plan
-                if len(self._plans) > self._most_plans:
-                    self._plans.popitem(last=False)
-            else:
-                self._plans.move_to_end((source, visit))
-            return plan
+        return follow(self._corpus, first, end, following), count
 
     def _placed(self, visit: np.ndarray, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The first sentences of the chunks at these places, and the visit that they draw by."""
@@ -189,7 +166,8 @@ class NextSentence(_SentencePairs):
         for number, key in enumerate(groups.tolist()):
             here = np.flatnonzero(group == number)
             one_visit, one_source = divmod(key, sources)
-            plan = self._plan(one_source, one_visit)
+            with self._lock:  # threads that want one plan wait for it
+                plan, _ = self._kept(one_source, one_visit)
             begin, end = self._first[one_source : one_source + 2].tolist()
             # In each visit other chunks come first, so that others come again or have no place.
             offset = random_below(len(plan), self._seed, "first place", one_visit, one_source)
@@ -205,7 +183,7 @@ class NextSentence(_SentencePairs):
         offsets, documents = self._corpus.sentence_offsets, self._corpus.document_offsets
         first, visit = self._placed(visit, chunk)
         own = np.searchsorted(documents, first, side="right") - 1
-        targets, end_a, end, is_random = self._chunks(self._draws(visit), first, documents[own + 1])
+        targets, end_a, end, is_random = self._chunks(visit, first, documents[own + 1])
         other = self._other_documents(own, visit, first)
         in_other = random_below(
             documents[other + 1] - documents[other], seed, "sentence", visit, first

@@ -62,11 +62,6 @@ def _smallest(values: np.ndarray, bound: int) -> np.ndarray:
     return values.astype(np.uint32 if bound < 1 << 32 else np.int64)
 
 
-def _ranges(count: int) -> Iterator[slice]:
-    for start in range(0, count, _BLOCK):
-        yield slice(start, min(start + _BLOCK, count))
-
-
 def follow(
     corpus: Corpus,
     first: int,
@@ -81,8 +76,8 @@ def follow(
     """
     documents, sentences = corpus.document_offsets, corpus.num_sentences
     cut = [_smallest(np.zeros(0), sentences)]
-    for block in _ranges(end - first):
-        block = slice(first + block.start, first + block.stop)
+    for start in range(first, end, _BLOCK):
+        block = slice(start, min(start + _BLOCK, end))
         starts, ends = documents[:-1][block], documents[1:][block]
         found = []
         while len(starts):
@@ -95,24 +90,24 @@ def follow(
 
 
 class SentenceChunks:
-    """Chunks of consecutive sentences: chunk i is those from _chunks[i] up to _chunks[i + 1]."""
+    """Chunks of consecutive sentences: chunk i is those from chunks[i] up to chunks[i + 1]."""
 
     def __init__(self, corpus: Corpus):
         self._corpus = corpus
-        self._chunks = self._cut_into_chunks()
+        self.chunks = self._cut_into_chunks()
 
     def __len__(self) -> int:
-        return len(self._chunks) - 1
+        return len(self.chunks) - 1
 
     def first_chunks(self) -> np.ndarray:
         # Of one type: NumPy would make a copy of all chunks in the larger one.
         sentences = self._corpus.document_offsets[self._corpus.source_documents]
-        sentences = sentences.astype(self._chunks.dtype)
-        return np.searchsorted(self._chunks[:-1], sentences)
+        sentences = sentences.astype(self.chunks.dtype)
+        return np.searchsorted(self.chunks[:-1], sentences)
 
     def _bounds(self, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The first sentence of each chunk, and the one after its last."""
-        return self._chunks[chunk].astype(np.int64), self._chunks[chunk + 1].astype(np.int64)
+        return self.chunks[chunk].astype(np.int64), self.chunks[chunk + 1].astype(np.int64)
 
     def _following(self, starts: np.ndarray) -> np.ndarray:
         """Where the chunks that begin at these sentences end, if their documents go on so long."""
@@ -141,7 +136,7 @@ class DocSentences(SentenceChunks):
 
     def segments(self, visit: np.ndarray, chunk: np.ndarray) -> Segments:
         starts, ends = (self._corpus.sentence_offsets[bound] for bound in self._bounds(chunk))
-        return _one_stretch(starts, np.minimum(ends - starts, self._room))
+        return _without_labels(starts, np.minimum(ends - starts, self._room))
 
 
 class FullSentences(DocSentences):
@@ -198,7 +193,7 @@ class FullSentences(DocSentences):
         ends = offsets[np.minimum(documents[document + 1], end[example])]
         # Only a chunk of one sentence can be too long.
         lengths = np.minimum(ends - starts, self._room)
-        return _without_labels(starts, lengths, example, len(chunk))
+        return _without_labels(starts, lengths, example)
 
 
 class SingleSegment:
@@ -222,21 +217,15 @@ class SingleSegment:
     def segments(self, visit: np.ndarray, chunk: np.ndarray) -> Segments:
         document = np.searchsorted(self._first, chunk, side="right") - 1
         starts = self._documents[document] + (chunk - self._first[document]) * self._room
-        return _one_stretch(starts, np.minimum(self._documents[document + 1] - starts, self._room))
-
-
-def _one_stretch(starts: np.ndarray, lengths: np.ndarray) -> Segments:
-    return _without_labels(starts, lengths, np.arange(len(starts)), len(starts))
+        lengths = np.minimum(self._documents[document + 1] - starts, self._room)
+        return _without_labels(starts, lengths)
 
 
 def _without_labels(
-    starts: np.ndarray, lengths: np.ndarray, example: np.ndarray, examples: int
+    starts: np.ndarray, lengths: np.ndarray, example: np.ndarray | None = None
 ) -> Segments:
-    return Segments(
-        starts,
-        lengths,
-        example,
-        np.zeros(len(starts), np.int64),
-        np.zeros(examples, np.int64),
-        np.zeros(examples, np.float32),
-    )
+    """Segments of examples of one segment; `example` None: each of one stretch."""
+    example = np.arange(len(starts)) if example is None else example
+    labels = np.zeros(int(example.max(initial=-1)) + 1, np.int64)
+    types = np.zeros(len(starts), np.int64)
+    return Segments(starts, lengths, example, types, labels, labels.astype(np.float32))

@@ -15,7 +15,7 @@ from ptft_jax.data.ragged import spread
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.errors import ConfigError
 
 BUCKET_STEP = 32
 # Texts tokenised at once: enough for all cores, and few enough lists of Python integers to hold.
@@ -44,20 +44,19 @@ class ClassificationExamples:
 
         shuffle: each epoch has its own order, which depends on nothing but (seed, epoch); without
         it every epoch has the order of the file. length_buckets: None means the multiples of 32;
-        () pads everything to max_seq_length. Raises ConfigError for lengths that cannot be,
-        DataError for an example that is not text.
+        () pads everything to max_seq_length. Raises ConfigError for lengths that cannot be.
         """
         self.buckets = _buckets(max_seq_length, length_buckets)
         self._pad_token_id = tokenizer.pad_token_id
         self._labels = split.labels
         self._seed = seed
         self._shuffle = shuffle
-        tokens_a, lengths_a = _encode(split.texts_a, tokenizer, split.source)
+        tokens_a, lengths_a = _encode(split.texts_a, tokenizer)
         special, tokens_b = 2, None
         lengths_b = np.zeros_like(lengths_a)
         if split.texts_b is not None:
             special = 3
-            tokens_b, lengths_b = _encode(split.texts_b, tokenizer, split.source)
+            tokens_b, lengths_b = _encode(split.texts_b, tokenizer)
         kept_a, kept_b = _longest_first(lengths_a, lengths_b, max_seq_length - special)
         self.num_truncated = int(np.sum((kept_a < lengths_a) | (kept_b < lengths_b)))
 
@@ -114,13 +113,8 @@ def _buckets(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple
     return (*sorted({b for b in length_buckets if b < max_seq_length}), max_seq_length)
 
 
-def _encode(
-    texts: Sequence[str], tokenizer: TextTokenizer, source: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _encode(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of all texts in one int32 array, and the number of tokens of each text."""
-    for number, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise DataError(f"{source}: example {number} is {text!r}; expected a text")
     tokens, lengths = [np.zeros(0, np.int32)], []
     for block in batched(texts, _BLOCK):
         encoded = tokenizer.encode_batch(block)

@@ -24,7 +24,7 @@ DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
 
 # `xz -9` needs 65 MiB.
 _MEMORY = 1 << 28
-_ZSTD_OPTIONS = {zstd.DecompressionParameter.window_log_max: 31}
+_ZSTD_OPTIONS = {int(zstd.DecompressionParameter.window_log_max): 31}
 _HEAD = 512
 
 

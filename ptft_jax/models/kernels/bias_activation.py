@@ -47,7 +47,6 @@ def forward(x_RF: jax.Array, bias_F: jax.Array, name: str) -> jax.Array:
         out_specs=tile,
         out_shape=jax.ShapeDtypeStruct(x_RF.shape, x_RF.dtype),
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 
@@ -74,7 +73,6 @@ def backward(
             jax.ShapeDtypeStruct((total // stretch, size), jnp.float32),
         ],
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 

@@ -7,7 +7,7 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from ptft_jax.models.device import current_device
+from ptft_jax.models.partition import current_device
 
 
 def launch(
@@ -19,7 +19,7 @@ def launch(
     out_specs: Any,
     out_shape: Any,
     num_warps: int,
-    num_stages: int,
+    num_stages: int = 1,
     aliases: dict[int, int] | None = None,
 ) -> Any:
     """Runs a kernel over a grid of blocks; arguments as those of `pallas_call`.

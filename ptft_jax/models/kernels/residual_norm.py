@@ -52,7 +52,7 @@ def forward(
     rows = rows_per_block(total, _ROWS)
     covered = sum(pieces(size)[-1])
     tile = pl.BlockSpec((rows, covered), lambda i: (i, 0))
-    line = pl.BlockSpec((rows,), lambda i: (i,))
+    line, keys = pl.BlockSpec((rows,), lambda i: (i,)), pl.BlockSpec((rows, 2), lambda i: (i, 0))
     parameter = pl.BlockSpec((covered,), lambda i: (0,))
     array = jax.ShapeDtypeStruct(x_RD.shape, x_RD.dtype)
     statistic = jax.ShapeDtypeStruct((total,), jnp.float32)
@@ -66,18 +66,10 @@ def forward(
         shift_D,
         name="residual_norm_forward",
         grid=(total // rows,),
-        in_specs=[
-            tile,
-            tile,
-            pl.BlockSpec((rows, 2), lambda i: (i, 0)),
-            parameter,
-            parameter,
-            parameter,
-        ],
+        in_specs=[tile, tile, keys, parameter, parameter, parameter],
         out_specs=[tile, tile, line, line],
         out_shape=[array, array, statistic, statistic],
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 
@@ -101,6 +93,8 @@ def backward(
     covered = sum(pieces(size)[-1])
     tile = pl.BlockSpec((stretch, covered), lambda i: (i, 0))
     line = pl.BlockSpec((stretch,), lambda i: (i,))
+    keys = pl.BlockSpec((stretch, 2), lambda i: (i, 0))
+    parameter = pl.BlockSpec((covered,), lambda i: (0,))
     part = pl.BlockSpec((None, covered), lambda i: (i, 0))
     array = jax.ShapeDtypeStruct(g_RD.shape, g_RD.dtype)
     parts = jax.ShapeDtypeStruct((total // stretch, size), jnp.float32)
@@ -115,19 +109,10 @@ def backward(
         scale_D,
         name="residual_norm_backward",
         grid=(total // stretch,),
-        in_specs=[
-            tile,
-            tile,
-            tile,
-            line,
-            line,
-            pl.BlockSpec((stretch, 2), lambda i: (i, 0)),
-            pl.BlockSpec((covered,), lambda i: (0,)),
-        ],
+        in_specs=[tile, tile, tile, line, line, keys, parameter],
         out_specs=[tile, tile, part, part, part],
         out_shape=[array, array, parts, parts, parts],
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 
@@ -230,13 +215,7 @@ def _backward(
                 kept = piece.kept(keys_ref, here, places, tokens, rate)
                 dx = jnp.where(kept, dx * (1.0 / (1.0 - rate)), 0.0)
             piece.store(dx_ref, dx, here)
-            added.append(
-                (
-                    dbias + dx,
-                    dscale + g * normed,
-                    dshift + g,
-                )
-            )
+            added.append((dbias + dx, dscale + g * normed, dshift + g))
         return tuple(added)
 
     # Summed over rows once, at the end: inside the loop that would be a barrier each time.

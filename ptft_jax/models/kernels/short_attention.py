@@ -20,7 +20,6 @@ from jax.experimental.pallas import triton as plgpu
 from ptft_jax.models.kernels.launch import launch, power_of_two
 from ptft_jax.models.kernels.scores import dropout_factors, mask_scores
 
-MAX_TOKENS = 128
 # Four warps took 1.2 and 4.3 times as long on an H200, several heads in turn 1.6 and 1.1 times.
 _WARPS = 8
 
@@ -34,7 +33,7 @@ def forward(
     rate: float,
     packed: bool,
 ) -> jax.Array:
-    """Returns the context [B, T, N, H]; arguments as in `ptft_jax.models.attention_backends`."""
+    """Returns the context [B, T, N, H]; arguments as in `ptft_jax.models.attention`."""
     batch, tokens, heads, _, size = qkv_BTNCH.shape
     inputs, context, _ = _specs(tokens, size)
     return launch(
@@ -49,7 +48,6 @@ def forward(
         out_specs=context,
         out_shape=jax.ShapeDtypeStruct((batch, tokens, heads, size), qkv_BTNCH.dtype),
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 
@@ -79,7 +77,6 @@ def backward(
         out_specs=qkv,
         out_shape=jax.ShapeDtypeStruct(qkv_BTNCH.shape, qkv_BTNCH.dtype),
         num_warps=_WARPS,
-        num_stages=1,
     )
 
 

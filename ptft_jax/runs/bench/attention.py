@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ptft_jax.data.progress import Progress, no_progress
-from ptft_jax.models import attention_backends as backends
-from ptft_jax.models.device import current_device
+from ptft_jax.models import attention as backends
 from ptft_jax.models.dropout import fold_rows, row_keys
+from ptft_jax.models.partition import current_device
 from ptft_jax.runs.bench.rounds import Spread, take_turns
 
 PASSES = ("forward", "forward + backward")

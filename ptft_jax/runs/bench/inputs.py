@@ -10,6 +10,7 @@ import numpy as np
 from ptft_jax.data.batches import Batches
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
+from ptft_jax.data.pretraining.packing import Windows
 from ptft_jax.data.progress import Progress, no_progress
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.runs.bench.rounds import Spread, take_turns
@@ -84,7 +85,9 @@ def measure(
         "tokens_per_second": tokens / median,
         "sequences_per_second": rate,
         "real_positions": tokens / positions,
-        "planning_seconds_per_million": _planning(examples) if settings.packing else None,
+        "planning_seconds_per_million": None
+        if examples.windows is None
+        else _planning(examples.windows),
         "bytes_per_token": memory / corpus.num_tokens,
         "keep_up_with": keep_up_with,
         "keeps_up": None if keep_up_with is None else rate >= keep_up_with,
@@ -99,7 +102,7 @@ def _counts(batch: dict[str, np.ndarray]) -> tuple[int, int, int]:
     return int(mask.sum()), mask.size, examples
 
 
-def _planning(examples: PretrainingExamples) -> float:
+def _planning(windows: Windows) -> float:
     began = time.perf_counter()
-    examples.plan_window(1, 0)
-    return (time.perf_counter() - began) / examples.window_examples * 1e6
+    windows.plan(1, 0)
+    return (time.perf_counter() - began) / windows.examples * 1e6

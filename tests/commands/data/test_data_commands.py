@@ -1,6 +1,5 @@
 """`ptft data inspect` and `ptft data stats` show what is there, and nothing can hide in it."""
 
-import itertools
 import json
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from ptft_jax.data.corpus.statistics import source_statistics, token_statistics
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
 from ptft_jax.data.pretraining.masking import STRATEGIES, MaskingSettings
-from ptft_jax.data.pretraining.measure import row_statistics, run_length_shares
+from ptft_jax.data.pretraining.measure import row_statistics
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
 CONFIG = "--config=configs/pretrain/bert_tiny.py"
@@ -162,7 +161,7 @@ def words_of(batch, tokenizer):
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("masking", STRATEGIES)
 def test_rows_are_measured_as_counted_by_hand(masking, packing):
-    """Masks, words and runs, from 150 rows in several batches."""
+    """Lengths, masks, words and runs, from 150 rows."""
     rng = np.random.default_rng(3)
     shapes = random_documents(rng, 60, longest=9)
     tokens = sum(map(sum, shapes))
@@ -172,25 +171,27 @@ def test_rows_are_measured_as_counted_by_hand(masking, packing):
     settings = PretrainingSettings(max_seq_length=32, packing=packing, masking=strategy)
     examples = PretrainingExamples(corpus, tokenizer, settings)
     found = row_statistics(examples, tokenizer, 150)
-    batch = examples.batch(np.arange(min(150, len(examples))))
-    stretches = list(words_of(batch, tokenizer))
-    words = list(itertools.chain(*stretches))
-    runs = Counter(
-        len(list(run))
-        for stretch in stretches
-        for chosen, run in itertools.groupby(stretch, key=any)
-        if chosen
-    )
-    assert found.predicted == found.masked + found.random + found.kept == sum(map(sum, words))
-    assert (found.words, found.predicted_words) == (len(words), sum(map(any, words)))
-    assert found.partly_predicted_words == sum(any(word) and not all(word) for word in words)
-    assert {n: many for n, many in enumerate(found.run_lengths) if many} == runs
-    assert found.row_tokens.tolist() == batch["attention_mask"].sum(axis=1).tolist()
-    assert sum(found.labels) == batch["next_sentence_weights"].sum()
-    assert found.labels[1] == batch["next_sentence_labels"].sum()
-    per_row = np.bincount((batch["next_sentence_weights"] > 0).sum(axis=1))
-    assert list(found.examples_per_row) == per_row.tolist()
-    shares = run_length_shares(strategy, found)
+    batch = examples.batch(np.arange(rows))
+    kinds, words, partly, runs, lengths, wanted = measured_by_hand(batch, tokenizer, strategy)
+    per_row = (batch["next_sentence_weights"] > 0).sum(axis=1)
+    shares = found.pop("run_lengths_of_formula")
+    labels = batch["next_sentence_labels"].sum()
+    assert found == {
+        "rows": rows,
+        "row_length": 32,
+        "fill": batch["attention_mask"].mean(),
+        "examples_per_row": np.bincount(per_row).tolist(),
+        "example_lengths": np.bincount(lengths).tolist(),
+        "row_lengths": np.bincount(batch["attention_mask"].sum(axis=1)).tolist(),
+        "predicted": sum(kinds.values()),
+        "wanted": wanted,
+        **{name: kinds[name] for name in ("masked", "random", "kept")},
+        "words": len(words),
+        "predicted_words": sum(map(any, words)),
+        "partly_predicted_words": partly,
+        "run_lengths": [runs[n] for n in range(max(runs) + 1)],
+        "labels": [per_row.sum() - labels, labels],
+    }
     assert sum(shares) == pytest.approx(1)
     if masking == "ngram":
         assert shares == pytest.approx([6 / 11, 3 / 11, 2 / 11])

@@ -8,8 +8,12 @@ import pytest
 from small_corpus import CLS, FIRST, SEP, SmallCorpus, random_documents, unmasked_ids
 
 from ptft_jax.data.pretraining import segments as segments_module
-from ptft_jax.data.pretraining.examples import PretrainingExamples, PretrainingSettings
-from ptft_jax.data.pretraining.formats import FORMATS, PAIR_FORMATS, make_format
+from ptft_jax.data.pretraining.examples import (
+    FORMATS,
+    PAIR_FORMATS,
+    PretrainingExamples,
+    PretrainingSettings,
+)
 from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.data.randomness import as_below, as_uniform, random_uint64
 
@@ -40,7 +44,7 @@ def several_sources(seed=7, **changes):
 
 def cut(name, corpus, **changes):
     settings = {"seed": 3, "max_seq_length": LENGTH, "short_seq_prob": 0.1} | changes
-    return make_format(name, corpus, **settings)
+    return FORMATS[name](corpus, **settings)
 
 
 def stretches(corpus, made, epoch=0):
@@ -55,14 +59,10 @@ def stretches(corpus, made, epoch=0):
     return examples, found
 
 
-def sentence_bounds(corpus):
-    return list(pairwise(corpus.sentence_offsets.tolist()))
-
-
 def greedy(corpus, room, across_documents):
     """Liu et al. 2019, section 4.2, in plain Python: the stretches of each example."""
     examples, current, used, last = [], [], 0, None
-    for start, end in sentence_bounds(corpus):
+    for start, end in pairwise(corpus.sentence_offsets.tolist()):
         document = int(corpus.document_of(start))
         source = int(corpus.source_of(start))
         crosses = last is not None and document != last[0]
@@ -88,11 +88,7 @@ def greedy(corpus, room, across_documents):
 @pytest.mark.parametrize("block", [1, 3, 17, 1 << 18])
 @pytest.mark.parametrize("name", ["full_sentences", "doc_sentences"])
 def test_whole_sentences_are_packed_greedily(monkeypatch, name, block):
-    """Each example is what a loop over the sentences gives, wherever the blocks of work end.
-
-    That includes: each sentence once, the next one would not have fit, a longer one is cut, no
-    example has two sources, and documents meet in `full_sentences` only.
-    """
+    """Each example is what a loop over the sentences gives, wherever the blocks of work end."""
     monkeypatch.setattr(segments_module, "_BLOCK", block)
     for corpus in [*corpora(), several_sources()]:
         made = cut(name, corpus)
@@ -101,20 +97,6 @@ def test_whole_sentences_are_packed_greedily(monkeypatch, name, block):
         assert found.example_lengths().max() <= LENGTH
         assert not found.token_types.any()
         assert not found.weights.any()
-
-
-@pytest.mark.parametrize("name", ["full_sentences", "doc_sentences"])
-def test_every_sentence_is_once_in_an_epoch(name):
-    """The union of all examples is the text; only what exceeds a row in one sentence is lost."""
-    for corpus in [*corpora(), several_sources()]:
-        seen = np.zeros(corpus.num_tokens, int)
-        for example in stretches(corpus, cut(name, corpus))[0]:
-            for start, end in example:
-                seen[start:end] += 1
-        expected = np.zeros(corpus.num_tokens, int)
-        for start, end in sentence_bounds(corpus):
-            expected[start : min(end, start + LENGTH - 2)] = 1
-        np.testing.assert_array_equal(seen, expected)
 
 
 def test_single_segments_have_every_token_once():
@@ -157,7 +139,7 @@ def test_chunks_of_ordered_pairs_follow_the_loop_of_the_original(monkeypatch, bl
                     chunks.append(begin)
                     begin = sentence + 1
         chunks.append(corpus.num_sentences)
-        assert made._chunks.tolist() == chunks
+        assert made.chunks.tolist() == chunks
         assert 2 <= min(targets) <= max(targets) == LENGTH - 3
 
 
@@ -251,33 +233,6 @@ def test_a_visit_has_every_chunk_or_too_few_places():
     assert left_over > 100
 
 
-def test_one_chunk_in_ten_is_short():
-    """short_seq_prob of the targets are uniform from 2 to the maximum (BERT, appendix A.2)."""
-    corpus = SmallCorpus([[1] * 400] * 100)
-    longest = LENGTH - 3
-    for name in PAIR_FORMATS:
-        for probability in (0.0, 0.1, 1.0):
-            made = cut(name, corpus, short_seq_prob=probability)
-            examples, found = stretches(corpus, made)
-            # Sentences of one token reach the target exactly, if the document does not end before.
-            lengths = [
-                max(b for _, b in example) - min(a for a, _ in example)
-                for example, label in zip(examples, found.labels, strict=True)
-                if (name == "sop" or label == 0) and max(b for _, b in example) % 400
-            ]
-            count = len(lengths)
-            assert count > 1000
-            expected = np.full(longest + 1, probability * count / (longest - 1))
-            expected[:2] = 0
-            expected[longest] += (1 - probability) * count
-            found = np.bincount(lengths, minlength=longest + 1)
-            assert (np.abs(found - expected) <= 5 * np.sqrt(expected)).all()
-
-
-def chunk_bounds(corpus, made, chunk):
-    return corpus.sentence_offsets[made._chunks[chunk : chunk + 2].astype(int)].tolist()
-
-
 def test_sentence_order_pairs_are_halves_of_a_chunk():
     """A and B are the chunk in two parts, at a sentence's end where there are two, in any order.
 
@@ -289,7 +244,8 @@ def test_sentence_order_pairs_are_halves_of_a_chunk():
         for epoch in range(4):
             examples, found = stretches(corpus, made, epoch)
             for chunk, example in enumerate(examples):
-                start, end = chunk_bounds(corpus, made, chunk)
+                bounds = made.chunks[chunk : chunk + 2].astype(int)
+                start, end = corpus.sentence_offsets[bounds].tolist()
                 if end - start == 1:
                     assert example == [(start, end)]
                     assert found.weights[chunk] == found.labels[chunk] == 0
@@ -300,8 +256,7 @@ def test_sentence_order_pairs_are_halves_of_a_chunk():
                 assert start <= first[0] < first[1] <= second[0] < second[1] <= end
                 if end - start <= LENGTH - 3:
                     assert (first[0], first[1], second[1]) == (start, second[0], end)
-                    one_sentence = np.diff(made._chunks[chunk : chunk + 2].astype(int)) == 1
-                    assert one_sentence or first[1] in ends
+                    assert np.diff(bounds) == 1 or first[1] in ends
                 else:
                     assert sum(b - a for a, b in example) == LENGTH - 3
             types = [
@@ -310,34 +265,23 @@ def test_sentence_order_pairs_are_halves_of_a_chunk():
             assert all(kinds in ([0], [0, 1]) for kinds in types)
 
 
-def test_half_of_the_sentence_order_pairs_are_swapped():
-    """Lan et al. 2019, section 3.1; and every place to cut a chunk is as likely as any other."""
-    corpus = SmallCorpus([[3, 3, 3, 3]] * 40)
+@pytest.mark.parametrize("document", [[3, 3, 3, 3], [6]], ids=["at a sentence", "at a token"])
+def test_sentence_order_pairs_are_cut_and_swapped_evenly(document):
+    """Half are swapped (Lan et al. 2019, section 3.1); every place to cut a chunk is as likely."""
+    size, epochs = sum(document), 200
+    corpus = SmallCorpus([document] * 40)
     made = cut("sop", corpus, short_seq_prob=0.0)
-    assert len(made) == 40
-    swapped = count = 0
-    cuts = np.zeros(12, int)
-    for epoch in range(200):
+    swapped, cuts = 0, np.zeros(size, int)
+    for epoch in range(epochs):
         examples, found = stretches(corpus, made, epoch)
         swapped += found.labels.sum()
-        count += len(examples)
         for chunk, example in enumerate(examples):
-            cuts[max(example)[0] - 12 * chunk] += 1
+            cuts[max(example)[0] - size * chunk] += 1
+    count = 40 * epochs
     assert abs(swapped / count - 0.5) < 5 * 0.5 / np.sqrt(count)
-    assert set(np.flatnonzero(cuts)) == {3, 6, 9}
-    assert np.abs(cuts[[3, 6, 9]] - count / 3).max() < 5 * np.sqrt(count * 2 / 9)
-
-
-def test_a_sentence_alone_is_cut_between_any_two_tokens():
-    """Every cut of a chunk of one sentence is as likely as any other, and leaves no half empty."""
-    corpus = SmallCorpus([[6]] * 50)
-    made = cut("sop", corpus, short_seq_prob=0.0)
-    cuts = np.zeros(6, int)
-    for epoch in range(100):
-        for chunk, example in enumerate(stretches(corpus, made, epoch)[0]):
-            cuts[max(example)[0] - 6 * chunk] += 1
-    assert cuts[0] == 0
-    assert np.abs(cuts[1:] - 1000).max() < 5 * np.sqrt(5000 * 0.2 * 0.8)
+    places = [3, 6, 9] if len(document) > 1 else [1, 2, 3, 4, 5]
+    assert set(np.flatnonzero(cuts)) == set(places)
+    assert np.abs(cuts[places] - count / len(places)).max() < 5 * np.sqrt(count / len(places))
 
 
 def test_next_sentence_pairs_hold_what_their_label_says():
@@ -415,8 +359,8 @@ def test_rows_are_laid_out_as_the_format_says(name):
         settings = PretrainingSettings(3, LENGTH, input_format=name, masking=masking)
         examples = PretrainingExamples(corpus, corpus.tokenizer(), settings)
         batch = examples.batch(np.arange(len(examples)))
-        visit, chunk = examples._draw(np.zeros(len(examples), int), np.arange(len(examples)))
-        found = examples._format.segments(visit, chunk)
+        visit, chunk = examples.draw(np.zeros(len(examples), int), np.arange(len(examples)))
+        found = examples.format.segments(visit, chunk)
         ids = unmasked_ids(batch)
         for row in range(len(examples)):
             wanted_ids, wanted_types = [CLS], [0]
@@ -482,21 +426,12 @@ def test_chunks_cost_four_bytes_each(name):
     tracemalloc.reset_peak()
     made.first_chunks()
     extra = tracemalloc.get_traced_memory()[1] - held
+    if name == "nsp":  # those of two epochs, however many a run has
+        for epoch in range(6):
+            made.segments(np.array([epoch, epoch + 1]), np.array([0, 1]))
+        assert 7.9 * documents < tracemalloc.get_traced_memory()[0] < 8.3 * documents
     tracemalloc.stop()
     assert len(made) == documents + (448 if name == "nsp" else 0)
     each = 16 if name == "single_segment" else 4
     assert held < (each + 0.1) * documents
     assert extra < 0.1 * documents
-
-
-def test_chunks_of_two_epochs_are_kept():
-    """However many epochs a run has: 4 bytes for each chunk, twice."""
-    documents = 100_000
-    corpus = SmallCorpus([[LENGTH - 2]] * documents)
-    tracemalloc.start()
-    made = cut("nsp", corpus, short_seq_prob=0.0)
-    for epoch in range(6):
-        made.segments(np.array([epoch, epoch + 1]), np.array([0, 1]))
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert 7.9 * documents < held < 8.3 * documents

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 from tokenizer_checks import wordpiece
+from transformers import BertTokenizerFast
 
-from ptft_jax.data.batches import Batches, evaluation_batches
+from ptft_jax.data.batches import Batches
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split, load_task
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.errors import ConfigError
 
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"], lowercase=True)
-PAD, CLS, SEP = TOKENIZER.pad_token_id, TOKENIZER.cls_token_id, TOKENIZER.sep_token_id
 
 
 def split_of(texts_a, texts_b=None, labels=None):
@@ -23,76 +23,49 @@ def letters(count):
     return " ".join("abcdefghij"[i % 10] for i in range(count))
 
 
-@pytest.mark.parametrize("max_seq_length", [9, 32, 33, 128])
-@pytest.mark.parametrize("task", ["mrpc", "rte", "cola"])
-def test_equal_to_hugging_face(shared_data, task, max_seq_length):
-    """Ids, types, masks and truncation are those of BertTokenizerFast on real texts and pairs."""
-    from transformers import BertTokenizerFast
-
-    vocabulary = shared_data / "tokenizers" / "bert-base-uncased" / "vocab.txt"
-    dev = load_task(task, shared_data / "glue").splits["dev"]
-    texts_b = None if dev.texts_b is None else dev.texts_b[:300]
-    split = split_of(dev.texts_a[:300], texts_b)
-    ours = ClassificationExamples(
-        split, TextTokenizer.load(vocabulary), max_seq_length, length_buckets=()
-    )
-    theirs = BertTokenizerFast(vocab=str(vocabulary))(
-        split.texts_a,
-        split.texts_b,
+def assert_equal_to_hugging_face(texts_a, texts_b, tokenizer, reference, length):
+    """Ids, types and masks are those of BertTokenizerFast with `truncation=True`."""
+    ours = ClassificationExamples(split_of(texts_a, texts_b), tokenizer, length, length_buckets=())
+    batch = ours.batch(np.arange(len(ours)))
+    theirs = reference(
+        texts_a,
+        texts_b,
         truncation=True,
-        max_length=max_seq_length,
+        max_length=length,
         padding="max_length",
         return_tensors="np",
     )
-    batch = ours.batch(np.arange(len(ours)))
     for name in ("input_ids", "attention_mask", "token_type_ids"):
         assert batch[name].dtype == np.int32
         np.testing.assert_array_equal(batch[name], theirs[name], name)
-    if max_seq_length == 32:  # the comparison covers truncation of both texts and of one
-        assert ours.num_truncated > 0 or task == "cola"
+    return batch
 
 
-def test_truncation_of_every_pair_of_lengths():
-    """Every combination of short and long texts is cut as transformers cuts it."""
-    from transformers import BertTokenizerFast
+@pytest.mark.parametrize("max_seq_length", [9, 32, 33, 128])
+@pytest.mark.parametrize("task", ["mrpc", "rte", "cola"])
+def test_real_texts_and_pairs_are_cut_as_transformers_cuts_them(shared_data, task, max_seq_length):
+    vocabulary = shared_data / "tokenizers" / "bert-base-uncased" / "vocab.txt"
+    dev = load_task(task, shared_data / "glue").splits["dev"]
+    assert_equal_to_hugging_face(
+        dev.texts_a[:300],
+        None if dev.texts_b is None else dev.texts_b[:300],
+        TextTokenizer.load(vocabulary),
+        BertTokenizerFast(vocab=str(vocabulary)),
+        max_seq_length,
+    )
 
-    lengths = [(a, b) for a in range(14) for b in range(14)]
-    split = split_of([letters(a) for a, _ in lengths], [letters(b) for _, b in lengths])
+
+@pytest.mark.parametrize("max_seq_length", range(5, 21))
+def test_every_pair_of_lengths_is_cut_as_transformers_cuts_it(max_seq_length):
+    """Empty texts too; a split without labels has none: made-up ones would be scored."""
+    pairs = [(letters(a), letters(b)) for a in range(14) for b in range(14)]
+    texts_a, texts_b = map(list, zip(*pairs, strict=True))
     vocabulary = {TOKENIZER.token(index): index for index in range(TOKENIZER.vocab_size)}
     reference = BertTokenizerFast(vocab=vocabulary)
-    for max_seq_length in range(5, 21):
-        ours = ClassificationExamples(split, TOKENIZER, max_seq_length, length_buckets=())
-        theirs = reference(
-            split.texts_a,
-            split.texts_b,
-            truncation=True,
-            max_length=max_seq_length,
-            padding="max_length",
-            return_tensors="np",
-        )
-        batch = ours.batch(np.arange(len(ours)))
-        for name in ("input_ids", "attention_mask", "token_type_ids"):
-            np.testing.assert_array_equal(batch[name], theirs[name], name)
-
-
-def test_format_by_hand():
-    """[CLS] A [SEP] B [SEP], type 1 from B to the last [SEP]; empty texts are fine."""
-    labels = np.array([1, 0], np.int32)
-    examples = ClassificationExamples(
-        split_of(["a b", ""], ["c", ""], labels), TOKENIZER, 8, length_buckets=(7,)
-    )
-    a, b, c = (TOKENIZER.id_of(token) for token in "abc")
-    batch = examples.batch(np.array([0, 1]))
-    assert batch["input_ids"].tolist() == [
-        [CLS, a, b, SEP, c, SEP, PAD],
-        [CLS, SEP, SEP, PAD, PAD, PAD, PAD],
-    ]
-    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0]]
-    assert batch["pooled_positions"].tolist() == [[0], [0]]
-    assert batch["labels"].tolist() == [1, 0]
-    assert batch["labels"].dtype == np.int32
-    assert batch["weights"].tolist() == [1.0, 1.0]
+    batch = assert_equal_to_hugging_face(texts_a, texts_b, TOKENIZER, reference, max_seq_length)
+    assert not batch["pooled_positions"].any()
+    assert batch["weights"].all()
+    assert "labels" not in batch
 
 
 def test_smallest_bucket_that_holds_the_longest():
@@ -141,27 +114,8 @@ def test_processes_agree_on_the_padding():
                 np.testing.assert_array_equal(np.concatenate([upper[name], lower[name]]), array)
 
 
-def test_evaluation_covers_the_split_once_in_order():
-    """Filler rows of the last batch weigh nothing; the others are the split, in its order."""
-    batches = list(evaluation_batches(numbered(11), 4))
-    weights = np.concatenate([batch["weights"] for batch in batches])
-    labels = np.concatenate([batch["labels"] for batch in batches])
-    assert weights.tolist() == [1.0] * 11 + [0.0]
-    assert labels[weights > 0].tolist() == list(range(11))
-    assert labels.dtype == np.float32
-
-
-def test_a_split_without_labels_has_none_in_its_batches():
-    """Made-up labels would be scored by mistake."""
-    examples = ClassificationExamples(split_of(["a"]), TOKENIZER, 8)
-    assert "labels" not in examples.batch(np.array([0]))
-
-
-def test_bad_settings_and_texts():
-    """Lengths that cannot be and texts that are none are named before any work is done."""
+def test_lengths_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="max_seq_length=4: expected at least 5"):
         ClassificationExamples(split_of(["a"]), TOKENIZER, 4)
     with pytest.raises(ConfigError, match="positive lengths"):
         ClassificationExamples(split_of(["a"]), TOKENIZER, 8, length_buckets=(0, 4))
-    with pytest.raises(DataError, match="here: example 2 is 3; expected a text"):
-        ClassificationExamples(split_of(["a", 3]), TOKENIZER, 8)

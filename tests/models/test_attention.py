@@ -4,6 +4,9 @@ Kernels are interpreted here, in float32, so that they agree to rounding. `tests
 checks on a GPU.
 """
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,16 +17,15 @@ from kernel_checks import (
     check_no_leak,
     dropout_keys,
     dropped_probabilities,
-    leak_case,
     relative_errors,
 )
 
 from ptft_jax.errors import ConfigError
-from ptft_jax.models import attention_backends
-from ptft_jax.models.attention_backends import Request, choose
+from ptft_jax.models import attention
+from ptft_jax.models.attention import Request, choose
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.device import Device
+from ptft_jax.models.partition import Device
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
 T4 = Device("gpu", "Tesla T4", (7, 5))
@@ -74,17 +76,6 @@ PLACES = [("xla", 48), ("kernel", 48), ("kernel", 160)]
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(("backend", "tokens"), PLACES)
-def test_a_row_of_padding_alone_gives_finite_numbers(backend, tokens, packed):
-    """The last rows of an evaluation are such: a NaN times weight 0 is still a NaN."""
-    case = leak_case(backend, tokens, packed=packed)
-    assert not case.visible[-1].any()
-    results = case.results(backend, "float32")
-    assert all(np.isfinite(array).all() for array in results.values())
-    assert not results["qkv"][-1].any()
-
-
-@pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize(("backend", "tokens"), PLACES)
 def test_no_example_reaches_another(backend, tokens, packed):
     check_no_leak(backend, tokens, "float32", packed=packed)
 
@@ -100,7 +91,7 @@ def test_no_score_is_so_large_that_it_reaches_another_example(tokens):
     qkv[0, :, 0, 2] = np.where(own, 1.0, 7.0)[:, None]
     visible = np.where(own, 1, 2).astype(np.int32)[None]
     bias = np.zeros((1, 3, 16), np.float32)
-    found = attention_backends.attend("kernel", qkv, bias, visible, None, rate=0.0, packed=True)
+    found = attention.attend("kernel", qkv, bias, visible, None, rate=0.0, packed=True)
     assert np.array_equal(found[0, :, 0], qkv[0, :, 0, 2])
 
 
@@ -120,7 +111,7 @@ def test_many_small_examples_share_a_row(tokens, lengths):
 
     def loss(qkv, backend):
         bias = jnp.zeros((1, 3, 16))
-        context = attention_backends.attend(
+        context = attention.attend(
             backend, qkv, bias, jnp.asarray(visible)[None], None, rate=0.0, packed=True
         )
         return jnp.sum(context[0, :, 0] * weight), context
@@ -143,7 +134,7 @@ def test_padding_may_lie_anywhere_in_a_row_of_one_example(tokens, hidden):
     qkv = rng.standard_normal((1, tokens, 2, 3, 16)).astype(np.float32)
     bias = np.zeros((2, 3, 16), np.float32)
     found, wanted = (
-        attention_backends.attend(name, qkv, bias, visible, None, rate=0.0, packed=False)
+        attention.attend(name, qkv, bias, visible, None, rate=0.0, packed=False)
         for name in ("kernel", "xla")
     )
     np.testing.assert_allclose(found[visible > 0], wanted[visible > 0], atol=3e-6)
@@ -157,7 +148,7 @@ def test_attention_is_the_same_on_every_mesh(backend, sizes):
     arrays, keys = case.arrays, dropout_keys(8, 4)
 
     def compute(qkv, bias, visible, keys):
-        return attention_backends.attend(backend, qkv, bias, visible, keys, rate=0.1, packed=True)
+        return attention.attend(backend, qkv, bias, visible, keys, rate=0.1, packed=True)
 
     inputs = (arrays["qkv"], arrays["bias"], case.visible, keys)
     wanted = jax.device_get(jax.jit(compute)(*inputs))
@@ -177,19 +168,15 @@ def test_attention_is_the_same_on_every_mesh(backend, sizes):
     ("name", "device", "changes", "said"),
     [
         ("kernel", CPU, {}, "this is a cpu"),
-        ("kernel", TPU, {}, "TPU v5e"),
         ("kernel", H200, {"dtype": "float32"}, "model.dtype is float32"),
         ("kernel", H200, {"head_size": 80}, "these have 80"),
         ("kernel", AMD, {}, "this is a rocm (AMD Instinct MI300X)"),
-        ("cudnn", AMD, {}, "this is a rocm"),
         ("kernel", L4, {"head_size": 128, "tokens": 512}, "more shared memory than NVIDIA L4 has"),
         ("kernel", T4, {}, "Tesla T4 has compute capability 7.5, and it needs 8.0"),
         ("cudnn", CPU, {}, "this is a cpu"),
-        ("cudnn", T4, {}, "compute capability 7.5"),
         ("cudnn", H200, {"packed": True}, "packed row"),
         ("cudnn", H200, {"dropout": 0.1}, "attention_probs_dropout_prob=0.1"),
         ("cudnn", H200, {"head_size": 12}, "these have 12"),
-        ("cudnn", H200, {"head_size": 256}, "these have 256"),
     ],
 )
 def test_what_a_backend_cannot_do_is_refused(name, device, changes, said):
@@ -200,23 +187,11 @@ def test_what_a_backend_cannot_do_is_refused(name, device, changes, said):
     message = str(error.value)
     assert said in message
     assert message.startswith(f"model.attention={name} ")
-    able = message[message.index(" Use ") :]
-    assert "model.attention=xla" in able
-    assert f"model.attention={name}" not in able
-    # Every name that is offered can do it.
-    for other in ("xla", "kernel", "cudnn", "auto"):
-        if f"model.attention={other}" in able:
-            choose(other, request, device)
-
-
-def test_what_works_is_named_and_nothing_else():
-    """On an H200 a head size of 80 is cuDNN's, and a packed row the kernel's."""
-    with pytest.raises(ConfigError, match=r"Use model\.attention=xla or model\.attention=cudnn or"):
-        choose("kernel", REQUEST._replace(head_size=80), H200)
-    with pytest.raises(
-        ConfigError, match=r"Use model\.attention=xla or model\.attention=kernel or"
-    ):
-        choose("cudnn", REQUEST._replace(packed=True), H200)
+    offered = message[message.index(" Use ") :]
+    # What is offered can do it, and what can is offered.
+    for other in (*attention.BACKENDS, "auto"):
+        able = other == "auto" or attention.refusal(other, request, device) is None
+        assert (f"model.attention={other}" in offered) == able
 
 
 @pytest.mark.parametrize("key", ["attention", "fused"])
@@ -241,12 +216,9 @@ def test_a_kernel_is_refused_on_a_cpu_before_anything_is_computed(key):
     [
         (H200, {"packed": True, "dropout": 0.1}, "kernel", "NVIDIA H200"),
         (H200, {"head_size": 80}, "cudnn", "these have 80"),
-        (H200, {"head_size": 80, "dropout": 0.1}, "xla", "these have 80"),
         (H200, {"head_size": 80, "packed": True}, "xla", "these have 80"),
         (H200, {"dtype": "float32"}, "xla", "float32"),
         (L4, {"head_size": 128}, "kernel", "NVIDIA L4"),
-        (AMD, {}, "xla", "rocm"),
-        (T4, {}, "xla", "7.5"),
         (CPU, {}, "xla", "cpu"),
         (TPU, {}, "xla", "tpu"),
         # A mesh that only describes devices knows no capability.
@@ -259,17 +231,18 @@ def test_auto_takes_the_fastest_that_can_and_says_why(device, changes, name, sai
     assert said in why
 
 
-@pytest.mark.parametrize("name", attention_backends.BACKENDS)
-def test_a_backend_that_is_named_is_the_one_that_is_taken(name):
-    found, why = choose(name, REQUEST, H200)
-    assert found == name
-    assert f"model.attention={name}" in why
-
-
-@pytest.mark.parametrize("key", ["attention", "fused"])
-def test_an_unknown_name_is_refused(key):
-    with pytest.raises(ConfigError, match=f"model.{key}='flash': expected one of auto, .*kernel"):
-        EncoderConfig(**{key: "flash"})
-    # One list of names: what the config accepts is what there is.
-    for name in ("auto", *attention_backends.BACKENDS):
-        EncoderConfig(attention=name)
+def test_a_model_without_kernels_loads_none():
+    """Pallas takes 0.26 seconds to import, which a run on CPUs or with XLA does not wait for."""
+    code = (
+        "import sys, jax, numpy as np\n"
+        "from ptft_jax.models.build import build_model\n"
+        "from ptft_jax.models.config import EncoderConfig\n"
+        "model = build_model(EncoderConfig(hidden_size=24, num_hidden_layers=1))\n"
+        "names = ('input_ids', 'attention_mask', 'token_type_ids')\n"
+        "batch = dict.fromkeys(names, jax.ShapeDtypeStruct((2, 8), np.int32))\n"
+        "run = lambda p, b: model.bind(p).last_hidden_state(b)\n"
+        "jax.eval_shape(run, model.abstract(), batch)\n"
+        "print([name for name in sys.modules if 'kernels.' in name and 'ptft' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", done.stderr
