@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.errors import ConfigError, PtftError, StopError, StorageError
-from ptft_jax.training.host_memory import keep_freed_memory
+from ptft_jax.training.memory import keep_freed_memory
 from ptft_jax.training.storage import refusal
 
 COMMANDS = {

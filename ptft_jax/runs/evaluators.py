@@ -19,8 +19,7 @@ from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
 from ptft_jax.training.loop import until_stopped
-from ptft_jax.training.mesh import process_rows
-from ptft_jax.training.sharding import put_batch
+from ptft_jax.training.mesh import process_rows, put_batch
 from ptft_jax.training.step import make_eval_step, make_scoring_step
 
 Evaluate = Callable[[Params], Mapping[str, Mapping[str, float]]]

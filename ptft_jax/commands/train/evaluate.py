@@ -33,10 +33,9 @@ from ptft_jax.runs.folder import TrainedRun, open_run
 from ptft_jax.runs.phases import phases_of, pretraining_settings
 from ptft_jax.runs.start_checks import agree, software
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.device_memory import fitting
-from ptft_jax.training.mesh import MeshConfig, make_mesh
+from ptft_jax.training.memory import fitting
+from ptft_jax.training.mesh import MeshConfig, make_mesh, put_params
 from ptft_jax.training.metric_sinks import write_results
-from ptft_jax.training.sharding import put_params
 
 
 def define_flags(values: flags.FlagValues) -> None:

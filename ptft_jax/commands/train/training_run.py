@@ -30,9 +30,17 @@ from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import model_flops
-from ptft_jax.training.device_memory import fitting
 from ptft_jax.training.loop import Batch, fit
-from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
+from ptft_jax.training.memory import fitting
+from ptft_jax.training.mesh import (
+    MeshConfig,
+    check_batch,
+    check_model,
+    make_mesh,
+    process_rows,
+    put_batch,
+    put_params,
+)
 from ptft_jax.training.metric_sinks import (
     ConsoleProgress,
     MetricsWriter,
@@ -41,7 +49,6 @@ from ptft_jax.training.metric_sinks import (
     write_results,
 )
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.sharding import put_batch, put_params
 from ptft_jax.training.state import TrainState, abstract_state, init_state
 from ptft_jax.training.step import make_train_step
 

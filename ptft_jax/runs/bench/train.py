@@ -27,9 +27,8 @@ from ptft_jax.runs.config import Config
 from ptft_jax.runs.phases import pretraining_settings
 from ptft_jax.runs.shapes import encoder_config
 from ptft_jax.training.accelerators import accelerator_of
-from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh
+from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, put_batch
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.sharding import put_batch
 from ptft_jax.training.state import init_state
 from ptft_jax.training.step import make_train_step
 
