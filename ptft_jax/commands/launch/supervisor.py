@@ -16,8 +16,8 @@ from typing import IO, Any, NamedTuple
 
 from ptft_jax.errors import PeerError, PtftError
 
-# After these codes (docs/errors.md) and deaths by signals a job is started again, after the others a
-# person has to mend something. launch/slurm.sbatch and launch/gke_jobset.yaml say the same.
+# After these codes (docs/errors.md) and deaths by signals a job is started again, after the others
+# a person has to mend something. launch/slurm.sbatch and launch/gke_jobset.yaml say the same.
 RESTART_CODES = (70, 75, 76)
 _CTRL_C = 130
 NO_RESTART_CODES = (1, 2, 65, 71, 74, _CTRL_C)
