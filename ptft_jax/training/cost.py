@@ -1,9 +1,8 @@
 """What an update costs on a mesh: memory of the compiled step, FLOPs and traffic by formulas.
 
-Nothing is computed: the step is compiled for devices that only have to be there by name. Kernels
-of an accelerator cannot be compiled so: memory with them is a formula as well.
-`tests/training/test_layout_costs.py` compares the formulas with what compiled steps multiply and
-exchange.
+The step is compiled for devices that only have to be there by name. Kernels of an accelerator
+cannot be compiled so: memory with them is a formula as well. `tests/training/test_layout_costs.py`
+compares the formulas with what compiled steps multiply and exchange.
 """
 
 import dataclasses

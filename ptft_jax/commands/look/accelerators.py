@@ -58,42 +58,25 @@ def assume(
     return Assumptions(**figures | replaced), sources
 
 
-@dataclasses.dataclass(frozen=True)
-class Seconds:
-    """The time of one update by what it is spent on: `step` is the sum, nothing hides the rest."""
-
-    compute: float
-    optimizer: float
-    traffic_inside: float
-    traffic_across: float
-
-    @property
-    def step(self) -> float:
-        """The whole update."""
-        return self.compute + self.optimizer + self.traffic_inside + self.traffic_across
-
-
 def estimate_seconds(
     flops: float, memory: Memory, sent: Iterable[tuple[float, float]], assumed: Assumptions
-) -> Seconds:
-    """Returns the time of an update; latencies, the host and overlap are left out.
+) -> dict[str, float]:
+    """Returns the time of an update by what it is spent on; `step` is the sum.
 
-    Args:
-        flops: of matrix products on one device, recomputed ones too.
-        memory: of one device.
-        sent: what `Exchange.sent` says of all exchanges.
-        assumed: the figures of a device.
+    Nothing hides the rest; latencies and the host are left out. `flops`: of matrix products on one
+    device, recomputed ones too; `sent`: what `Exchange.sent` says of all exchanges.
     """
     inside, across = (sum(part) for part in zip((0.0, 0.0), *sent, strict=True))
     # Parameters, moments and gradients are read and written once.
     state = 2 * (2 * memory.params + memory.opt_state)
     got = 1e9 * assumed.bandwidth_utilisation
-    return Seconds(
-        compute=flops / (1e12 * assumed.peak_tflops * assumed.utilisation),
-        optimizer=state / (got * assumed.memory_gbs),
-        traffic_inside=inside / (got * assumed.link_gbs),
-        traffic_across=across / (got * assumed.network_gbs),
-    )
+    seconds = {
+        "compute": flops / (1e12 * assumed.peak_tflops * assumed.utilisation),
+        "optimizer": state / (got * assumed.memory_gbs),
+        "traffic_inside": inside / (got * assumed.link_gbs),
+        "traffic_across": across / (got * assumed.network_gbs),
+    }
+    return {**seconds, "step": sum(seconds.values())}
 
 
 def advice(

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -114,7 +115,7 @@ def _topology(text: str | None) -> tuple[int, int, str]:
         raise ConfigError(
             f"--topology={text}: there is no accelerator {kind!r}{hint}. Known are "
             f"{', '.join(ACCELERATORS)}; for another one name the most similar, and its figures by "
-            "--peak_tflops, --memory_gb, --memory_gbs, --link_gbs and --network_gbs."
+            "the flags --peak_tflops, --memory_gb and so on."
         )
     return int(form[1]), int(form[2]), kind
 
@@ -172,9 +173,9 @@ def _planned(
         ],
         "model_flops": flops,
         "recomputed_flops": again,
-        "seconds": {**dataclasses.asdict(seconds), "step": seconds.step},
-        "model_flops_utilisation": flops / (seconds.step * peak),
-        "tokens_per_second": config.batch_size * tokens / seconds.step,
+        "seconds": seconds,
+        "model_flops_utilisation": flops / (seconds["step"] * peak),
+        "tokens_per_second": config.batch_size * tokens / seconds["step"],
     }
 
 
@@ -217,20 +218,15 @@ def _in_kernels(config: Config, model: EncoderConfig, device: Device) -> bool:
     return name == "kernel" and fused.uses_kernels(model.fused, device) and unrolled
 
 
-@dataclasses.dataclass(frozen=True)
-class _StandIn:
-    """A device as far as a mesh looks at it."""
-
-    id: int
-    process_index: int
-    platform: str = "cpu"
-    device_kind: str = "planned"
-
-
 def _stand_ins(hosts: int, per_host: int, kind: str) -> list[Any]:
+    """Returns devices as far as a mesh looks at them."""
     # Hosts of a TPU slice are joined by the devices' own links: one block (`training/mesh.py`).
     block = hosts * per_host if kind.startswith("tpu") else per_host
-    return [_StandIn(number, number // block) for number in range(hosts * per_host)]
+    same = {"platform": "cpu", "device_kind": "planned"}
+    return [
+        SimpleNamespace(id=number, process_index=number // block, **same)
+        for number in range(hosts * per_host)
+    ]
 
 
 def _mesh_of_cpu(sizes: Mapping[str, int]) -> Mesh:

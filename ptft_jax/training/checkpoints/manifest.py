@@ -1,11 +1,8 @@
 """manifest.json of a checkpoint: size and SHA-256 of every file, and what is known of the step.
 
 It is the last file to come into a checkpoint; a folder without it is none. Orbax and TensorStore
-have no check of their own: they restore a flipped bit without a word. The manifest holds the
-SHA-256 of its own content too, and must be spelt exactly as it is written here, so that a change
-in itself is found as well.
-
-Nothing here imports JAX.
+restore a flipped bit without a word. The manifest holds the SHA-256 of its own content too, and
+must be spelt exactly as it is written here. Nothing here imports JAX.
 """
 
 import contextlib
