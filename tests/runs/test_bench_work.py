@@ -94,33 +94,31 @@ def test_packed_examples_are_the_same_alone(corpus_dir):
     config = config_of(packing=True, short_seq_prob=1.0)
     corpus = Corpus.open(corpus_dir)
     tokenizer = TextTokenizer.load(corpus.tokenizer_dir)
-    examples = PretrainingExamples(corpus, tokenizer, pretraining_settings(config))
-    batch = examples.batch(np.arange(6))
+    batch = PretrainingExamples(corpus, tokenizer, pretraining_settings(config)).batch(np.arange(6))
     alone = work.one_a_row(batch, pad_token_id=tokenizer.pad_token_id)
-    assert alone["input_ids"].shape[1] % 8 == 0
-    number = 0
+    labels = np.full(batch["input_ids"].shape, work.NO_LABEL)
+    pairs = np.full(batch["input_ids"].shape, work.NO_LABEL)
     for row in range(6):
-        for segment in range(1, batch["segment_ids"][row].max() + 1):
-            (places,) = np.nonzero(batch["segment_ids"][row] == segment)
+        there = batch["masked_lm_weights"][row] > 0
+        labels[row, batch["masked_lm_positions"][row, there]] = batch["masked_lm_ids"][row, there]
+        there = batch["next_sentence_weights"][row] > 0
+        pairs[row, batch["pooled_positions"][row, there]] = batch["next_sentence_labels"][
+            row, there
+        ]
+    number = 0
+    for row, segments in enumerate(batch["segment_ids"]):
+        for segment in range(1, segments.max() + 1):
+            (places,) = np.nonzero(segments == segment)
             length = len(places)
-            for name in ("input_ids", "token_type_ids"):
-                assert (alone[name][number, :length] == batch[name][row, places]).all()
-            assert (alone["input_ids"][number, length:] == tokenizer.pad_token_id).all()
             assert alone["attention_mask"][number].sum() == length
-            (slots,) = np.nonzero(
-                np.isin(batch["masked_lm_positions"][row], places)
-                & (batch["masked_lm_weights"][row] > 0)
-            )
-            there = batch["masked_lm_positions"][row, slots] - places[0]
-            assert (np.flatnonzero(alone["labels"][number] != work.NO_LABEL) == there).all()
-            assert (alone["labels"][number, there] == batch["masked_lm_ids"][row, slots]).all()
-            (slot,) = np.nonzero(
-                (batch["pooled_positions"][row] == places[0])
-                & (batch["next_sentence_weights"][row] > 0)
-            )
-            assert alone["next_sentence_label"][number] == batch["next_sentence_labels"][row, slot]
+            for name, whole in (*batch.items(), ("labels", labels)):
+                if name in ("input_ids", "token_type_ids", "labels"):
+                    assert (alone[name][number, :length] == whole[row, places]).all()
+            assert (alone["input_ids"][number, length:] == tokenizer.pad_token_id).all()
+            assert alone["next_sentence_label"][number] == pairs[row, places[0]]
             number += 1
     assert number == len(alone["input_ids"]) > 6
+    assert alone["input_ids"].shape[1] % 8 == 0
 
 
 def test_padding_and_packing_need_the_same_flops():

@@ -88,32 +88,32 @@ MIXED = [Case((2, 2, 2), 3, accumulate=2, dropout=False)]
 HALF = [Case((1, 8, 1), 2, dtype="bfloat16"), Case((1, 1, 8), 2, dtype="bfloat16")]
 
 
-def row_shapes(packed: bool):
+def row_shapes(packed: bool, tokens: int = TOKENS, masked: int = MASKED):
     """The arrays of a pretraining batch; packed rows have room for two examples."""
     pooled = 2 if packed else 1
     names = ["input_ids", "attention_mask", "token_type_ids"]
     names += ["segment_ids", "position_ids"] if packed else []
     return {
-        **dict.fromkeys(names, ((TOKENS,), np.int32)),
-        **dict.fromkeys(("masked_lm_positions", "masked_lm_ids"), ((MASKED,), np.int32)),
-        "masked_lm_weights": ((MASKED,), np.float32),
+        **dict.fromkeys(names, ((tokens,), np.int32)),
+        **dict.fromkeys(("masked_lm_positions", "masked_lm_ids"), ((masked,), np.int32)),
+        "masked_lm_weights": ((masked,), np.float32),
         **dict.fromkeys(("pooled_positions", "next_sentence_labels"), ((pooled,), np.int32)),
         "next_sentence_weights": ((pooled,), np.float32),
     }
 
 
 def compiled(
-    model: Model, sizes, accumulate=1, *, packed: bool = False
+    model: Model, sizes, accumulate=1, *, packed=False, rows=ROWS, tokens=TOKENS, masked=MASKED
 ) -> tuple[jax.stages.Compiled, Memory]:
     optimizer, schedule = make_optimizer(OptimizerConfig(), ScheduleConfig(), 100, model.axes())
     return compile_step(
         model,
-        PretrainingObjective(),
+        PretrainingObjective(next_sentence="nsp" in model.config.heads),
         optimizer,
         schedule,
-        row_shapes(packed),
+        row_shapes(packed, tokens, masked),
         make_mesh(MeshConfig(*sizes)),
-        batch_size=ROWS,
+        batch_size=rows,
         accumulate=accumulate,
     )
 
@@ -218,3 +218,38 @@ def test_memory_under_fsdp():
     kernels = sum(4 * math.prod(leaf.shape[1:]) for path, leaf in leaves if "kernel" in str(path))
     grown = (second.temporaries - first.temporaries) / 4
     assert kernels / 8 <= grown < kernels / 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "tokens", "remat", "most"),
+    [
+        # Activations are nearly all of it: kept, they would be three times the memory.
+        ((8, 1, 1), 64, 128, True, 1.15),
+        # Two rows of 64 on a device: gathered kernels that wait would be half of it.
+        ((1, 8, 1), 16, 64, False, 1.25),
+    ],
+    ids=["remat", "fsdp"],
+)
+def test_unrolled_layers_free_what_a_loop_frees(sizes, rows, tokens, remat, most):
+    """Layers side by side need no more memory than layers in a loop, which are easier to free.
+
+    XLA merges what is to be computed or gathered again in the backward pass with the forward
+    pass's, unless something keeps it from that: what `remat` and `fsdp` save would be lost.
+    """
+    config = EncoderConfig(
+        vocab_size=512,
+        hidden_size=256,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=tokens,
+        heads=("mlm",),
+        remat=remat,
+    )
+    loop, unrolled = (
+        compiled(
+            build_model(config.replace(unroll=unroll)), sizes, rows=rows, tokens=tokens, masked=8
+        )[1].temporaries
+        for unroll in (1, None)
+    )
+    assert unrolled < most * loop, (unrolled / 2**20, loop / 2**20)

@@ -14,8 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -218,15 +217,19 @@ def _in_kernels(config: Config, model: EncoderConfig, device: Device) -> bool:
     return name == "kernel" and fused.uses_kernels(model.fused, device) and unrolled
 
 
+class _StandIn(NamedTuple):
+    """A device as far as a mesh looks at it."""
+
+    id: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "planned"
+
+
 def _stand_ins(hosts: int, per_host: int, kind: str) -> list[Any]:
-    """Returns devices as far as a mesh looks at them."""
     # Hosts of a TPU slice are joined by the devices' own links: one block (`training/mesh.py`).
     block = hosts * per_host if kind.startswith("tpu") else per_host
-    same = {"platform": "cpu", "device_kind": "planned"}
-    return [
-        SimpleNamespace(id=number, process_index=number // block, **same)
-        for number in range(hosts * per_host)
-    ]
+    return [_StandIn(number, number // block) for number in range(hosts * per_host)]
 
 
 def _mesh_of_cpu(sizes: Mapping[str, int]) -> Mesh:

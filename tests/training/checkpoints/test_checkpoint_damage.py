@@ -28,8 +28,7 @@ from ptft_jax.training.checkpoints.manifest import (
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
-# As many flipped bits as the full form of the fault tests asks for, a few here.
-FLIPS = int(os.environ.get("PTFT_FULL_FLIPS", "40"))
+FLIPS = 40
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,6 @@ from ptft_jax.training.checkpoints.manifest import (
 from ptft_jax.training.storage import refusal
 
 FILES = {"params/d/1": b"weights", "params/_METADATA": b"{}", "meta/metadata": b'{"step": 7}'}
-# Every moment at which retention can be killed is tried in the tests; more, at random, on request.
-RANDOM_KILLS = int(os.environ.get("PTFT_FULL_KILLS", "0"))
 
 
 @pytest.fixture
@@ -217,11 +215,10 @@ def test_names_of_folders(tmp_path):
 def test_killed_at_any_moment_of_finishing_and_retention(tmp_path):
     """SIGKILL before every request to the file system loses neither best nor last, ever."""
     script = Path(__file__).parents[2] / "killed_retention.py"
-    command = [sys.executable, str(script), str(tmp_path), str(RANDOM_KILLS)]
+    command = [sys.executable, str(script), str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     found = json.loads(said.stdout)
     assert found["lost"] == []
-    assert found["tried"] == (RANDOM_KILLS or found["moments"])
     assert found["moments"] > 30
 
 

@@ -118,32 +118,26 @@ def test_a_failure_is_handed_on(members):
         assert failed == {"process": 2, "host": "host2", "code": 74, "message": "disk full"}
 
 
-def test_a_stop_is_at_the_first_point_that_nobody_has_passed(members):
-    """Nobody can go back, so all go on to where the farthest one comes next."""
+@pytest.mark.parametrize(
+    ("finishing", "stands", "where"),
+    [
+        # Nobody can go back, so all go on to where the farthest one comes next.
+        (False, [(True, 7), (True, 9), (True, 8)], 10),
+        # One process that has not made an update means that none has saved one.
+        (False, [(True, 0), (False, 0), (True, 0)], "now"),
+        # A process that comes to no more points cannot wait at one: all end as they would have.
+        (True, [(True, 11)] * 3, "never"),
+    ],
+)
+def test_where_all_stop(members, finishing, stands, where):
+    """The same point for all of them, or the job would hang in a collective."""
+    if finishing:
+        members[2].send(finishing=True)
     members[1].send(stop=75)
-    for member, passed in zip(members, (7, 9, 8), strict=True):
+    for member, (began, passed) in zip(members, stands, strict=True):
         assert member.next("stopping")["process"] == 1
-        member.send(stands={"began": True, "passed": passed})
-    assert [member.next("stop_at") for member in members] == [10, 10, 10]
-
-
-def test_a_stop_before_the_first_update_is_at_once(members):
-    """One process that has not made an update means that none has saved one."""
-    members[0].send(stop=75)
-    for member, began in zip(members, (True, False, True), strict=True):
-        member.next("stopping")
-        member.send(stands={"began": began, "passed": 0})
-    assert [member.next("stop_at") for member in members] == ["now"] * 3
-
-
-def test_a_stop_at_the_end_is_none(members):
-    """A process that comes to no more points cannot wait at one: all end as they would have."""
-    members[2].send(finishing=True)
-    members[0].send(stop=75)
-    for member in members:
-        member.next("stopping")
-        member.send(stands={"began": True, "passed": 11})
-    assert [member.next("stop_at") for member in members] == ["never"] * 3
+        member.send(stands={"began": began, "passed": passed})
+    assert [member.next("stop_at") for member in members] == [where] * 3
 
 
 def test_who_comes_late_hears_of_the_stop_and_of_the_loss(server):

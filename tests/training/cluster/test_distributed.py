@@ -6,6 +6,7 @@ Real jobs of several processes are started in tests/test_faults.py.
 import shutil
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from ptft_jax.errors import ConfigError, StorageError
@@ -126,6 +127,13 @@ def test_the_process_that_differs_is_named():
     assert "config.steps: 100 at processes 0, 1 (host a); 200 at process 2 (host b)" in said
     assert "config.new: absent at processes 0, 1 (host a); 1 at process 2 (host b)" in said
     assert "batch_size" not in said
+
+
+def test_the_code_is_among_what_has_to_agree():
+    """Hosts with different versions would train different models without noticing."""
+    software = preflight.software()
+    assert len(software["code of ptft_jax"]) == 16
+    assert software["jax"] == jax.__version__
 
 
 def test_room_for_two_checkpoints(tmp_path, monkeypatch):
