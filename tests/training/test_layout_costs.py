@@ -10,9 +10,12 @@ import math
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled_program import Program
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
@@ -50,10 +53,9 @@ class Case:
     remat: bool = False
     packed: bool = False
     dropout: bool = True
-    dtype: str = "float32"
 
     def __str__(self) -> str:
-        return f"{'x'.join(map(str, self.sizes))}-{self.layers}-{self.dtype}"
+        return f"{'x'.join(map(str, self.sizes))}-{self.layers}"
 
     @property
     def axes(self) -> dict[str, int]:
@@ -65,7 +67,6 @@ class Case:
         return CONFIG.replace(
             num_hidden_layers=self.layers,
             remat=self.remat,
-            dtype=self.dtype,
             hidden_dropout_prob=rate,
             attention_probs_dropout_prob=rate,
         )
@@ -85,7 +86,6 @@ TENSOR = [
     Case((1, 1, 8), 3, accumulate=2, remat=True, dropout=False),
 ]
 MIXED = [Case((2, 2, 2), 3, accumulate=2, dropout=False)]
-HALF = [Case((1, 8, 1), 2, dtype="bfloat16"), Case((1, 1, 8), 2, dtype="bfloat16")]
 
 
 def row_shapes(packed: bool, tokens: int = TOKENS, masked: int = MASKED):
@@ -142,7 +142,12 @@ def expected(case: Case) -> dict[tuple[str, tuple[str, ...]], int]:
         batch_size=ROWS,
         accumulate=case.accumulate,
     )
-    return {(one.kind, one.axes): one.bytes for one in found}
+    theory: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for one in found:
+        # XLA for CPU has no other way to write a reduce-scatter.
+        kind = "all-reduce" if one.kind == "reduce-scatter" else one.kind
+        theory[kind, one.axes] += one.bytes
+    return dict(theory)
 
 
 @pytest.mark.parametrize("case", [*DATA, *FSDP, *TENSOR, *MIXED], ids=str)
@@ -173,18 +178,6 @@ def test_accumulation_exchanges_gradients_once():
         return sum(one.times for one in found if any(array.size > 1 for array in one.arrays))
 
     assert times(4) == times(1) > 0
-
-
-@pytest.mark.parametrize("case", HALF, ids=str)
-def test_bfloat16_is_exchanged_as_such(case):
-    """A kernel that is gathered before it is cast would double the largest part of the traffic.
-
-    The CPU backend gathers the two kernels outside the layers again going backward: 3 % here.
-    """
-    found, theory = executed(case), expected(case)
-    kind = max(theory, key=lambda one: theory[one])
-    assert found[kind] == pytest.approx(theory[kind], rel=0.06)
-    assert found.keys() == theory.keys()
 
 
 @pytest.mark.parametrize("case", [*DATA, *FSDP], ids=str)
@@ -253,3 +246,29 @@ def test_unrolled_layers_free_what_a_loop_frees(sizes, rows, tokens, remat, most
         for unroll in (1, None)
     )
     assert unrolled < most * loop, (unrolled / 2**20, loop / 2**20)
+
+
+def test_a_gather_in_nested_loops_counts_as_often_as_it_runs():
+    """A model that scans over layers inside micro-batches has each collective once in its text."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+
+    def loops(x, w):
+        def inner(x, w):
+            return jnp.tanh(x @ jax.reshard(w, P(None, None))), None
+
+        def outer(x, _):
+            return jax.lax.scan(inner, x, w)[0], None
+
+        return jax.lax.scan(outer, x, None, length=3)[0]
+
+    shapes = (((8, 16), P("a", None)), ((5, 16, 16), P(None, "b", None)))
+    with jax.set_mesh(mesh):
+        arguments = [
+            jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+            for shape, spec in shapes
+        ]
+        read = Program(jax.jit(loops).lower(*arguments).compile())
+    gathers = [one for one in read.collectives() if one.kind == "all-gather"]
+    assert sum(one.times * one.bytes for one in gathers) == 3 * 5 * 16 * 16 * 4
+    assert {one.axes({"a": 2, "b": 4}) for one in gathers} == {("b",)}
+    assert read.matrix_flops() == 3 * 5 * 2 * (8 // 2) * 16 * 16
