@@ -77,11 +77,9 @@ class ModelSizes(Protocol):
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Return the mesh of `config` with Explicit axis types over jax `devices` (None: all).
 
-    Blocks follow one another in the order of their index, along `data` first. Within one, devices
-    are laid out by their topology where there is one.
-
-    Raises ConfigError when the sizes do not multiply to the number of devices, or when fsdp x
-    tensor does not fit the blocks.
+    Blocks follow one another in the order of their index, along `data` first; within one, devices
+    are laid out by their topology. Raises ConfigError when the sizes do not multiply to the number
+    of devices, or when fsdp x tensor does not fit the blocks.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = _resolve(config.sizes, len(devices))
@@ -208,9 +206,7 @@ def _written(sizes: tuple[int, int, int]) -> str:
 def place_params(params: Params, axes: Params) -> Params:
     """Lays parameters out as `partition.LOGICAL_TO_MESH` says, inside or outside `jax.jit`.
 
-    Args:
-        params: parameter tree, or any part of one.
-        axes: logical axes of each array (`Model.axes`); may hold more than `params`.
+    `axes` are the logical axes of each array (`Model.axes`); it may hold more than `params`.
     """
     if not partition.has_mesh():
         return params

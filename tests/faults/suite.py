@@ -9,12 +9,9 @@ from faults.jobs import Result
 
 
 class Scenario(NamedTuple):
-    """Both forms of a scenario; `minutes` is about what the full one takes on two cores.
+    """Both forms of a scenario; `minutes` is about what the full one takes on two cores."""
 
-    `quick` None: other tests show the same in less time.
-    """
-
-    quick: Callable[[Path], Result] | None
+    quick: Callable[[Path], Result]
     full: Callable[[Path], Result]
     minutes: float
     needs_root: bool = False
@@ -34,11 +31,6 @@ SCENARIOS = {
             place, 20, ((4, "data"), (2, "fsdp"), (1, "tensor"), (4, "fsdp"), (2, "data x tensor"))
         ),
         1,
-    ),
-    "same_mesh": Scenario(
-        None,  # as `kills_2` does
-        lambda place: layouts.same_mesh(place, 40, ((2, 2), (4, 2), (2, 4), (4, 4))),
-        2,
     ),
     "two_hosts": Scenario(
         lambda place: layouts.two_hosts(place, 6),

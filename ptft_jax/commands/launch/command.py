@@ -1,7 +1,4 @@
-"""What the launchers share: the command they start is checked before anything is started.
-
-A typing error that shows after hours in a queue, or on 64 hosts at once, is an expensive one.
-"""
+"""What the launchers share: the command they start is checked before anything is started."""
 
 import os
 import shlex
@@ -72,9 +69,8 @@ def checked_command(
 ) -> tuple[list[str], str]:
     """Parses a command line of ptft as that command would; returns its words and its run folder.
 
-    `launcher` is the launching command, for the messages; `sets` are the flags that it sets itself.
-    Raises ConfigError for no command, one that runs in a single process only, and flags and config
-    keys that the command would refuse.
+    `launcher` is the launching command; `sets` are the flags that it sets itself. ConfigError for
+    no command, one that runs in a single process only, and what the command would refuse.
     """
     words, example = list(words), f"ptft {launcher} … -- pretrain --config=FILE --run_dir=RUN"
     if not words:

@@ -53,9 +53,9 @@ def supervise(
 ) -> None:
     """Runs a job to its end, started again at most `restarts` times after ends that call for it.
 
-    `make_starts` returns what to start, anew for each start (the port may be another one). Output
-    goes to logs/ in `run_dir` as soon as that is a run's. Processes may outlive the first one that
-    failed by `grace_seconds`. Raises JobError with the exit code of that one.
+    `make_starts` returns what to start, anew for each start. Output goes to logs/ in `run_dir` as
+    soon as that is a run's. Processes may outlive the first one that failed by `grace_seconds`.
+    Raises JobError with the exit code of that one.
     """
     wishes: deque[int] = deque()
     asked_to_stop = False

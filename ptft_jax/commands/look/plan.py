@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -217,7 +217,8 @@ def _in_kernels(config: Config, model: EncoderConfig, device: Device) -> bool:
     return name == "kernel" and fused.uses_kernels(model.fused, device) and unrolled
 
 
-class _StandIn(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _StandIn:
     """A device as far as a mesh looks at it."""
 
     id: int
