@@ -29,7 +29,6 @@ from ptft_jax.training.metric_sinks import json_ready, write_atomically
 from ptft_jax.training.storage import size_text
 
 _FORMATS = (".svg", ".png", ".pdf")
-
 _SIZES: dict[str, Any] = {
     "batch": (32, "Rows."),
     "tokens": (128, "Tokens of a row."),
@@ -93,9 +92,8 @@ class Train:
             table.add_row(name, *(column[name] for column in columns))
         console.print(table)
         peak, kind = found["peak_tflops"], found["device_kind"]
-        known = f"of {kind} it is not known: --peak_tflops says it"
-        if peak:
-            known = f"{found['devices']} x {peak:g} TFLOP/s ({kind})"
+        known = f"{found['devices']} x {peak or 0:g} TFLOP/s ({kind})"
+        known = known if peak else f"of {kind} it is not known: --peak_tflops says it"
         flops = found["timed_updates"]["flops"] / found["updates"] / 1e12
         say(
             console,
@@ -143,8 +141,8 @@ class Attention:
         names = [field.name for field in dataclasses.fields(attention.Shape)]
         shape = attention.Shape(**{name: getattr(values, name) for name in names})
         console = make_console()
-        counts = {"rounds": values.rounds, "calls": values.calls}
-        found = _measured(console, attention.measure, shape, **counts)
+        many = {"rounds": values.rounds, "calls": values.calls}
+        found = _measured(console, attention.measure, shape, **many)
         sides = found["sides"]
         table = Table("backend and pass", "ms", "TFLOP/s", box=SIMPLE_HEAD)
         for name, side in sides.items():
@@ -229,9 +227,9 @@ class Predict:
         flags.DEFINE_string("run_dir", None, where, flag_values=values)
         which = "Which checkpoint: last, best or a step."
         flags.DEFINE_string("checkpoint", "last", which, flag_values=values)
-        sizes, lengths = ["1", "8", "32"], ["16", "64", "128"]
-        flags.DEFINE_list("batch_sizes", sizes, "Texts in a call.", flag_values=values)
-        flags.DEFINE_list("lengths", lengths, "Tokens, at most the run's.", flag_values=values)
+        flags.DEFINE_list("batch_sizes", "1,8,32", "Texts in a call.", flag_values=values)
+        text = "Tokens of a text, at most the run's."
+        flags.DEFINE_list("lengths", "16,64,128", text, flag_values=values)
 
     @staticmethod
     def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -281,8 +279,8 @@ def _define(
     for name, (default, text) in (rounds_of | integers).items():
         flags.DEFINE_integer(name, default, text, flag_values=values)
     flags.DEFINE_string("json", None, "File for every round's times.", flag_values=values)
-    formats = f"File for a picture: {', '.join(_FORMATS)}."
-    flags.DEFINE_string("plot", None, formats, flag_values=values)
+    text = f"File for a picture: {', '.join(_FORMATS)}."
+    flags.DEFINE_string("plot", None, text, flag_values=values)
     if others:
         text = f"What to measure in turn with ours: {', '.join(others)}."
         flags.DEFINE_enum("against", None, others, text, flag_values=values)
@@ -303,8 +301,8 @@ def _check(values: flags.FlagValues, positional: list[str], *above_zero: str) ->
         if file and (not Path(file).absolute().parent.is_dir() or Path(file).is_dir()):
             raise ConfigError(f"--{name}={file}: expected a file in a folder that is there.")
     if values.plot and Path(values.plot).suffix not in _FORMATS:
-        expected = ", ".join(_FORMATS)
-        raise ConfigError(f"--plot={values.plot}: expected a name that ends in {expected}.")
+        ends = ", ".join(_FORMATS)
+        raise ConfigError(f"--plot={values.plot}: expected a name that ends in {ends}.")
     if "against" in values and values.against is not None:
         # Both processes are on the device: JAX may not take most of its memory at the start.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

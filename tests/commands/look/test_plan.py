@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command_line import MODEL, prepare_corpus, run
 
-from ptft_jax.commands.look.accelerators import Assumptions, advice, estimate_seconds
+from ptft_jax.commands.look.plan import Assumptions, advice, estimate_seconds
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
