@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from command_line import pretrain_flags, write_corpus
 
 from ptft_jax.cli import main as ptft
+from ptft_jax.commands.launch.local import free_port
 from ptft_jax.errors import DataError
 from ptft_jax.training.checkpoints import retention
 from ptft_jax.training.checkpoints.manifest import content_damage, read_manifest, structure_damage
@@ -59,13 +59,6 @@ def flags_of(place: Path, run_dir: Path, **changes: Any) -> list[str]:
     }
     data = changes.pop("data_dir", place / "data")
     return pretrain_flags(data, run_dir, **(settings | changes))
-
-
-def free_port() -> int:
-    """Returns a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Job:
