@@ -9,7 +9,7 @@ collectives are the frequent ones, stay inside one unless `MeshConfig.across_hos
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from ptft_jax.errors import ConfigError
 from ptft_jax.models import partition
 from ptft_jax.models.build import Params
+from ptft_jax.models.config import EncoderConfig
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -59,19 +60,6 @@ class MeshConfig:
     def sizes(self) -> tuple[int, int, int]:
         """The three sizes in the order of `AXES`."""
         return (self.data, self.fsdp, self.tensor)
-
-
-class ModelSizes(Protocol):
-    """The sizes of a model that mesh axes divide; `EncoderConfig` has them."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def padded_vocab_size(self) -> int: ...
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -160,7 +148,7 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_
         )
 
 
-def check_model(model: ModelSizes, mesh: Mesh) -> None:
+def check_model(model: EncoderConfig, mesh: Mesh) -> None:
     """Raise ConfigError unless the mesh divides every dimension of the model that it splits."""
     splits = (
         ("tensor", "num_attention_heads"),

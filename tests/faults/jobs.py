@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ptft_jax.cli import main as ptft
 from ptft_jax.commands.launch.local import free_port
 from ptft_jax.errors import DataError
 from ptft_jax.training.checkpoints import retention
-from ptft_jax.training.checkpoints.manifest import content_damage, read_manifest, structure_damage
+from ptft_jax.training.checkpoints.manifest import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 WRAPPED = Path(__file__).with_name("wrapped.py")
@@ -196,13 +197,6 @@ def whole_steps(run_dir: Path) -> dict[int, float | None]:
     folder = run_dir / "checkpoints"
     found = {}
     for step in retention.numbered(folder) if folder.is_dir() else ():
-        path = folder / str(step)
-        try:
-            manifest = read_manifest(path)
-            damage = structure_damage(path, manifest)
-            damage += content_damage(path, manifest, manifest.files)
-        except (DataError, OSError):
-            continue
-        if not damage:
-            found[step] = manifest.metrics.get("dev_loss")
+        with suppress(DataError, OSError):
+            found[step] = verify(folder / str(step)).metrics.get("dev_loss")
     return found

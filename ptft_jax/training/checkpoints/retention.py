@@ -122,15 +122,10 @@ def finish(
     """
     final = saving.with_name(str(step))
     write_manifest(saving, make_manifest(saving, step, metrics, evaluation_due))
-    publish(saving, final)
-    keep(final.parent, last, best)
-
-
-def publish(saving: Path, final: Path) -> None:
-    """Gives a checkpoint that is whole its final name."""
     os.rename(saving, final)
     # On the disk before an older one is deleted.
     sync_folder(final.parent)
+    keep(final.parent, last, best)
 
 
 def keep(folder: Path, last: int, best: Best | None) -> None:

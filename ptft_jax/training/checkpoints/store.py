@@ -183,27 +183,15 @@ class Checkpoints:
                 raise self._writer.failure(step, len(held.to_bytes()), error) from error
         self._agreed("recorded", None)
 
-    def restore(
-        self, step: int | None, abstract_state: TrainState
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Return the state of `step` (None: the latest) and its `meta`.
-
-        `abstract_state` holds a `jax.ShapeDtypeStruct` for each array; the arrays come back in its
-        shardings, whatever mesh they were saved from. Without a sharding they come on one device.
-        Before anything is read every file is compared with the manifest. Raises ConfigError when
-        there is no such checkpoint, DataError when it is damaged or holds other arrays.
-        """
-        path = self._path(step)
-        self._check_whole(path, None)
-        return self._read_state(path, abstract_state)
-
     def restore_latest(
         self, abstract_state: TrainState, say: Callable[[str], None]
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Return state and `meta` of the last checkpoint that is whole, None without checkpoints.
 
-        A later one whose files are not those that were written is told of through `say` and set
-        aside under another name; see `restore`.
+        `abstract_state` holds a `jax.ShapeDtypeStruct` for each array; the arrays come back in its
+        shardings, whatever mesh they were saved from, without one on one device. Before anything is
+        read every file is compared with the manifest; a later checkpoint whose files are not those
+        that were written is told of through `say` and set aside under another name.
 
         Raises DataError when there are checkpoints and none is whole (they stay as they are), or
         when the last whole one does not hold exactly these arrays.
@@ -228,7 +216,7 @@ class Checkpoints:
         return None
 
     def restore_params(self, step: int | None, abstract_params: Any) -> Any:
-        """Return the parameters of `step` (None: the latest) alone; see `restore`.
+        """Return the parameters of `step` (None: the latest) alone; see `restore_latest`.
 
         Only their files are compared with the manifest, so another item may be damaged.
         """

@@ -126,7 +126,7 @@ def test_rewind_from_the_command_line(one, capsys):
     assert RunFolder(one).checkpoints().all_steps() == [10]
     assert run("ckpt", "ls", f"--run_dir={one}") == 0
     assert "set aside as 30.rewound-1" in rows(capsys.readouterr().out)["30"]
-    restored, meta = RunFolder(one).checkpoints().restore(None, jax.eval_shape(state))
+    restored, meta = RunFolder(one).checkpoints().restore_latest(jax.eval_shape(state), print)
     assert (int(restored.step), meta["next_index"]) == (10, 80)
 
 

@@ -141,15 +141,6 @@ def test_other_spellings_and_versions(checkpoint, monkeypatch):
         verify(checkpoint)
 
 
-def test_one_item_can_be_verified_alone(checkpoint):
-    """Parameters can be read while something else is damaged; files beside the items count."""
-    (checkpoint / "meta" / "metadata").write_bytes(b"broken")
-    verify(checkpoint, ("params",))
-    (checkpoint / "top").write_bytes(b"")
-    with pytest.raises(DamagedCheckpointError, match="top is not in"):
-        verify(checkpoint, ("params",))
-
-
 def test_permission_and_other_errors_are_no_damage(checkpoint, monkeypatch):
     """A checkpoint must not be set aside because a file server was away for a moment."""
     manifest = read_manifest(checkpoint)

@@ -27,7 +27,7 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path, mesh):
         bump(state)
         checkpoints.wait()
         target = abstract(make_state(mesh))
-        restored, meta = checkpoints.restore(7, target)
+        restored, meta = checkpoints.restore_latest(target, pytest.fail)
     assert_same(restored, expected)
     for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
         assert leaf.sharding == wanted.sharding
@@ -51,7 +51,7 @@ def test_restores_onto_other_meshes(tmp_path, mesh):
     for count, sizes in ((4, MeshConfig(1, 4, 1)), (1, MeshConfig())):
         other = make_mesh(sizes, jax.devices()[:count])
         target = abstract(make_state(other))
-        restored, _ = Checkpoints(tmp_path).restore(None, target)
+        restored, _ = Checkpoints(tmp_path).restore_latest(target, pytest.fail)
         assert_same(restored, state)
         assert restored.params["dense"]["kernel"].sharding.mesh == other
     bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.params)
@@ -106,7 +106,7 @@ def test_reading_creates_nothing(tmp_path, mesh):
     """Asking a folder that is not there is an error with its name, and leaves no folder behind."""
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     with pytest.raises(ConfigError, match=r"there is no checkpoint in .*run/checkpoints"):
-        checkpoints.restore(None, abstract(make_state(mesh)))
+        checkpoints.restore_params(None, abstract(make_state(mesh)).params)
     checkpoints.close()
     assert not (tmp_path / "run").exists()
 
@@ -116,7 +116,7 @@ def test_other_structure_shape_or_dtype(tmp_path, mesh):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, make_state(mesh))
     with pytest.raises(ConfigError, match=r"no checkpoint of step 2 .* there are: 1"):
-        checkpoints.restore(2, abstract(make_state(mesh)))
+        checkpoints.restore_params(2, abstract(make_state(mesh)).params)
     with pytest.raises(DataError) as caught:
         checkpoints.restore_latest(abstract(make_state(mesh, width=32)), print)
     # A wrong command line must not set good checkpoints aside.
