@@ -52,29 +52,15 @@ ASSUMPTIONS = {
     "utilisation": "Share of the peak that is got while a device computes; 0.38 by default.",
     "bandwidth_utilisation": "Share of the three bandwidths that is got; 0.7 by default.",
 }
+_SHARES_GOT = {"utilisation": 0.38, "bandwidth_utilisation": 0.7}
 _UTILISATION_SOURCE = (
     "measured: 0.40 of the peak at 256 x 128 and 0.35 at 64 x 512 (BERT-base, bfloat16, one H200)"
 )
 SHARES = ("memory_fraction", "utilisation", "bandwidth_utilisation")
 
 
-@dataclasses.dataclass(frozen=True)
-class Assumptions:
-    """What a device and its links can do, and how much of it is got: see `ASSUMPTIONS`."""
-
-    peak_tflops: float
-    memory_gb: float
-    memory_fraction: float
-    memory_gbs: float
-    link_gbs: float
-    network_gbs: float
-    utilisation: float = 0.38
-    bandwidth_utilisation: float = 0.7
-
-    @property
-    def usable_memory(self) -> float:
-        """Bytes that a program may use."""
-        return self.memory_gb * 1e9 * self.memory_fraction
+# What a device and its links can do, and how much of it is got: the value of each of `ASSUMPTIONS`.
+Assumed = Mapping[str, float]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -113,7 +99,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         "mesh": dict(layout.shape),
         "model": dataclasses.asdict(model.config),
         "backends": backends,
-        "assumptions": dataclasses.asdict(assumed),
+        "assumptions": assumed,
         "phases": phases,
         "hours": hours,
         "device_hours": device_hours,
@@ -166,7 +152,7 @@ def _model(config: Config) -> Model:
 
 
 def _planned(
-    phase: PhaseConfig, model: Model, layout: Mesh, device: Device, assumed: Assumptions
+    phase: PhaseConfig, model: Model, layout: Mesh, device: Device, assumed: Assumed
 ) -> dict[str, Any]:
     """Returns what an update of a phase needs and takes, as JSON values."""
     config, sizes = phase.config, dict(layout.shape)
@@ -182,7 +168,7 @@ def _planned(
     hosts = np.vectorize(lambda device: device.process_index)(layout.devices)
     exchanged = cost.exchanges(model, sizes, rows, **split)
     sent = [one.sent(hosts) for one in exchanged]
-    peak = layout.size * assumed.peak_tflops * 1e12
+    peak = layout.size * assumed["peak_tflops"] * 1e12
     seconds = estimate_seconds((flops + again) / layout.size, memory, sent, assumed)
     return {
         "updates": phase.until - phase.start,
@@ -190,7 +176,7 @@ def _planned(
         "tokens": tokens,
         "bytes": {**dataclasses.asdict(memory), "total": memory.total},
         "temporaries_from": source,
-        "fits": memory.total <= assumed.usable_memory,
+        "fits": memory.total <= _usable(assumed),
         "advice": advice(memory, assumed, sizes, remat=model.config.remat, **split),
         "exchanges": [
             {**dataclasses.asdict(one), "inside": inside, "across": across}
@@ -323,23 +309,23 @@ def _column(phase: dict[str, Any]) -> dict[str, str]:
 
 def assume(
     kind: str, dtype: str, given: Mapping[str, float | None]
-) -> tuple[Assumptions, dict[str, str]]:
+) -> tuple[dict[str, float], dict[str, str]]:
     """Returns the figures of an accelerator for a model's dtype, and where each is from.
 
     `given` replaces those that are not None.
     """
     device = ACCELERATORS[kind]
-    known = {"peak_tflops": device.peak_tflops(dtype), **device._asdict()}
-    figures = {name: known[name] for name in ASSUMPTIONS if name in known}
+    known = {"peak_tflops": device.peak_tflops(dtype), **device._asdict(), **_SHARES_GOT}
+    figures = {name: known[name] for name in ASSUMPTIONS}
     sources = dict.fromkeys(ASSUMPTIONS, device.source) | dict.fromkeys(SHARES, "assumed")
     sources["utilisation"] = _UTILISATION_SOURCE
     replaced = {name: value for name, value in given.items() if value is not None}
     sources |= {name: f"--{name}" for name in replaced}
-    return Assumptions(**figures | replaced), sources
+    return figures | replaced, sources
 
 
 def estimate_seconds(
-    flops: float, memory: cost.Memory, sent: Iterable[tuple[float, float]], assumed: Assumptions
+    flops: float, memory: cost.Memory, sent: Iterable[tuple[float, float]], assumed: Assumed
 ) -> dict[str, float]:
     """Returns the time of an update by what it is spent on; `step` is the sum.
 
@@ -349,19 +335,19 @@ def estimate_seconds(
     inside, across = (sum(part) for part in zip((0.0, 0.0), *sent, strict=True))
     # Parameters, moments and gradients are read and written once.
     state = 2 * (2 * memory.params + memory.opt_state)
-    got = 1e9 * assumed.bandwidth_utilisation
+    got = 1e9 * assumed["bandwidth_utilisation"]
     seconds = {
-        "compute": flops / (1e12 * assumed.peak_tflops * assumed.utilisation),
-        "optimizer": state / (got * assumed.memory_gbs),
-        "traffic_inside": inside / (got * assumed.link_gbs),
-        "traffic_across": across / (got * assumed.network_gbs),
+        "compute": flops / (1e12 * assumed["peak_tflops"] * assumed["utilisation"]),
+        "optimizer": state / (got * assumed["memory_gbs"]),
+        "traffic_inside": inside / (got * assumed["link_gbs"]),
+        "traffic_across": across / (got * assumed["network_gbs"]),
     }
     return {**seconds, "step": sum(seconds.values())}
 
 
 def advice(
     memory: cost.Memory,
-    assumed: Assumptions,
+    assumed: Assumed,
     sizes: Mapping[str, int],
     *,
     batch_size: int,
@@ -369,10 +355,10 @@ def advice(
     remat: bool,
 ) -> str:
     """Says whether a step fits the usable memory on a mesh, and what to change if it does not."""
-    share = memory.total / assumed.usable_memory
+    share = memory.total / _usable(assumed)
     if share <= 1:
         return f"fits: {share:.0%} of the usable memory"
-    state = (2 * memory.params + memory.opt_state) / assumed.usable_memory
+    state = (2 * memory.params + memory.opt_state) / _usable(assumed)
     rows = batch_size // (accumulate * sizes["data"] * sizes["fsdp"])
     hints = []
     if state > 0.5:
@@ -383,3 +369,8 @@ def advice(
         hints.append("set model.remat=True")
     hints = hints or [f"raise mesh.tensor (now {sizes['tensor']})"]
     return f"does not fit: {share:.0%} of the usable memory; {', or '.join(hints)}"
+
+
+def _usable(assumed: Assumed) -> float:
+    """Returns the bytes of a device that a program may use."""
+    return assumed["memory_gb"] * 1e9 * assumed["memory_fraction"]

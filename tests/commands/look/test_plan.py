@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command_line import MODEL, prepare_corpus, run
 
-from ptft_jax.commands.look.plan import Assumptions, advice, estimate_seconds
+from ptft_jax.commands.look.plan import advice, estimate_seconds
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -244,16 +244,16 @@ def test_a_config_of_another_command_is_refused(capsys):
     assert "is no config of this command" in capsys.readouterr().err
 
 
-ASSUMED = Assumptions(
-    peak_tflops=100,
-    memory_gb=10,
-    memory_fraction=0.5,
-    memory_gbs=1000,
-    link_gbs=100,
-    network_gbs=10,
-    utilisation=0.5,
-    bandwidth_utilisation=0.5,
-)
+ASSUMED = {
+    "peak_tflops": 100,
+    "memory_gb": 10,
+    "memory_fraction": 0.5,
+    "memory_gbs": 1000,
+    "link_gbs": 100,
+    "network_gbs": 10,
+    "utilisation": 0.5,
+    "bandwidth_utilisation": 0.5,
+}
 
 
 def memory(**changes: int) -> Memory:
