@@ -76,7 +76,7 @@ print("Python", platform.python_version(), *(f"{name} {version(name)}" for name 
     at_once=$((memory / 1024 / GIB_OF_A_SHAPE))
     step "compiling ${shapes[*]}"
     for shape in "${shapes[@]}"; do
-        bench "$shape" --rounds=1 --updates=1 >"$work/$shape.log" 2>&1 &
+        bench "$shape" --rounds=2 --updates=1 >"$work/$shape.log" 2>&1 &
         while [ "$(jobs -rp | wc -l)" -ge "$((at_once > 1 ? at_once : 1))" ]; do wait -n; done
     done
     wait

@@ -33,6 +33,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ptft_jax.runs.bench.machine import versions
+
 ROOT = Path(__file__).resolve().parent.parent
 LEARNING_RATE, EPS, WEIGHT_DECAY, CLIP, WARMUP = 5e-5, 1e-8, 0.01, 1.0, 0.1
 BATCH, EPOCHS, MAX_LENGTH = 32, 3, 128
@@ -62,7 +64,7 @@ def main() -> int:
             console.print(f"{NAMES[side]}, seed {seed}: {_sentence(runs[side][-1])}")
     summary = _summary(runs)
     console.print(_table(args.seeds, runs, summary))
-    content = {"start": same, "runs": runs, "summary": summary, "versions": _versions()}
+    content = {"start": same, "runs": runs, "summary": summary, "versions": versions()}
     (args.out_dir / "results.json").write_text(json.dumps(content, indent=2) + "\n")
     for score in SCORES:
         apart = summary[score]
@@ -404,12 +406,6 @@ def _sentence(run: dict[str, Any]) -> str:
         f"{run['update_seconds_median']:.2f} s, {run['process_seconds']:.0f} s in all "
         f"({run['process_cpu_seconds']:.0f} s of processor time)"
     )
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("jax", "flax", "optax", "torch", "transformers")}
 
 
 if __name__ == "__main__":

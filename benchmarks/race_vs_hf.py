@@ -213,7 +213,7 @@ def _run_side(args: argparse.Namespace, name: str, ready: Any, turn: Any) -> Non
     from ptft_jax.data.pretraining.examples import PretrainingExamples
     from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
     from ptft_jax.runs.phases import pretraining_settings
-    from ptft_jax.training.host_memory import keep_freed_memory
+    from ptft_jax.training.memory import keep_freed_memory
 
     keep_freed_memory()
     config = _config(args)
@@ -315,7 +315,7 @@ class _Ours:
         self._state: Any = self._start()
 
     def _start(self) -> Any:
-        from ptft_jax.training.sharding import put_params
+        from ptft_jax.training.mesh import put_params
         from ptft_jax.training.state import init_state
 
         initial = put_params(self._initial, self._model.axes(), self._mesh)
@@ -347,7 +347,7 @@ class _Ours:
         write_hf_folder(folder, params, self._model.config, self._tokenizer, "ptft_jax's side.\n")
 
     def _put(self, batch: Any) -> Any:
-        from ptft_jax.training.sharding import put_batch
+        from ptft_jax.training.mesh import put_batch
 
         return put_batch(batch, self._mesh)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax.errors import ConfigError, PtftError, StopError, StorageError
-from ptft_jax.training.host_memory import keep_freed_memory
+from ptft_jax.training.memory import keep_freed_memory
 from ptft_jax.training.storage import refusal
 
 COMMANDS = {

@@ -22,7 +22,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-from ptft_jax.training.host_memory import keep_freed_memory
+from ptft_jax.training.memory import keep_freed_memory
 
 keep_freed_memory()  # before JAX starts its threads, as the command line does
 

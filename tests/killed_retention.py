@@ -1,18 +1,16 @@
 """Finishes and retains checkpoints again and again, each time killed at another moment.
 
-    python killed_retention.py FOLDER KILLS
+    python killed_retention.py FOLDER
 
 A program of its own: it forks, which a process with the threads of JAX must not. In each trial a
 process completes the checkpoint 40 beside 10 (the best), 20 and 30 and applies retention (the last
 one and the best), and is killed before one of its requests to the file system; then another process
-looks at what is there, goes on, and completes 50. With KILLS 0 every moment is tried once, else so
-many random ones. Prints one JSON object: how many moments there are, how many were tried, and what
-was lost ([] is right).
+looks at what is there, goes on, and completes 50. Every moment is tried once. Prints one JSON
+object: how many moments there are, and what was lost ([] is right).
 """
 
 import json
 import os
-import random
 import shutil
 import signal
 import sys
@@ -125,18 +123,16 @@ def trial(place: Path, kill_at: int) -> tuple[int, list[str]]:
 
 
 def main() -> None:
-    place, kills = Path(sys.argv[1]), int(sys.argv[2])
+    place = Path(sys.argv[1])
     status, problems = trial(place, 0)
     assert status == 0, problems
     moments = int((place / "calls").read_text())
-    rng = random.Random(40)
-    chosen = [rng.randint(1, moments) for _ in range(kills)] or list(range(1, moments + 1))
-    for moment in chosen:
+    for moment in range(1, 1 + moments):
         status, found = trial(place, moment)
         problems += [f"killed before call {moment}: {problem}" for problem in found]
         if not os.WIFSIGNALED(status):
             problems.append(f"killed before call {moment}: it ended with {status}")
-    print(json.dumps({"moments": moments, "tried": len(chosen), "lost": problems}))
+    print(json.dumps({"moments": moments, "lost": problems}))
 
 
 if __name__ == "__main__":

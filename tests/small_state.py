@@ -53,10 +53,3 @@ def assert_same(a, b):
 
 def save(checkpoints, step, state, metrics=None):
     checkpoints.save(step, state, step * 32, CONFIG, TOKENIZER, metrics or {})
-
-
-def assert_same_shards(a, b):
-    """As `assert_same`, for the parts of the arrays that this process holds."""
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        for one, other in zip(x.addressable_shards, y.addressable_shards, strict=True):
-            np.testing.assert_array_equal(np.asarray(one.data), np.asarray(other.data))

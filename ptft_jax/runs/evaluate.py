@@ -13,9 +13,8 @@ from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.kind import Kind, kind_of
 from ptft_jax.runs.train import Results, checked_mesh
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.device_memory import fitting
-from ptft_jax.training.mesh import MeshConfig, make_mesh
-from ptft_jax.training.sharding import put_params
+from ptft_jax.training.memory import fitting
+from ptft_jax.training.mesh import MeshConfig, make_mesh, put_params
 
 
 def evaluate(run: TrainedRun, data: str | Path | None, job: Job) -> Results:

@@ -33,9 +33,17 @@ from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import model_flops
-from ptft_jax.training.device_memory import fitting
 from ptft_jax.training.loop import Batch, fit
-from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, process_rows
+from ptft_jax.training.memory import fitting
+from ptft_jax.training.mesh import (
+    MeshConfig,
+    check_batch,
+    check_model,
+    make_mesh,
+    process_rows,
+    put_batch,
+    put_params,
+)
 from ptft_jax.training.metric_sinks import (
     MetricsWriter,
     ProgressLines,
@@ -45,7 +53,6 @@ from ptft_jax.training.metric_sinks import (
 )
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.profile import check_profile, tracing
-from ptft_jax.training.sharding import put_batch, put_params
 from ptft_jax.training.state import abstract_state, init_state
 from ptft_jax.training.step import make_train_step
 

@@ -1,10 +1,11 @@
 """One process of a training: state → step → loop.
 
-mesh, sharding       devices, and where arrays lie
+mesh                 devices, and where arrays lie
 state, optimizer, step, loop, evaluation
 cluster/             the processes of a job: start, agree, stop together
 checkpoints/         written, named whole, kept, restored, rewound
 accounting/          where the time goes, and whether it still goes on
 metric_sinks         metrics.jsonl, TensorBoard, the console
-cost                 what a step needs;  host_memory, storage
+cost                 what a step needs;  accelerators  what can be got
+memory, storage      what is full
 """

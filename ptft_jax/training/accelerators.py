@@ -1,4 +1,4 @@
-"""The accelerators that are known: their peaks, and how full the ones at hand have been.
+"""The accelerators that are known, and their peaks.
 
 Figures are those of the makers' data sheets. Links and networks are what one device can send in one
 direction, networks those of a typical machine (a DGX: 4 x 100 Gb/s for V100, 8 x 200 for A100, 8 x
@@ -7,8 +7,7 @@ in one bfloat16 pass on TPUs.
 """
 
 import re
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Accelerator(NamedTuple):
@@ -80,13 +79,3 @@ def accelerator_of(device_kind: str) -> Accelerator | None:
         if re.fullmatch(pattern, device_kind):
             return ACCELERATORS[name]
     return None
-
-
-def peak_memory_gib(devices: Iterable[Any]) -> float | None:
-    """Returns the most bytes that were in use at once on the fullest device, in GiB.
-
-    None where a backend does not count them.
-    """
-    stats = [device.memory_stats() or {} for device in devices]
-    peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
-    return max(peaks) / 2**30 if peaks else None

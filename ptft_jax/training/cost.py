@@ -1,9 +1,8 @@
 """What an update costs on a mesh: memory of the compiled step, FLOPs and traffic by formulas.
 
-Nothing is computed: the step is compiled for devices that only have to be there by name. Kernels
-of an accelerator cannot be compiled so: memory with them is a formula as well.
-`tests/training/test_layout_costs.py` compares the formulas with what compiled steps multiply and
-exchange.
+The step is compiled for devices that only have to be there by name. Kernels of an accelerator
+cannot be compiled so: memory with them is a formula as well. `tests/training/test_layout_costs.py`
+compares the formulas with what compiled steps multiply and exchange.
 """
 
 import dataclasses
@@ -171,13 +170,8 @@ def model_flops(config: EncoderConfig, *, tokens: int, predictions: int, pooled:
 
     6 x parameters of the layers x tokens, 12 x layers x width x tokens² for attention, and the
     heads where they are read (Kaplan et al. 2020, appendix B, with BERT's heads). Recomputation
-    (`remat`) is no part of it: divided by the time it gives the model FLOPs utilisation.
-
-    Args:
-        config: the model.
-        tokens: length of a row, padding included.
-        predictions: positions at which the MLM head reads.
-        pooled: positions that the pooler reads.
+    (`remat`) is no part of it. `tokens`: length of a row, padding included; `predictions`:
+    positions at which the MLM head reads; `pooled`: those that the pooler reads.
     """
     width, total = config.hidden_size, 3 * _layer_flops(config, tokens)
     if "mlm" in config.heads:
@@ -216,10 +210,8 @@ class Exchange:
 
         In two stages, inside the hosts and between them with every device carrying its share: an
         all-reduce of B bytes over m devices of each of h hosts sends 2 B (m - 1) / m inside and
-        2 B (h - 1) / (h m) across, a gather or a reduce-scatter half of it.
-
-        Args:
-            hosts: the host of each device of the mesh, int [data, fsdp, tensor].
+        2 B (h - 1) / (h m) across, a gather or a reduce-scatter half of it. `hosts`: the host of
+        each device of the mesh, int [data, fsdp, tensor].
         """
         group = hosts[tuple(slice(None) if name in self.axes else 0 for name in AXES)]
         across = len(np.unique(group))

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from ptft_jax.errors import DataError
-from ptft_jax.training.accelerators import peak_memory_gib
 from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.memory import peak_memory_gib
 from ptft_jax.training.metric_sinks import Report
 from ptft_jax.training.state import TrainState
 

@@ -1,4 +1,4 @@
-"""The device mesh: axes `data`, `fsdp` and `tensor`, and what has to divide by them.
+"""The device mesh: axes `data`, `fsdp` and `tensor`, what has to divide by them, what lies where.
 
 `data` splits the batch, `fsdp` splits the batch and the stored parameters, `tensor` splits heads,
 the feed-forward width and the vocabulary. Devices with fast links among them form a block: those of
@@ -7,16 +7,21 @@ collectives are the frequent ones, stay inside one unless `MeshConfig.across_hos
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ptft_jax.errors import ConfigError
+from ptft_jax.models import partition
+from ptft_jax.models.build import Params
+from ptft_jax.models.config import EncoderConfig
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -57,27 +62,12 @@ class MeshConfig:
         return (self.data, self.fsdp, self.tensor)
 
 
-class ModelSizes(Protocol):
-    """The sizes of a model that mesh axes divide; `EncoderConfig` has them."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def padded_vocab_size(self) -> int: ...
-
-
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Return the mesh of `config` with Explicit axis types over jax `devices` (None: all).
 
-    Blocks follow one another in the order of their index, along `data` first. Within one, devices
-    are laid out by their topology where there is one.
-
-    Raises ConfigError when the sizes do not multiply to the number of devices, or when fsdp x
-    tensor does not fit the blocks.
+    Blocks follow one another in the order of their index, along `data` first; within one, devices
+    are laid out by their topology. Raises ConfigError when the sizes do not multiply to the number
+    of devices, or when fsdp x tensor does not fit the blocks.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = _resolve(config.sizes, len(devices))
@@ -158,7 +148,7 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_
         )
 
 
-def check_model(model: ModelSizes, mesh: Mesh) -> None:
+def check_model(model: EncoderConfig, mesh: Mesh) -> None:
     """Raise ConfigError unless the mesh divides every dimension of the model that it splits."""
     splits = (
         ("tensor", "num_attention_heads"),
@@ -199,3 +189,68 @@ def _fitting(sizes: tuple[int, int, int], count: int) -> tuple[int, int, int]:
 
 def _written(sizes: tuple[int, int, int]) -> str:
     return " ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+
+
+def place_params(params: Params, axes: Params) -> Params:
+    """Lays parameters out as `partition.LOGICAL_TO_MESH` says, inside or outside `jax.jit`.
+
+    `axes` are the logical axes of each array (`Model.axes`); it may hold more than `params`.
+    """
+    if not partition.has_mesh():
+        return params
+    if isinstance(params, dict):
+        return {name: place_params(value, axes[name]) for name, value in params.items()}
+    return jax.reshard(params, partition.stored_spec(axes))
+
+
+def put_params(params: Params, axes: Params, mesh: Mesh) -> Params:
+    """Copies host parameters onto the mesh, each device receiving only its part."""
+    if isinstance(params, dict):
+        return {name: put_params(value, axes[name], mesh) for name, value in params.items()}
+    sharding = NamedSharding(mesh, partition.stored_spec(axes))
+    value = np.asarray(params)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+    """Puts this process's rows of a batch onto its devices, split by row over data and fsdp."""
+    return {
+        name: jax.make_array_from_process_local_data(
+            NamedSharding(mesh, partition.batch_spec(rows.ndim)), rows
+        )
+        for name, rows in batch.items()
+    }
+
+
+def sum_gradients_locally(params: Params) -> Params:
+    """Returns parameters whose gradients stay partial sums over `data`, each device its rows'.
+
+    Over `fsdp` gradients are exchanged for each micro-batch all the same: their sums in whole would
+    lie on every device.
+    """
+    if not partition.has_mesh() or jax.sharding.get_abstract_mesh().shape["data"] == 1:
+        return params
+    return jax.tree.map(lambda leaf: partition.sum_gradients_first(leaf, ("data",)), params)
+
+
+def zero_gradients(params: Params) -> Params:
+    """Returns zeros to add the gradients of `params` to, partial sums as those are."""
+
+    def zeros(leaf: jax.Array) -> jax.Array:
+        spec = partition.layout_of(leaf)
+        split = None if spec is None else partition.gradient_spec(spec)
+        return jnp.zeros(leaf.shape, leaf.dtype, out_sharding=split)
+
+    return jax.tree.map(zeros, params)
+
+
+def exchange_gradients(gradients: Params) -> Params:
+    """Adds partial sums up over the devices that hold them, in float32."""
+    if not partition.has_mesh():
+        return gradients
+
+    def whole(leaf: jax.Array) -> jax.Array:
+        spec = jax.typeof(leaf).sharding.spec
+        return jax.reshard(leaf, P(*spec.partitions)) if spec.unreduced else leaf
+
+    return jax.tree.map(whole, gradients)

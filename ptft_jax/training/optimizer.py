@@ -91,10 +91,8 @@ def make_schedule(schedule: ScheduleConfig, learning_rate: float, steps: int) ->
 
     With a warm-up of W updates the rate at 0 is 0 (the first update changes nothing but the
     moments), at W it is `learning_rate`, and at `steps` it is `end_learning_rate_ratio *
-    learning_rate`, where it stays; the last update, at `steps - 1`, is made just before that.
-    Without a warm-up the rate starts at `learning_rate`. With an end ratio of 0 these are the
-    values of HF's `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` and
-    `get_constant_schedule_with_warmup`.
+    learning_rate`, where it stays. With an end ratio of 0 these are the values of HF's
+    `get_linear_schedule_with_warmup`, `…cosine…` and `…constant…`.
 
     Raises ConfigError when `steps` is not positive or the warm-up is longer than the run.
     """

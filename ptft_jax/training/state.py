@@ -9,7 +9,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models.build import Model, Params
-from ptft_jax.training.sharding import place_params
+from ptft_jax.training.mesh import place_params
 
 
 @jax.tree_util.register_dataclass

@@ -14,7 +14,7 @@ from ptft_jax.models.build import Batch, Model, Params
 from ptft_jax.models.dropout import row_keys
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.totals import Objective, Totals, add, loss_of
-from ptft_jax.training.sharding import exchange_gradients, sum_gradients_locally, zero_gradients
+from ptft_jax.training.mesh import exchange_gradients, sum_gradients_locally, zero_gradients
 from ptft_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]

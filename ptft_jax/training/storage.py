@@ -1,10 +1,10 @@
 """Files that have to last: forced to the disk, removed whole, and how a disk says it is full."""
 
+import contextlib
 import errno
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,14 +116,8 @@ def folder_size(path: Path) -> int:
     What vanishes meanwhile does not count.
     """
     size = 0
-    waiting = [path]
-    for place in waiting:
-        try:
-            status = place.lstat()
-            if stat.S_ISDIR(status.st_mode):
-                waiting.extend(place.iterdir())
-            else:
-                size += status.st_size
-        except FileNotFoundError:
-            continue
+    for place, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(place, name)).st_size
     return size

@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 from command_line import pretrain_flags, write_corpus
 
 from ptft_jax.cli import main as ptft
+from ptft_jax.commands.launch.local import free_port
 from ptft_jax.errors import DataError
 from ptft_jax.training.checkpoints import retention
-from ptft_jax.training.checkpoints.manifest import content_damage, read_manifest, structure_damage
+from ptft_jax.training.checkpoints.manifest import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 WRAPPED = Path(__file__).with_name("wrapped.py")
@@ -59,13 +60,6 @@ def flags_of(place: Path, run_dir: Path, **changes: Any) -> list[str]:
     }
     data = changes.pop("data_dir", place / "data")
     return pretrain_flags(data, run_dir, **(settings | changes))
-
-
-def free_port() -> int:
-    """Returns a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Job:
@@ -203,13 +197,6 @@ def whole_steps(run_dir: Path) -> dict[int, float | None]:
     folder = run_dir / "checkpoints"
     found = {}
     for step in retention.numbered(folder) if folder.is_dir() else ():
-        path = folder / str(step)
-        try:
-            manifest = read_manifest(path)
-            damage = structure_damage(path, manifest)
-            damage += content_damage(path, manifest, manifest.files)
-        except (DataError, OSError):
-            continue
-        if not damage:
-            found[step] = manifest.metrics.get("dev_loss")
+        with suppress(DataError, OSError):
+            found[step] = verify(folder / str(step)).metrics.get("dev_loss")
     return found

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from faults.jobs import BATCH_SIZE, Job, Result, flags_of, ids, last_step, losses, numbers
+from faults.jobs import BATCH_SIZE, Job, Result, flags_of, ids, last_step, losses
 
 # The layouts of four devices, and what may run across processes in each.
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -109,35 +109,6 @@ def elastic(place: Path, stretch: int, path: tuple[tuple[int, str], ...]) -> Res
     far = furthest(losses(folder), losses(one))
     result.figures["largest difference to one process"] = f"{far:.1e}"
     result.expect(far < ROUNDING, f"the losses differ by {far:.1e}")
-    return result
-
-
-def same_mesh(place: Path, steps: int, pairs: tuple[tuple[int, int], ...]) -> Result:
-    """A run resumed on an equal mesh is equal to the last bit.
-
-    `pairs`: the number of processes before and after; the mesh is one of four devices in data.
-    """
-    result = Result("resumed on the same mesh", tries=len(pairs))
-    changes = HEADS | LAYOUTS["data"] | {"steps": steps, "eval_every": 0}
-    for first, second in pairs:
-        name = f"{first} processes, then {second}"
-        whole = place / f"bits-whole-{second}"
-        if not whole.exists():
-            flags = flags_of(place, whole, **changes, checkpoint_every=0)
-            Job(place, flags, second, 4 // second).succeed()
-        folder = place / f"bits-{first}-{second}"
-        flags = flags_of(place, folder, **changes, checkpoint_every=steps // 2)
-        job = Job(place, flags, first, 4 // first)
-        half = folder / "checkpoints" / str(steps // 2) / "manifest.json"
-        job.wait_until(half.exists, "the checkpoint")
-        job.kill()
-        Job(place, flags, second, 4 // second).succeed()
-        far = furthest(losses(folder), losses(whole))
-        result.figures[name] = "equal bits" if far == 0 else f"{far:.1e}"
-        if first == second:
-            same = numbers(folder) == numbers(whole)
-            result.expect(same, f"{name}: not equal to the last bit")
-        result.expect(far < ROUNDING, f"{name}: differ by {far:.1e}")
     return result
 
 

@@ -1,7 +1,5 @@
 """Scenarios 6 to 8: what must not get into a checkpoint, and what must not come out of one."""
 
-import random
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -13,50 +11,6 @@ from faults.jobs import Job, Result, flags_of, ids, lines, losses, numbers, whol
 
 from ptft_jax.cli import main as ptft
 from ptft_jax.runs.folder import open_run
-
-
-def flips(place: Path, count: int, seed: int = 0) -> Result:
-    """A bit is flipped in a file of a run's last checkpoint; the run starts from the one before.
-
-    Through the command line, with the run's own files: the resume names the file, sets the
-    checkpoint aside, and reaches the losses of an undisturbed run.
-    """
-    result = Result("a flipped bit in a run's last checkpoint")
-    rng = random.Random(seed)
-    whole = place / "flips-whole"
-    settings = {"eval_every": 0, "checkpoint_every": 2, "keep_last": 2}
-    Job(place, flags_of(place, whole, **settings, steps=6)).succeed()
-    wanted = losses(whole)
-    stopped = place / "flips-stopped"
-    Job(place, flags_of(place, stopped, **settings, steps=6)).succeed()
-    shutil.rmtree(stopped / "checkpoints" / "6")
-    (stopped / "results.json").unlink()
-    files = sorted(p for p in (stopped / "checkpoints" / "4").rglob("*") if p.is_file())
-    result.expect(whole_steps(stopped).keys() == {4}, "the stopped run is not as expected")
-    # The one before has to be there as well.
-    first = place / "flips-first"
-    Job(place, flags_of(place, first, **settings, steps=6)).wait_until(
-        lambda: (first / "checkpoints" / "2" / "manifest.json").exists(), "step 2"
-    )
-    shutil.copytree(first / "checkpoints" / "2", stopped / "checkpoints" / "2")
-    for number in range(count):
-        result.tries += 1
-        folder = place / "flipped"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(stopped, folder)
-        file = folder / rng.choice(files).relative_to(stopped)
-        content = bytearray(file.read_bytes())
-        if not content:
-            continue
-        bit = rng.randrange(8 * len(content))
-        content[bit // 8] ^= 1 << bit % 8
-        file.write_bytes(content)
-        job = Job(place, flags_of(place, folder, **settings, steps=6)).succeed()
-        said, name = job.said(), file.name
-        named = name in said and "4.damaged-1" in said and "resuming at step 2" in said
-        result.expect(named, f"flip {number} of {name}, bit {bit}: {said[-800:]}")
-        result.expect(losses(folder) == wanted, f"flip {number} of {name}: other losses")
-    return result
 
 
 def full_disk(place: Path, kilobytes: int = 1800, goes_on: bool = True) -> Result:
@@ -230,25 +184,13 @@ def wrong_restores(place: Path, only: tuple[str, ...] = ()) -> Result:
         for word in words:
             result.expect(word in said, f"{name}: does not name {word!r}: {said[-800:]}")
         result.expect("Traceback" not in said, f"{name}: {said[-800:]}")
-    for name, path, word in (
-        ("tokenizer of the run", folder / "tokenizer", "tokenizer is missing"),
-        ("tokenizer of the checkpoint", folder / "checkpoints" / "8" / "tokenizer", "tokenizer"),
-    ):
-        if only and name not in only:
-            continue
+    if not only:
         result.tries += 1
-        aside = path.with_name("aside") if path.parent == folder else place / "aside"
-        shutil.move(path, aside)
+        shutil.move(folder / "tokenizer", place / "aside")
         job = Job(place, flags_of(place, folder, **settings))
         codes, said = job.codes(), job.said()
-        if path.parent == folder:
-            result.expect(codes == [65], f"{name}: code {codes}: {said[-800:]}")
-        else:
-            # Damage: the checkpoint before is used, and that is said.
-            result.expect(codes == [0] and "8.damaged-1" in said, f"{name}: {codes} {said[-800:]}")
-        result.expect(word in said, f"{name}: does not name {word!r}: {said[-800:]}")
-        if path.parent == folder:
-            shutil.move(aside, path)
+        refused = codes == [65] and "tokenizer is missing" in said
+        result.expect(refused, f"without the run's tokenizer: code {codes}: {said[-800:]}")
     return result
 
 

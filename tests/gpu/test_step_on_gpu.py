@@ -8,9 +8,8 @@ from kernel_checks import Norm, activation_results, pretraining_batch, relative_
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
-from ptft_jax.training.mesh import MeshConfig, make_mesh
+from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.sharding import put_batch
 from ptft_jax.training.state import init_state
 from ptft_jax.training.step import make_train_step
 

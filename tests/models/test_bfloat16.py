@@ -15,8 +15,7 @@ from ptft_jax.convert.bert import to_hf
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.objectives.totals import loss_of
-from ptft_jax.training.mesh import MeshConfig, make_mesh
-from ptft_jax.training.sharding import put_batch, put_params
+from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch, put_params
 
 ROWS, TOKENS, MASKED, VOCAB = 512, 64, 10, 500
 HEADS = ("pooler", "mlm", "nsp")

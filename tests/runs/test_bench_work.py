@@ -10,7 +10,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs import defaults
 from ptft_jax.runs.bench import work
-from ptft_jax.runs.bench.rounds import Spread, take_turns, times_as_fast
+from ptft_jax.runs.bench.rounds import take_turns, times_as_fast
 from ptft_jax.runs.bench.train import figures
 from ptft_jax.runs.phases import pretraining_settings
 from ptft_jax.runs.shapes import row_shapes
@@ -37,17 +37,8 @@ def config_of(**changes):
 def test_sides_take_turns():
     """What else the machine does meets both sides: never all rounds of one, then the other's."""
     order, told = [], []
-
-    def side(name):
-        def make_round():
-            order.append(name)
-            return len(order)
-
-        return make_round
-
-    found = take_turns(
-        {"A": side("A"), "B": side("B")}, 3, lambda what, done, total: told.append((done, total))
-    )
+    sides = {name: lambda name=name: order.append(name) or len(order) for name in "AB"}
+    found = take_turns(sides, 3, lambda what, done, total: told.append((done, total)))
     assert "".join(order) == "ABABAB"
     assert found == {"A": [1, 3, 5], "B": [2, 4, 6]}
     assert told == [(done, 6) for done in range(7)]
@@ -55,8 +46,8 @@ def test_sides_take_turns():
 
 def test_ratios_pair_the_rounds():
     """A machine that is twice as slow in one round changes both sides, and not the ratio."""
-    assert times_as_fast([1.0, 2.0, 4.0], [3.0, 6.0, 12.0]) == Spread(3.0, 3.0, 3.0)
-    assert times_as_fast([1.0, 1.0, 1.0], [3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    same = times_as_fast([1.0, 2.0, 4.0], [3.0, 6.0, 12.0])
+    assert same == {"median": 3.0, "low": 3.0, "high": 3.0}
 
 
 def test_the_utilisation_is_that_of_the_formula():
@@ -103,33 +94,31 @@ def test_packed_examples_are_the_same_alone(corpus_dir):
     config = config_of(packing=True, short_seq_prob=1.0)
     corpus = Corpus.open(corpus_dir)
     tokenizer = TextTokenizer.load(corpus.tokenizer_dir)
-    examples = PretrainingExamples(corpus, tokenizer, pretraining_settings(config))
-    batch = examples.batch(np.arange(6))
+    batch = PretrainingExamples(corpus, tokenizer, pretraining_settings(config)).batch(np.arange(6))
     alone = work.one_a_row(batch, pad_token_id=tokenizer.pad_token_id)
-    assert alone["input_ids"].shape[1] % 8 == 0
-    number = 0
+    labels = np.full(batch["input_ids"].shape, work.NO_LABEL)
+    pairs = np.full(batch["input_ids"].shape, work.NO_LABEL)
     for row in range(6):
-        for segment in range(1, batch["segment_ids"][row].max() + 1):
-            (places,) = np.nonzero(batch["segment_ids"][row] == segment)
+        there = batch["masked_lm_weights"][row] > 0
+        labels[row, batch["masked_lm_positions"][row, there]] = batch["masked_lm_ids"][row, there]
+        there = batch["next_sentence_weights"][row] > 0
+        pairs[row, batch["pooled_positions"][row, there]] = batch["next_sentence_labels"][
+            row, there
+        ]
+    number = 0
+    for row, segments in enumerate(batch["segment_ids"]):
+        for segment in range(1, segments.max() + 1):
+            (places,) = np.nonzero(segments == segment)
             length = len(places)
-            for name in ("input_ids", "token_type_ids"):
-                assert (alone[name][number, :length] == batch[name][row, places]).all()
-            assert (alone["input_ids"][number, length:] == tokenizer.pad_token_id).all()
             assert alone["attention_mask"][number].sum() == length
-            (slots,) = np.nonzero(
-                np.isin(batch["masked_lm_positions"][row], places)
-                & (batch["masked_lm_weights"][row] > 0)
-            )
-            there = batch["masked_lm_positions"][row, slots] - places[0]
-            assert (np.flatnonzero(alone["labels"][number] != work.NO_LABEL) == there).all()
-            assert (alone["labels"][number, there] == batch["masked_lm_ids"][row, slots]).all()
-            (slot,) = np.nonzero(
-                (batch["pooled_positions"][row] == places[0])
-                & (batch["next_sentence_weights"][row] > 0)
-            )
-            assert alone["next_sentence_label"][number] == batch["next_sentence_labels"][row, slot]
+            for name, whole in (*batch.items(), ("labels", labels)):
+                if name in ("input_ids", "token_type_ids", "labels"):
+                    assert (alone[name][number, :length] == whole[row, places]).all()
+            assert (alone["input_ids"][number, length:] == tokenizer.pad_token_id).all()
+            assert alone["next_sentence_label"][number] == pairs[row, places[0]]
             number += 1
     assert number == len(alone["input_ids"]) > 6
+    assert alone["input_ids"].shape[1] % 8 == 0
 
 
 def test_padding_and_packing_need_the_same_flops():

@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import pytest
-from test_loop import BATCH_SIZE, Batches, Record, run, train_step
+from test_loop import BATCH_SIZE, Batches, Record, run
 
 from ptft_jax.errors import StopError
 from ptft_jax.training.cluster.job import Job
@@ -59,15 +58,6 @@ def test_a_stop_saves_and_ends(job, number, code, name):
     assert record.of("save", "wait") == [("save", 3, 3 * BATCH_SIZE, {}), ("wait",)]
 
 
-def test_signals_work_as_before_afterwards():
-    """A program that trains and then does something else keeps its own handling."""
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with Job():
-        assert signal.getsignal(signal.SIGTERM) is not handlers[1]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert signal.set_wakeup_fd(-1) == -1
-
-
 def test_a_stop_while_a_step_is_reported_still_saves(job):
     """Ctrl-C at the wrong moment once said that it had saved a checkpoint when it had not."""
 
@@ -98,27 +88,6 @@ def test_an_evaluation_is_broken_off(job):
     assert record.of("save", "due", "evaluate") == [("save", 2, 2 * BATCH_SIZE, {}), ("due", 2)]
 
 
-def test_an_evaluation_is_not_begun(job):
-    """A stop that comes just before it does not wait for it either."""
-    record = Record()
-
-    def on_next(index):
-        if index == BATCH_SIZE:
-            send(job, signal.SIGTERM)
-
-    scores = {"dev": {"loss": 1.0}}
-    with pytest.raises(StopError):
-        run(
-            record,
-            batches=Batches(on_next=on_next),
-            until=9,
-            eval_every=2,
-            evaluate=lambda params: scores,
-            job=job,
-        )
-    assert record.of("save", "due", "evaluate") == [("save", 2, 2 * BATCH_SIZE, {}), ("due", 2)]
-
-
 def test_a_stop_at_the_very_end_lets_the_run_finish(job):
     """When nothing is left to do but saving, that is done, and the run has finished."""
 
@@ -142,35 +111,6 @@ def test_ctrl_c_is_ignored_where_it_was_ignored():
         batches = Batches(on_next=lambda _: signal.raise_signal(signal.SIGINT))
         run(record, batches=batches, until=3, job=job)
     assert [event[1] for event in record.of("save")] == [3]
-
-
-def test_ctrl_c_before_the_first_update_interrupts_at_once(job):
-    """There is nothing to save, and a person waits."""
-    job.begin()
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_a_job_outside_the_main_thread():
-    """Signals are the main thread's; a run in another one goes on without them."""
-    seen = []
-
-    def work():
-        with Job() as job:
-            record = Record()
-            run(record, until=3, job=job)
-            seen.extend(record.of("save"))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert [event[1] for event in seen] == [3]
-
-
-def test_a_single_process_gathers_from_itself(job):
-    """Code for many processes runs in one as it is."""
-    assert job.gather("anything", {"a": 1}) == [{"a": 1}]
-    assert job.is_first
 
 
 def in_a_process(body, **limits):
@@ -318,18 +258,3 @@ def test_a_process_that_was_frozen_blames_nobody():
         watchdog_seconds=1,
     )
     assert code == 0, said
-
-
-def test_the_first_step_makes_a_stop_worth_saving():
-    """`fit` tells the job when there is something that a stop must not lose."""
-    with Job() as job:
-        job.begin()
-        stages = []
-
-        def step(state, batch):
-            stages.append(job._stage)
-            return train_step(state, batch)
-
-        run(Record(), step=step, until=3, job=job)
-    assert stages == ["before", "running", "running"]
-    assert job._stage == "finishing"

@@ -10,9 +10,12 @@ import math
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled_program import Program
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
@@ -50,10 +53,9 @@ class Case:
     remat: bool = False
     packed: bool = False
     dropout: bool = True
-    dtype: str = "float32"
 
     def __str__(self) -> str:
-        return f"{'x'.join(map(str, self.sizes))}-{self.layers}-{self.dtype}"
+        return f"{'x'.join(map(str, self.sizes))}-{self.layers}"
 
     @property
     def axes(self) -> dict[str, int]:
@@ -65,7 +67,6 @@ class Case:
         return CONFIG.replace(
             num_hidden_layers=self.layers,
             remat=self.remat,
-            dtype=self.dtype,
             hidden_dropout_prob=rate,
             attention_probs_dropout_prob=rate,
         )
@@ -85,35 +86,34 @@ TENSOR = [
     Case((1, 1, 8), 3, accumulate=2, remat=True, dropout=False),
 ]
 MIXED = [Case((2, 2, 2), 3, accumulate=2, dropout=False)]
-HALF = [Case((1, 8, 1), 2, dtype="bfloat16"), Case((1, 1, 8), 2, dtype="bfloat16")]
 
 
-def row_shapes(packed: bool):
+def row_shapes(packed: bool, tokens: int = TOKENS, masked: int = MASKED):
     """The arrays of a pretraining batch; packed rows have room for two examples."""
     pooled = 2 if packed else 1
     names = ["input_ids", "attention_mask", "token_type_ids"]
     names += ["segment_ids", "position_ids"] if packed else []
     return {
-        **dict.fromkeys(names, ((TOKENS,), np.int32)),
-        **dict.fromkeys(("masked_lm_positions", "masked_lm_ids"), ((MASKED,), np.int32)),
-        "masked_lm_weights": ((MASKED,), np.float32),
+        **dict.fromkeys(names, ((tokens,), np.int32)),
+        **dict.fromkeys(("masked_lm_positions", "masked_lm_ids"), ((masked,), np.int32)),
+        "masked_lm_weights": ((masked,), np.float32),
         **dict.fromkeys(("pooled_positions", "next_sentence_labels"), ((pooled,), np.int32)),
         "next_sentence_weights": ((pooled,), np.float32),
     }
 
 
 def compiled(
-    model: Model, sizes, accumulate=1, *, packed: bool = False
+    model: Model, sizes, accumulate=1, *, packed=False, rows=ROWS, tokens=TOKENS, masked=MASKED
 ) -> tuple[jax.stages.Compiled, Memory]:
     optimizer, schedule = make_optimizer(OptimizerConfig(), ScheduleConfig(), 100, model.axes())
     return compile_step(
         model,
-        PretrainingObjective(),
+        PretrainingObjective(next_sentence="nsp" in model.config.heads),
         optimizer,
         schedule,
-        row_shapes(packed),
+        row_shapes(packed, tokens, masked),
         make_mesh(MeshConfig(*sizes)),
-        batch_size=ROWS,
+        batch_size=rows,
         accumulate=accumulate,
     )
 
@@ -142,7 +142,12 @@ def expected(case: Case) -> dict[tuple[str, tuple[str, ...]], int]:
         batch_size=ROWS,
         accumulate=case.accumulate,
     )
-    return {(one.kind, one.axes): one.bytes for one in found}
+    theory: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for one in found:
+        # XLA for CPU has no other way to write a reduce-scatter.
+        kind = "all-reduce" if one.kind == "reduce-scatter" else one.kind
+        theory[kind, one.axes] += one.bytes
+    return dict(theory)
 
 
 @pytest.mark.parametrize("case", [*DATA, *FSDP, *TENSOR, *MIXED], ids=str)
@@ -173,18 +178,6 @@ def test_accumulation_exchanges_gradients_once():
         return sum(one.times for one in found if any(array.size > 1 for array in one.arrays))
 
     assert times(4) == times(1) > 0
-
-
-@pytest.mark.parametrize("case", HALF, ids=str)
-def test_bfloat16_is_exchanged_as_such(case):
-    """A kernel that is gathered before it is cast would double the largest part of the traffic.
-
-    The CPU backend gathers the two kernels outside the layers again going backward: 3 % here.
-    """
-    found, theory = executed(case), expected(case)
-    kind = max(theory, key=lambda one: theory[one])
-    assert found[kind] == pytest.approx(theory[kind], rel=0.06)
-    assert found.keys() == theory.keys()
 
 
 @pytest.mark.parametrize("case", [*DATA, *FSDP], ids=str)
@@ -218,3 +211,64 @@ def test_memory_under_fsdp():
     kernels = sum(4 * math.prod(leaf.shape[1:]) for path, leaf in leaves if "kernel" in str(path))
     grown = (second.temporaries - first.temporaries) / 4
     assert kernels / 8 <= grown < kernels / 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "tokens", "remat", "most"),
+    [
+        # Activations are nearly all of it: kept, they would be three times the memory.
+        ((8, 1, 1), 64, 128, True, 1.15),
+        # Two rows of 64 on a device: gathered kernels that wait would be half of it.
+        ((1, 8, 1), 16, 64, False, 1.25),
+    ],
+    ids=["remat", "fsdp"],
+)
+def test_unrolled_layers_free_what_a_loop_frees(sizes, rows, tokens, remat, most):
+    """Layers side by side need no more memory than layers in a loop, which are easier to free.
+
+    XLA merges what is to be computed or gathered again in the backward pass with the forward
+    pass's, unless something keeps it from that: what `remat` and `fsdp` save would be lost.
+    """
+    config = EncoderConfig(
+        vocab_size=512,
+        hidden_size=256,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=tokens,
+        heads=("mlm",),
+        remat=remat,
+    )
+    loop, unrolled = (
+        compiled(
+            build_model(config.replace(unroll=unroll)), sizes, rows=rows, tokens=tokens, masked=8
+        )[1].temporaries
+        for unroll in (1, None)
+    )
+    assert unrolled < most * loop, (unrolled / 2**20, loop / 2**20)
+
+
+def test_a_gather_in_nested_loops_counts_as_often_as_it_runs():
+    """A model that scans over layers inside micro-batches has each collective once in its text."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+
+    def loops(x, w):
+        def inner(x, w):
+            return jnp.tanh(x @ jax.reshard(w, P(None, None))), None
+
+        def outer(x, _):
+            return jax.lax.scan(inner, x, w)[0], None
+
+        return jax.lax.scan(outer, x, None, length=3)[0]
+
+    shapes = (((8, 16), P("a", None)), ((5, 16, 16), P(None, "b", None)))
+    with jax.set_mesh(mesh):
+        arguments = [
+            jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+            for shape, spec in shapes
+        ]
+        read = Program(jax.jit(loops).lower(*arguments).compile())
+    gathers = [one for one in read.collectives() if one.kind == "all-gather"]
+    assert sum(one.times * one.bytes for one in gathers) == 3 * 5 * 16 * 16 * 4
+    assert {one.axes({"a": 2, "b": 4}) for one in gathers} == {("b",)}
+    assert read.matrix_flops() == 3 * 5 * 2 * (8 // 2) * 16 * 16

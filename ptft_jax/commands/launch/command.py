@@ -1,7 +1,4 @@
-"""What the launchers share: the command they start is checked before anything is started.
-
-A typing error that shows after hours in a queue, or on 64 hosts at once, is an expensive one.
-"""
+"""What the launchers share: the command they start is checked before anything is started."""
 
 import os
 import shlex
@@ -10,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
@@ -22,7 +19,7 @@ from ptft_jax.runs.defaults import BY_COMMAND
 from ptft_jax.training.cluster.start import JobConfig
 
 # The commands that can run in several processes.
-COMMANDS = ("pretrain", "finetune", "evaluate")
+_COMMANDS = ("pretrain", "finetune", "evaluate")
 # Which process this is and where the first one is: that is what a launcher is for.
 LAUNCHERS_OWN = ("coordinator_address", "num_processes", "process_id")
 # What is checked of a job's settings when it starts, and can be checked before.
@@ -39,15 +36,8 @@ NODES = {
 }
 
 
-class Command(NamedTuple):
-    """A checked command line of ptft: its words, and the run folder that it names."""
-
-    words: list[str]
-    run_dir: str
-
-
 def define_launch_flags(
-    values: flags.FlagValues, own: Mapping[str, tuple[type | range, Any, str]]
+    own: Mapping[str, tuple[type | range, Any, str]], values: flags.FlagValues
 ) -> None:
     """Defines a launcher's own flags, name → (kind, default, help), and what all launchers have.
 
@@ -75,31 +65,27 @@ def required(values: flags.FlagValues, flag: str, what: str) -> str:
 
 def checked_command(
     launcher: str, words: Sequence[str], sets: Sequence[str] = LAUNCHERS_OWN
-) -> Command:
-    """Parses a command line of ptft as that command would, without running it.
+) -> tuple[list[str], str]:
+    """Parses a command line of ptft as that command would; returns its words and its run folder.
 
-    `launcher` is the launching command, for the messages; `sets` are the flags that it sets itself.
-    Raises ConfigError for no command, one that runs in a single process only, and flags and config
-    keys that the command would refuse.
+    `launcher` is the launching command; `sets` are the flags that it sets itself. ConfigError for
+    no command, one that runs in a single process only, and what the command would refuse.
     """
-    example = f"ptft {launcher} … -- pretrain --config=FILE --run_dir=RUN"
+    words, example = list(words), f"ptft {launcher} … -- pretrain --config=FILE --run_dir=RUN"
     if not words:
         raise ConfigError(f"nothing to launch: expected a command after `--`, like {example}.")
-    words = list(words)
-    if words[0] not in COMMANDS:
-        near = nearest(words[0], COMMANDS)
+    if words[0] not in _COMMANDS:
+        near = nearest(words[0], _COMMANDS)
         hint = f"; did you mean '{near}'?" if near else ""
         raise ConfigError(
             f"{words[0]!r} cannot be launched in several processes{hint} Expected one of "
-            f"{', '.join(COMMANDS)} (without the word ptft), like {example}."
+            f"{', '.join(_COMMANDS)} (without the word ptft), like {example}."
         )
     name, rest = cli.command_of(words)
-    module = cli.module_of(name)
-    values, positional = parse(module.define_flags, rest, BY_COMMAND.get(name))
+    values, positional = parse(cli.module_of(name).define_flags, rest, BY_COMMAND.get(name))
     if positional:
         raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
-    if not values["run_dir"].value:
-        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    run_dir = required(values, "run_dir", "the folder of the run")
     for flag in sets:
         if values[flag].present:
             raise ConfigError(f"--{flag} is set by `ptft {launcher}`: leave it out.")
@@ -107,27 +93,24 @@ def checked_command(
     JobConfig(**job)  # checks them
     if name in BY_COMMAND:
         check_numbers(values.config)
-    return Command(words, values["run_dir"].value)
+    return words, run_dir
 
 
-def script(name: str) -> Path:
-    """Returns a file of `launch/`, which is a folder of the checkout, not of the package."""
-    path = HOME / "launch" / name
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} is not there: the launchers need a checkout of the repository, installed by "
-            "`bash launch/setup.sh` or `pip install --editable .`"
-        )
-    return path
+def script(name: str) -> str:
+    """Returns the path of a file of `launch/`, a folder of the checkout, not of the package."""
+    return _there(HOME / "launch" / name)
 
 
 def ptft_executable() -> str:
     """Returns the path of the `ptft` that belongs to this Python."""
-    path = Path(sys.executable).with_name("ptft")
+    return _there(Path(sys.executable).with_name("ptft"))
+
+
+def _there(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(
-            f"{path} is not there: expected the command ptft beside this Python; install the "
-            "package with `bash launch/setup.sh` or `pip install --editable .`"
+            f"{path} is not there: the launchers need a checkout of the repository, installed by "
+            "`bash launch/setup.sh` or `pip install --editable .`"
         )
     return str(path)
 
@@ -149,11 +132,11 @@ def start(
 ) -> None:
     """Becomes the given program, so that its signals and its exit code are this process's.
 
-    Its standard input is `reads`, if given. With --dry_run it is printed instead. Raises
-    ConfigError, saying how to install it, when `tool` is not on PATH.
+    Its standard input is `reads`, if given. With --dry_run that, or else the command, is printed
+    instead. Raises ConfigError, saying how to install it, when `tool` is not on PATH.
     """
     if values.dry_run:
-        print(shown(command, environment))
+        print(shown(command, environment) + "\n" if reads is None else reads, end="")
         return
     if shutil.which(tool) is None:
         raise ConfigError(f"{tool} is not on PATH: {install}")

@@ -31,13 +31,9 @@ from ptft_jax.commands.launch.command import (
 from ptft_jax.commands.launch.supervisor import Start, supervise
 from ptft_jax.errors import ConfigError
 
-_HOST = "127.0.0.1"
+HOST = "127.0.0.1"
 _FLAGS = PROCESSES | {
-    "devices_per_process": (
-        COUNT,
-        None,
-        "Devices of each process; None: one on a CPU, an equal share of the GPUs.",
-    ),
+    "devices_per_process": (COUNT, None, "None: one on a CPU, an equal share of the GPUs."),
     "port": (PORT, 0, "Port at which the processes meet; 0: a free one."),
     "restarts": (
         COUNT_OR_NONE,
@@ -50,35 +46,24 @@ _FLAGS = PROCESSES | {
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_enum(
-        "platform",
-        "auto",
-        ["auto", "cpu", "gpu"],
-        "auto: the GPUs that are visible here, the CPU where there are none.",
-        flag_values=values,
-    )
-    define_launch_flags(values, _FLAGS)
+    text = "auto: the GPUs that are visible here, the CPU where there are none."
+    flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu"], text, flag_values=values)
+    define_launch_flags(_FLAGS, values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     # Each process sees its own devices only, so there is nothing to choose among.
     own = (*LAUNCHERS_OWN, "local_device_ids")
-    command = checked_command("launch local", positional, own)
+    given, run_dir = checked_command("launch local", positional, own)
     devices = split_devices(values.platform, values.processes, values.devices_per_process)
+    words = [sys.executable, "-m", "ptft_jax", *given]
 
     def make_starts() -> list[Start]:
-        port = values.port or free_port()
+        address = f"{HOST}:{values.port or free_port()}"
+        job = [f"--coordinator_address={address}", f"--num_processes={values.processes}"]
         return [
-            Start(
-                [
-                    *(sys.executable, "-m", "ptft_jax", *command.words),
-                    f"--coordinator_address={_HOST}:{port}",
-                    f"--num_processes={values.processes}",
-                    f"--process_id={process}",
-                ],
-                environment,
-            )
+            Start([*words, *job, f"--process_id={process}"], environment)
             for process, environment in enumerate(devices)
         ]
 
@@ -89,7 +74,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         return
     supervise(
         make_starts,
-        run_dir=command.run_dir,
+        run_dir=run_dir,
         restarts=values.restarts,
         grace_seconds=values.grace_seconds,
     )
@@ -108,7 +93,7 @@ def split_devices(
     """
     if platform == "auto" and environment.get("JAX_PLATFORMS") == "cpu":
         platform = "cpu"
-    gpus = [] if platform == "cpu" else visible_gpus(environment)
+    gpus = [] if platform == "cpu" else _visible_gpus(environment)
     if platform == "gpu" and not gpus:
         raise ConfigError(
             "--platform=gpu: no GPU is visible here (nvidia-smi, CUDA_VISIBLE_DEVICES); expected "
@@ -117,26 +102,20 @@ def split_devices(
     if not gpus:
         devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(per_process or 1)}
         return [devices] * processes
-    if per_process is None:
-        per_process = len(gpus) // processes
-        if per_process * processes != len(gpus) or not per_process:
-            raise ConfigError(
-                f"--processes={processes}: {len(gpus)} visible GPUs cannot be shared out equally; "
-                "expected a divisor, --devices_per_process, or --platform=cpu."
-            )
-    if per_process * processes > len(gpus):
+    share = per_process or len(gpus) // processes
+    fits = share * processes <= len(gpus) if per_process else share * processes == len(gpus)
+    if not (share and fits):
         raise ConfigError(
-            f"--processes={processes} --devices_per_process={per_process}: needs "
-            f"{processes * per_process} GPUs, but {len(gpus)} are visible; or --platform=cpu."
+            f"--processes={processes} --devices_per_process={per_process or 'equal shares'}: there "
+            f"are {len(gpus)} visible GPUs; expected what divides or fits them, or --platform=cpu."
         )
-    shares = [gpus[start : start + per_process] for start in range(0, len(gpus), per_process)]
     return [
-        {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": ",".join(share)}
-        for share in shares[:processes]
+        {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": ",".join(gpus[start : start + share])}
+        for start in range(0, processes * share, share)
     ]
 
 
-def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+def _visible_gpus(environment: Mapping[str, str]) -> list[str]:
     """Returns the names (numbers or UUIDs) of the GPUs that a program here would see."""
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
@@ -150,5 +129,5 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def free_port() -> int:
     """Returns a port of this machine that nobody uses at this moment."""
-    with socket.create_server((_HOST, 0)) as server:
+    with socket.create_server((HOST, 0)) as server:
         return server.getsockname()[1]

@@ -11,6 +11,7 @@ sbatch: --sbatch="--qos=high --exclude=node7".
 
 import re
 import shlex
+from functools import partial
 
 from absl import flags
 
@@ -34,18 +35,20 @@ _FLAGS = NODES | {
     "job_name": (str, None, "Name of the job and its log; None: the command's."),
     "sbatch": (str, "", "Further options of sbatch, in one string."),
 }
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
-    define_launch_flags(values, _FLAGS)
+define_flags = partial(define_launch_flags, _FLAGS)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     gpus = values.gpus_per_node
     tasks = values.tasks_per_node or max(1, gpus)
-    words = checked_command("launch slurm", positional).words
+    if tasks != 1 and gpus not in (0, tasks):
+        # One command line for all tasks cannot give each of them several.
+        raise ConfigError(
+            f"--tasks_per_node={tasks} --gpus_per_node={gpus}: expected one task for each GPU "
+            f"(--tasks_per_node={gpus}), or one for all of a node (--tasks_per_node=1)."
+        )
+    words, _ = checked_command("launch slurm", positional)
     given = {
         "nodes": values.nodes or 1,
         "ntasks-per-node": tasks,
@@ -63,25 +66,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         raise ConfigError(
             f"--sbatch={values.sbatch}: {error}; expected options as in a shell."
         ) from error
-    if not any(re.match(r"--?local_device_ids(=|$)", word) for word in words):
-        words = [*words, *local_devices(tasks, gpus)]
-    submit = ["sbatch", *options, str(script("slurm.sbatch")), *words]
+    # A task takes one GPU, by its local rank, unless it is told otherwise.
+    told = any(re.match(r"--?local_device_ids(=|$)", word) for word in words)
+    if tasks == 1 and gpus > 1 and not told:
+        words.append(f"--local_device_ids={','.join(map(str, range(gpus)))}")
+    submit = ["sbatch", *options, script("slurm.sbatch"), *words]
     hint = "run this on a login node of the cluster, or install it (Debian: slurm-client)."
     start(values, submit, {"PTFT": ptft_executable()}, tool="sbatch", install=hint)
-
-
-def local_devices(tasks: int, gpus: int) -> list[str]:
-    """Returns the flag that gives each task its GPUs, where it is not one GPU by local rank.
-
-    Raises:
-        ConfigError: several tasks of a node with several GPUs each, which one command line for
-            all tasks cannot say.
-    """
-    if gpus in (0, tasks):
-        return []
-    if tasks == 1:
-        return [f"--local_device_ids={','.join(map(str, range(gpus)))}"]
-    raise ConfigError(
-        f"--tasks_per_node={tasks} --gpus_per_node={gpus}: expected one task for each GPU "
-        f"(--tasks_per_node={gpus}), or one for all of a node (--tasks_per_node=1)."
-    )

@@ -6,6 +6,7 @@ in --repo_dir, set up by `PTFT_EXTRAS=tpu bash launch/setup.sh`; they find each 
 """
 
 import shlex
+from functools import partial
 
 from absl import flags
 
@@ -17,11 +18,7 @@ _FLAGS = {
     "project": (str, None, "Its project; None: gcloud's."),
     "repo_dir": (str, "ptft_jax", "The checkout on the workers, from the home folder on."),
 }
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
-    define_launch_flags(values, _FLAGS)
+define_flags = partial(define_launch_flags, _FLAGS)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -29,8 +26,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     name = required(values, "name", "the name of the TPU VM")
     where = [f"--zone={required(values, 'zone', 'its zone')}"]
     where += [f"--project={values.project}"] if values.project else []
-    words = shlex.join(checked_command("launch tpu", positional).words)
-    there = f"cd {shlex.quote(values.repo_dir)} && exec .venv/bin/ptft {words}"
+    words, _ = checked_command("launch tpu", positional)
+    there = f"cd {shlex.quote(values.repo_dir)} && exec .venv/bin/ptft {shlex.join(words)}"
     ssh = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, *where, "--worker=all"]
     hint = "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)."
     start(values, [*ssh, f"--command={there}"], tool="gcloud", install=hint)

@@ -1,7 +1,6 @@
 """ptft ckpt ls, verify and rewind: the checkpoints of a run from the command line."""
 
 import datetime
-from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -31,10 +30,10 @@ _UNLIMITED = 10_000
 class Ls:
     """ptft ckpt ls --run_dir=RUN
 
-    Lists the checkpoints of a run, and what else lies beside them.
+    Lists the checkpoints of a run, what was set aside, and what a killed run has left.
 
     Names and sizes of all files are compared with each manifest, contents are not: that is
-    `ptft ckpt verify`. What was set aside, and what a killed run has left, is listed too.
+    `ptft ckpt verify`.
     """
 
     @staticmethod
@@ -50,27 +49,35 @@ class Ls:
         manifests = retention.complete(checkpoints)
         best_step = retention.best_of({s: held.metrics for s, held in manifests.items()}, best)
         table = Table("step", "when", "size", "metrics", "marks", "state", box=SIMPLE_HEAD)
+
+        def row(path: Path, metrics: str, marks: str, state: str) -> None:
+            try:
+                at = datetime.datetime.fromtimestamp(path.lstat().st_mtime)
+                when = at.isoformat(" ", "minutes")
+            except FileNotFoundError:  # a run that is training has deleted or renamed it meanwhile
+                when = "gone now"
+            step, size = path.name.partition(".")[0], size_text(folder_size(path))
+            _add_row(table, step, when, size, metrics, marks, state)
+
         numbers = retention.numbered(checkpoints)
         for step in numbers:
             path, held = checkpoints / str(step), manifests.get(step)
-            metrics = "-" if held is None else _metrics(held.metrics)
-            if held and held.evaluation_due:
-                metrics = "evaluation due"
+            metrics = held.metrics.items() if held else ()
+            words = "  ".join(f"{name} {short(value)}" for name, value in metrics) or "-"
             marks = ["best"] * (step == best_step)
             marks += ["last"] * (step == max(manifests, default=None))
-            _add_row(table, *_columns(str(step), path), metrics, ", ".join(marks), _state(path))
+            due = held is not None and held.evaluation_due
+            row(path, "evaluation due" if due else words, ", ".join(marks), _state(path))
         for path in retention.leftovers(checkpoints):
-            step, _, what = path.name.partition(".")
-            state = "being deleted" if what == "deleting" else "unfinished"
-            _add_row(table, *_columns(step, path), "-", "", state)
+            row(path, "-", "", "being deleted" if path.suffix == ".deleting" else "unfinished")
         aside = retention.aside(checkpoints)
-        for step, _, path in aside:
-            _add_row(table, *_columns(str(step), path), "-", "", f"set aside as {path.name}")
+        for path in aside:
+            row(path, "-", "", f"set aside as {path.name}")
         console = make_console()
         _show(console, table)
         listed = {"run": str(folder.path), "checkpoints": count(len(manifests))}
         if aside:
-            size = sum(folder_size(path) for _, _, path in aside)
+            size = sum(map(folder_size, aside))
             listed["set aside"] = f"{len(aside)}, {size_text(size)}; delete them when you wish"
         following = [f"ptft ckpt verify --run_dir={folder.path}"] if numbers else []
         made(console, "listed", listed, following)
@@ -156,7 +163,6 @@ class Rewind:
             "last checkpoint": str(values.step),
             "left out from there": f"{count(values.skip_batches)} batches",
             "set aside": ", ".join(path.name for path in aside) or "nothing",
-            "recorded in": f"{folder.path}/rewinds.json",
             "to go on": "the command line that the run was started with",
         }
         made(make_console(), "rewound", what, [f"ptft ckpt ls --run_dir={folder.path}"])
@@ -209,15 +215,3 @@ def _show(console: Console, table: Table) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_UNLIMITED)
     console.print(table)
-
-
-def _columns(step: str, path: Path) -> tuple[str, str, str]:
-    try:
-        when = datetime.datetime.fromtimestamp(path.lstat().st_mtime).isoformat(" ", "minutes")
-    except FileNotFoundError:  # a run that is training has deleted or renamed it meanwhile
-        when = "gone now"
-    return step, when, size_text(folder_size(path))
-
-
-def _metrics(metrics: Mapping[str, float | None]) -> str:
-    return "  ".join(f"{name} {short(value)}" for name, value in metrics.items()) or "-"

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,6 @@ from jax.sharding import AxisType, Mesh
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.look.accelerators import (
-    ASSUMPTIONS,
-    SHARES,
-    Assumptions,
-    advice,
-    assume,
-    estimate_seconds,
-)
 from ptft_jax.commands.screen import count, facts, made, make_console, say
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -48,6 +40,26 @@ from ptft_jax.training import cost
 from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.mesh import AXES, MeshConfig, check_batch, check_model, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+
+ASSUMPTIONS = {
+    "peak_tflops": "Peak of matrix products in the model's dtype, TFLOP/s.",
+    "memory_gb": "Memory of a device, 10^9 bytes.",
+    "memory_fraction": "Share of the memory that a program may use.",
+    "memory_gbs": "Memory bandwidth of a device, 10^9 bytes/s.",
+    "link_gbs": "What a device can send inside its host, 10^9 bytes/s.",
+    "network_gbs": "What a device can send to other hosts, 10^9 bytes/s.",
+    "utilisation": "Share of the peak that is got while a device computes; 0.38 by default.",
+    "bandwidth_utilisation": "Share of the three bandwidths that is got; 0.7 by default.",
+}
+_SHARES_GOT = {"utilisation": 0.38, "bandwidth_utilisation": 0.7}
+_UTILISATION_SOURCE = (
+    "measured: 0.40 of the peak at 256 x 128 and 0.35 at 64 x 512 (BERT-base, bfloat16, one H200)"
+)
+SHARES = ("memory_fraction", "utilisation", "bandwidth_utilisation")
+
+
+# What a device and its links can do, and how much of it is got: the value of each of `ASSUMPTIONS`.
+Assumed = Mapping[str, float]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -86,7 +98,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         "mesh": dict(layout.shape),
         "model": dataclasses.asdict(model.config),
         "backends": backends,
-        "assumptions": dataclasses.asdict(assumed),
+        "assumptions": assumed,
         "phases": phases,
         "hours": hours,
         "device_hours": device_hours,
@@ -113,7 +125,7 @@ def _topology(text: str | None) -> tuple[int, int, str]:
         raise ConfigError(
             f"--topology={text}: there is no accelerator {kind!r}{hint}. Known are "
             f"{', '.join(ACCELERATORS)}; for another one name the most similar, and its figures by "
-            "--peak_tflops, --memory_gb, --memory_gbs, --link_gbs and --network_gbs."
+            "the flags --peak_tflops, --memory_gb and so on."
         )
     return int(form[1]), int(form[2]), kind
 
@@ -139,7 +151,7 @@ def _model(config: Config) -> Model:
 
 
 def _planned(
-    phase: PhaseConfig, model: Model, layout: Mesh, device: Device, assumed: Assumptions
+    phase: PhaseConfig, model: Model, layout: Mesh, device: Device, assumed: Assumed
 ) -> dict[str, Any]:
     """Returns what an update of a phase needs and takes, as JSON values."""
     config, sizes = phase.config, dict(layout.shape)
@@ -155,7 +167,7 @@ def _planned(
     hosts = np.vectorize(lambda device: device.process_index)(layout.devices)
     exchanged = cost.exchanges(model, sizes, rows, **split)
     sent = [one.sent(hosts) for one in exchanged]
-    peak = layout.size * assumed.peak_tflops * 1e12
+    peak = layout.size * assumed["peak_tflops"] * 1e12
     seconds = estimate_seconds((flops + again) / layout.size, memory, sent, assumed)
     return {
         "updates": phase.until - phase.start,
@@ -163,7 +175,7 @@ def _planned(
         "tokens": tokens,
         "bytes": {**dataclasses.asdict(memory), "total": memory.total},
         "temporaries_from": source,
-        "fits": memory.total <= assumed.usable_memory,
+        "fits": memory.total <= _usable(assumed),
         "advice": advice(memory, assumed, sizes, remat=model.config.remat, **split),
         "exchanges": [
             {**dataclasses.asdict(one), "inside": inside, "across": across}
@@ -171,9 +183,9 @@ def _planned(
         ],
         "model_flops": flops,
         "recomputed_flops": again,
-        "seconds": {**dataclasses.asdict(seconds), "step": seconds.step},
-        "model_flops_utilisation": flops / (seconds.step * peak),
-        "tokens_per_second": config.batch_size * tokens / seconds.step,
+        "seconds": seconds,
+        "model_flops_utilisation": flops / (seconds["step"] * peak),
+        "tokens_per_second": config.batch_size * tokens / seconds["step"],
     }
 
 
@@ -292,3 +304,72 @@ def _column(phase: dict[str, Any]) -> dict[str, str]:
         "model FLOPs utilisation": f"{phase['model_flops_utilisation']:.0%}",
         "tokens/s": f"{phase['tokens_per_second']:,.0f}",
     }
+
+
+def assume(
+    kind: str, dtype: str, given: Mapping[str, float | None]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Returns the figures of an accelerator for a model's dtype, and where each is from.
+
+    `given` replaces those that are not None.
+    """
+    device = ACCELERATORS[kind]
+    known = {"peak_tflops": device.peak_tflops(dtype), **device._asdict(), **_SHARES_GOT}
+    figures = {name: known[name] for name in ASSUMPTIONS}
+    sources = dict.fromkeys(ASSUMPTIONS, device.source) | dict.fromkeys(SHARES, "assumed")
+    sources["utilisation"] = _UTILISATION_SOURCE
+    replaced = {name: value for name, value in given.items() if value is not None}
+    sources |= {name: f"--{name}" for name in replaced}
+    return figures | replaced, sources
+
+
+def estimate_seconds(
+    flops: float, memory: cost.Memory, sent: Iterable[tuple[float, float]], assumed: Assumed
+) -> dict[str, float]:
+    """Returns the time of an update by what it is spent on; `step` is the sum.
+
+    Nothing hides the rest; latencies and the host are left out. `flops`: of matrix products on one
+    device, recomputed ones too; `sent`: what `Exchange.sent` says of all exchanges.
+    """
+    inside, across = (sum(part) for part in zip((0.0, 0.0), *sent, strict=True))
+    # Parameters, moments and gradients are read and written once.
+    state = 2 * (2 * memory.params + memory.opt_state)
+    got = 1e9 * assumed["bandwidth_utilisation"]
+    seconds = {
+        "compute": flops / (1e12 * assumed["peak_tflops"] * assumed["utilisation"]),
+        "optimizer": state / (got * assumed["memory_gbs"]),
+        "traffic_inside": inside / (got * assumed["link_gbs"]),
+        "traffic_across": across / (got * assumed["network_gbs"]),
+    }
+    return {**seconds, "step": sum(seconds.values())}
+
+
+def advice(
+    memory: cost.Memory,
+    assumed: Assumed,
+    sizes: Mapping[str, int],
+    *,
+    batch_size: int,
+    accumulate: int,
+    remat: bool,
+) -> str:
+    """Says whether a step fits the usable memory on a mesh, and what to change if it does not."""
+    share = memory.total / _usable(assumed)
+    if share <= 1:
+        return f"fits: {share:.0%} of the usable memory"
+    state = (2 * memory.params + memory.opt_state) / _usable(assumed)
+    rows = batch_size // (accumulate * sizes["data"] * sizes["fsdp"])
+    hints = []
+    if state > 0.5:
+        hints.append(f"raise mesh.fsdp (now {sizes['fsdp']}): the state alone takes {state:.0%}")
+    elif rows > 1:
+        hints.append(f"raise accumulate (now {accumulate}; {rows} rows at once on a device)")
+    if state <= 0.5 and not remat:
+        hints.append("set model.remat=True")
+    hints = hints or [f"raise mesh.tensor (now {sizes['tensor']})"]
+    return f"does not fit: {share:.0%} of the usable memory; {', or '.join(hints)}"
+
+
+def _usable(assumed: Assumed) -> float:
+    """Returns the bytes of a device that a program may use."""
+    return assumed["memory_gb"] * 1e9 * assumed["memory_fraction"]

@@ -191,32 +191,23 @@ def _checkpoint_words(folder: Path, record: RunRecord, manifests: Mapping[int, A
     return words
 
 
-def _marks(processes: Sequence[_Process], pace: float) -> dict[int, str]:
-    """Returns which process the others may be waiting for, by its number.
-
-    One is behind by more than a step, its `pace` and when it has written allowed for; another one
-    waited longest for its batches.
-    """
+def _behind(processes: Sequence[_Process], pace: float) -> int | None:
+    """Returns the process that is behind by more than a step, `pace` and its age allowed for."""
     living = [(one, one.beat) for one in processes if one.beat and one.beat.code is None]
-    if len(living) < 2:
-        return {}
-    now = max(one.modified for one, _ in living)
-    waited = {one.number: beat.waited for one, beat in living}
+    now = max((one.modified for one, _ in living), default=0.0)
     steps = {one.number: float(beat.step or 0) for one, beat in living}
     for one, _ in living:
         steps[one.number] += pace * (now - one.modified) if one.does == "training" else 0.0
-    last, late = min(steps, key=lambda n: steps[n]), max(waited, key=lambda n: waited[n])
-    least = max(0.05 * (living[0][1].time - living[0][1].start), 1.5 * median(waited.values()))
-    marks = {late: "waited most"} if waited[late] > least else {}
-    return marks | ({last: "behind"} if median(steps.values()) - steps[last] > 1.5 else {})
+    last = min(steps, key=lambda number: steps[number], default=None)
+    return last if last is not None and median(steps.values()) - steps[last] > 1.5 else None
 
 
 def _process_table(processes: Sequence[_Process], pace: float) -> Table:
     """Returns a row per process; of many, only those that stand out, under a summary."""
-    marks, title, shown = _marks(processes, pace), None, list(processes)
+    behind, title, shown = _behind(processes, pace), None, list(processes)
     if len(processes) > _MOST_ROWS:
         kinds = Counter(one.does for one in processes).most_common()
-        shown = [one for one in processes if one.does != kinds[0][0] or one.number in marks]
+        shown = [one for one in processes if one.does != kinds[0][0] or one.number == behind]
         title = f"{len(processes)} processes: {', '.join(f'{n} {does}' for does, n in kinds)}"
     columns = ("process", "host", "pid", "step", "does", "waited for data", "last heard of", "")
     table = Table(*columns, box=SIMPLE_HEAD, title=title, title_justify="left", title_style="")
@@ -227,7 +218,7 @@ def _process_table(processes: Sequence[_Process], pace: float) -> Table:
             if one.does == beat.activity:
                 cells[4] += f" for {_span(beat.time - beat.since + one.age)}"
             cells[5:] = _span(beat.waited), f"{_span(one.age)} ago"
-        table.add_row(*map(Text, (*cells, marks.get(one.number, ""))))
+        table.add_row(*map(Text, (*cells, "behind" if one.number == behind else "")))
     return table
 
 

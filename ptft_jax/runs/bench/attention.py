@@ -4,7 +4,6 @@ Shape suffixes: B rows, T tokens, N heads, C query, key and value, H head size, 
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,7 @@ from ptft_jax.data.progress import Progress, no_progress
 from ptft_jax.models import attention as backends
 from ptft_jax.models.dropout import fold_rows, row_keys
 from ptft_jax.models.partition import current_device
-from ptft_jax.runs.bench.rounds import Spread, take_turns
-
-PASSES = ("forward", "forward + backward")
+from ptft_jax.runs.bench.rounds import repeated, spread, take_turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +40,6 @@ def measure(
         JSON values: the figures of each backend and pass, and why others cannot do it. FLOPs are
         those of two products of [T, T] forward and four backward, segments not counted out.
     """
-    device = current_device()
     request = backends.Request(
         dtype=shape.dtype,
         head_size=shape.head_size,
@@ -51,27 +47,25 @@ def measure(
         packed=shape.segments > 1,
         dropout=shape.dropout,
     )
-    refused, sides = {}, {}
+    refused, sides, factors = {}, {}, {}
     for name in backends.BACKENDS:
-        reason = backends.refusal(name, request, device)
+        reason = backends.refusal(name, request, current_device())
         if reason is not None:
             refused[name] = reason
             continue
         progress(f"{name}: compiling", 0, 1)
-        for kind, call in _calls(name, shape).items():
-            sides[f"{name}, {kind}"] = _round(call, calls)
+        forward, backward = _passes(name, shape)
+        for kind, call, factor in (("forward", forward, 1), ("forward + backward", backward, 3)):
+            jax.block_until_ready(call())
+            sides[f"{name}, {kind}"] = repeated(call, calls, jax.block_until_ready)
+            factors[f"{name}, {kind}"] = factor
         progress(f"{name}: compiling", 1, 1)
-    found = take_turns(sides, rounds, progress)
     flops = 4 * shape.batch * shape.heads * shape.tokens**2 * shape.head_size
     figures = {}
-    for name, seconds in found.items():
-        spread = Spread.of([1e3 * one / calls for one in seconds])
-        factor = 1 if name.endswith(f", {PASSES[0]}") else 3
-        figures[name] = {
-            "seconds": seconds,
-            "call_ms": dataclasses.asdict(spread),
-            "tflops": factor * flops / spread.median / 1e9,
-        }
+    for name, seconds in take_turns(sides, rounds, progress).items():
+        taken = spread([1e3 * one / calls for one in seconds])
+        tflops = factors[name] * flops / taken["median"] / 1e9
+        figures[name] = {"seconds": seconds, "call_ms": taken, "tflops": tflops}
     return {
         "shape": dataclasses.asdict(shape),
         "rounds": rounds,
@@ -81,8 +75,8 @@ def measure(
     }
 
 
-def _calls(name: str, shape: Shape) -> dict[str, Callable[[], Any]]:
-    """Returns the passes of a backend, compiled."""
+def _passes(name: str, shape: Shape) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Returns a backend going forward, and with its backward pass."""
     rng = np.random.default_rng(0)
     size = (shape.batch, shape.tokens, shape.heads, 3, shape.head_size)
     qkv_BTNCH = jnp.asarray(rng.standard_normal(size, np.float32), shape.dtype)
@@ -96,33 +90,13 @@ def _calls(name: str, shape: Shape) -> dict[str, Callable[[], Any]]:
     if shape.dropout:
         keys_BK = row_keys(0, jnp.int32(0), shape.batch)
         keys_BNK = fold_rows(keys_BK[:, None], jnp.arange(shape.heads))
+    options = {"rate": shape.dropout, "packed": shape.segments > 1}
 
     def attend(qkv_BTNCH: jax.Array, bias_NCH: jax.Array) -> jax.Array:
-        return backends.attend(
-            name,
-            qkv_BTNCH,
-            bias_NCH,
-            visible_BT,
-            keys_BNK,
-            rate=shape.dropout,
-            packed=shape.segments > 1,
-        )
+        return backends.attend(name, qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, **options)
 
     def weighted(qkv_BTNCH: jax.Array, bias_NCH: jax.Array) -> jax.Array:
         return jnp.sum((attend(qkv_BTNCH, bias_NCH) * weight_BTNH).astype(jnp.float32))
 
     forward, backward = jax.jit(attend), jax.jit(jax.grad(weighted, argnums=(0, 1)))
-    calls = {PASSES[0]: forward, PASSES[1]: backward}
-    for call in calls.values():
-        jax.block_until_ready(call(qkv_BTNCH, bias_NCH))
-    return {kind: lambda call=call: call(qkv_BTNCH, bias_NCH) for kind, call in calls.items()}
-
-
-def _round(call: Callable[[], Any], calls: int) -> Callable[[], float]:
-    def make_round() -> float:
-        jax.block_until_ready(call())
-        began = time.perf_counter()
-        jax.block_until_ready([call() for _ in range(calls)])
-        return time.perf_counter() - began
-
-    return make_round
+    return lambda: forward(qkv_BTNCH, bias_NCH), lambda: backward(qkv_BTNCH, bias_NCH)

@@ -20,22 +20,19 @@ from ptft_jax.models.config import EncoderConfig
 _ROOT = Path(__file__).resolve().parents[3]
 
 
-def check_installed(flag: str) -> None:
-    """Raises ConfigError where torch or transformers is absent, naming the flag that needs them."""
+def torch_device(devices: Iterable[Any], flag: str) -> str:
+    """Returns PyTorch's name for JAX's devices; `flag` is what asks for PyTorch.
+
+    Raises:
+        ConfigError: torch or transformers is absent, there is no PyTorch for these devices here, or
+            there are more GPUs than the one it would use.
+    """
     absent = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if absent:
         raise ConfigError(
             f"{flag}: {' and '.join(absent)} not installed; expected both, to compare with: "
             f"pip install {' '.join(absent)}."
         )
-
-
-def torch_device(devices: Iterable[Any], flag: str) -> str:
-    """Returns PyTorch's name for JAX's devices.
-
-    Raises:
-        ConfigError: there is no PyTorch for them here, or more GPUs than the one it would use.
-    """
     devices = list(devices)
     platform = devices[0].platform
     if platform not in ("cpu", "gpu"):
@@ -67,7 +64,7 @@ class HuggingFace:
         batches: Iterable[Batch] = (),
         tokenizer: TextTokenizer | None = None,
     ) -> None:
-        """Starts it and waits until it has compiled.
+        """Starts it and waits until it has compiled; raises ConfigError if PyTorch could not.
 
         Args:
             model: the model, whose weights are HF's own fresh ones.
@@ -75,9 +72,6 @@ class HuggingFace:
             spec: `what` to do, and what that needs.
             batches: of a training, as `one_a_row` returns them; the first is not timed.
             tokenizer: of a prediction.
-
-        Raises:
-            ConfigError: PyTorch could not do it.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="ptft-bench-")
         folder = Path(self._folder.name)
@@ -117,7 +111,12 @@ class HuggingFace:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": self._last_words()}
+        answer = json.loads(line) if line else {}
+        if not line:
+            code = self._process.wait()
+            self._errors.seek(0)
+            lines = self._errors.read().strip().splitlines() or ["no message"]
+            answer["error"] = f"{lines[-1]} (exit code {code})"
         if "error" in answer:
             raise ConfigError(
                 f"PyTorch's side of the comparison failed: {answer['error']}. Expected it to run "
@@ -125,12 +124,6 @@ class HuggingFace:
                 "--config.accumulate; or leave --against out."
             )
         return answer
-
-    def _last_words(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().strip().splitlines() or ["no message"]
-        return f"{lines[-1]} (exit code {code})"
 
     def close(self) -> None:
         """Ends the process and removes its files."""

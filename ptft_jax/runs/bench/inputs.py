@@ -10,10 +10,9 @@ import numpy as np
 from ptft_jax.data.batches import Batches
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.pretraining.examples import PretrainingExamples
-from ptft_jax.data.pretraining.packing import Windows
 from ptft_jax.data.progress import Progress, no_progress
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.runs.bench.rounds import Spread, take_turns
+from ptft_jax.runs.bench.rounds import spread, take_turns
 from ptft_jax.runs.config import Config, require_data_dir
 from ptft_jax.runs.phases import pretraining_settings
 
@@ -28,14 +27,8 @@ def measure(
 ) -> dict[str, Any]:
     """Makes rounds of batches with the threads of a config (of one phase).
 
-    Every round makes the batches that follow those of the round before.
-
-    Args:
-        config: with `data_dir`.
-        rounds: how many rounds.
-        batches: in a round, after one that is not timed.
-        keep_up_with: examples per second that a training would take.
-        progress: is told what goes on.
+    Every round makes the `batches` that follow those of the round before, after one that is not
+    timed. `keep_up_with`: examples per second that a training would take.
 
     Returns:
         JSON values: rates, the share of positions that are real, the time to plan the packing of a
@@ -68,10 +61,14 @@ def measure(
         counts.extend(map(_counts, made))
         return seconds
 
-    (seconds,) = take_turns({"batches": make_round}, rounds, progress).values()
+    seconds = take_turns({"batches": make_round}, rounds, progress)["batches"]
     tokens, positions, number = (sum(column) / rounds for column in zip(*counts, strict=True))
-    median = Spread.of(seconds).median
-    rate = number / median
+    median = spread(seconds)["median"]
+    planning = None
+    if examples.windows is not None:
+        began = time.perf_counter()
+        examples.windows.plan(1, 0)
+        planning = (time.perf_counter() - began) / examples.windows.examples * 1e6
     return {
         "data": str(config.data_dir),
         "settings": dataclasses.asdict(settings),
@@ -80,17 +77,15 @@ def measure(
         "rounds": rounds,
         "batches": batches,
         "seconds": seconds,
-        "batch_ms": dataclasses.asdict(Spread.of([1e3 * one / batches for one in seconds])),
+        "batch_ms": spread([1e3 * one / batches for one in seconds]),
         "batches_per_second": batches / median,
         "tokens_per_second": tokens / median,
-        "sequences_per_second": rate,
+        "sequences_per_second": number / median,
         "real_positions": tokens / positions,
-        "planning_seconds_per_million": None
-        if examples.windows is None
-        else _planning(examples.windows),
+        "planning_seconds_per_million": planning,
         "bytes_per_token": memory / corpus.num_tokens,
         "keep_up_with": keep_up_with,
-        "keeps_up": None if keep_up_with is None else rate >= keep_up_with,
+        "keeps_up": None if keep_up_with is None else number / median >= keep_up_with,
     }
 
 
@@ -100,9 +95,3 @@ def _counts(batch: dict[str, np.ndarray]) -> tuple[int, int, int]:
     segments = batch.get("segment_ids")
     examples = len(mask) if segments is None else int(segments.max(axis=1).sum())
     return int(mask.sum()), mask.size, examples
-
-
-def _planning(windows: Windows) -> float:
-    began = time.perf_counter()
-    windows.plan(1, 0)
-    return (time.perf_counter() - began) / windows.examples * 1e6

@@ -3,16 +3,18 @@
 JAX is imported by those functions alone that need it: a process of PyTorch's asks here, too.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ptft_jax.training.accelerators import peak_memory_gib
+from ptft_jax.training.memory import peak_memory_gib
 
 
 def hardware() -> dict[str, Any]:
@@ -20,8 +22,9 @@ def hardware() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
+    names = re.findall(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
     return {
-        "processor": _processor(),
+        "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": cores(),
         "devices": len(devices),
         "device_kind": devices[0].device_kind,
@@ -30,13 +33,10 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def _cpuinfo() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return ""
 
 
 def cores() -> int:
@@ -50,10 +50,9 @@ def versions() -> dict[str, str | None]:
     """Returns the versions of what computes; None for what is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in ("ptft_jax", "jax", "jaxlib", "numpy", "torch", "transformers"):
-        try:
+        found[name] = None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
     return found
 
 

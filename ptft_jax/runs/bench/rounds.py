@@ -1,24 +1,38 @@
 """Sides that take turns, so that what else the machine does meets all of them alike."""
 
-import dataclasses
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ptft_jax.data.progress import Progress, no_progress
 
 
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """The median of some rounds, with the lowest and the highest of them."""
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median of some rounds, with the lowest and the highest of them."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
-    median: float
-    low: float
-    high: float
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Returns it for at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
+def times_as_fast(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Returns how many times as fast ours are: seconds of theirs over ours, round by round."""
+    return spread([their / our for our, their in zip(ours, theirs, strict=True)])
+
+
+def repeated(
+    call: Callable[[], Any], calls: int, wait: Callable[[Any], Any] = lambda made: made
+) -> Callable[[], float]:
+    """Returns what makes a round of so many calls after an untimed one: it returns their seconds.
+
+    `wait` gets what calls have returned, and waits until it has been computed.
+    """
+
+    def make_round() -> float:
+        wait(call())
+        began = time.perf_counter()
+        wait([call() for _ in range(calls)])
+        return time.perf_counter() - began
+
+    return make_round
 
 
 def take_turns[T](
@@ -27,17 +41,7 @@ def take_turns[T](
     progress: Progress = no_progress,
     description: str = "measuring",
 ) -> dict[str, list[T]]:
-    """Lets each side make one round after another, in turn: A B A B.
-
-    Args:
-        sides: name → makes one round, and returns what was measured in it.
-        rounds: how many each makes.
-        progress: is told after each round.
-        description: what progress calls it.
-
-    Returns:
-        What each side measured, in the order of the rounds.
-    """
+    """Lets each side make one round after another, in turn: A B A B; returns what each measured."""
     found: dict[str, list[T]] = {name: [] for name in sides}
     progress(description, 0, rounds * len(sides))
     for number in range(rounds):
@@ -45,8 +49,3 @@ def take_turns[T](
             found[name].append(make_round())
             progress(description, number * len(sides) + place, rounds * len(sides))
     return found
-
-
-def times_as_fast(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Returns how many times as fast ours are: seconds of theirs over ours, round by round."""
-    return Spread.of([their / our for our, their in zip(ours, theirs, strict=True)])

@@ -25,8 +25,7 @@ from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.evaluation import evaluate
 from ptft_jax.training.loop import until_stopped
-from ptft_jax.training.mesh import process_rows
-from ptft_jax.training.sharding import put_batch
+from ptft_jax.training.mesh import process_rows, put_batch
 from ptft_jax.training.step import make_eval_step
 
 

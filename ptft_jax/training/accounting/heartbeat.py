@@ -1,8 +1,7 @@
 """What each process of a job does now, in RUN/status; the first one also keeps RUN/events.jsonl.
 
-A heartbeat is a small JSON file that is replaced every few seconds, for `ptft status` on any
-machine that sees the folder; it holds nothing of the environment. A thread of its own writes:
-neither training, nor the watch over peers, nor the end of a process waits for a slow disk.
+A heartbeat is a small JSON file that is replaced every few seconds, for `ptft status`. A thread of
+its own writes: nothing waits for a slow disk.
 """
 
 import json
@@ -27,15 +26,10 @@ _starts = iter([BEGAN])
 
 
 class Heartbeat:
-    """Says what this process does; without a run's folder nobody hears of it.
+    """Says what this process does; without a run's folder (None) nobody hears of it.
 
-    Args:
-      run_dir: the run's folder; None: no files.
-      process, processes, start, until: see `Beat`; `start` is when the first process `began`.
-
-    Attributes:
-      step, waited: see `Beat`; set by the main thread.
-      stacks: the file for the stacks of all threads if this process hangs; None without a folder.
+    For `process`, `processes`, `start`, `until`, and `step` and `waited`, which the main thread
+    sets, see `Beat`. `stacks` is the file for the stacks of all threads if this process hangs.
     """
 
     def __init__(
@@ -79,8 +73,7 @@ class Heartbeat:
     def end(self, code: int) -> None:
         """Says with which exit code this start ends; only the first one counts.
 
-        Where the disk does not answer within a second the process need not wait: the start will be
-        taken for a killed one.
+        It waits a second at most: where the disk does not answer, the start counts as killed.
         """
         if self._thread is not None and self._said.code is None:
             self._say(code=code)

@@ -78,10 +78,10 @@ class Start:
     """One start of a run, and what its time went into.
 
     Attributes:
-        began, ended: its ends, in seconds since 1970; `ended` of one that runs is its last beat.
+        began, ended: in seconds since 1970; `ended` of one that runs is its last beat.
         last: the last beat; without a code it runs, or was killed.
-        seconds: by activity; 'data_wait' is taken out of them, and 'lost' out of 'training':
-            a later start has made those steps again. They add up to `ended - began`.
+        seconds: by activity, `ended - began` in all; 'data_wait' is taken out of them, and 'lost'
+            out of 'training': a later start has made those steps again.
         points: steps, ascending, each with the seconds of training until then; from the one that
             it went on from to the last that no later start has made again.
         last_step: the last step it made, None before the run has been read or made.
@@ -147,11 +147,7 @@ def account(events: Iterable[Beat]) -> list[Start]:
 
 
 def totals(starts: list[Start]) -> dict[str, float]:
-    """Returns the seconds of all starts by kind, with 'down' between two of them.
-
-    They add up to the time from the beginning to the last beat; the share of 'training' is the
-    goodput.
-    """
+    """Returns the whole time of all starts by kind, in seconds, with 'down' between two of them."""
     seconds = {kind: sum(start.seconds[kind] for start in starts) for kind in _KINDS}
     gaps = (later.began - earlier.ended for earlier, later in pairwise(starts))
     return {**seconds, "down": sum(gaps, start=0.0)}

@@ -92,11 +92,8 @@ class CheckpointWriter:
     ) -> None:
         """Begins to write a step; returns when the arrays have been copied from the devices.
 
-        Args:
-          step: of the checkpoint; `begin` and `wait` have been called.
-          items: Orbax's arguments for each item.
-          size: bytes of the arrays, all processes together.
-          metrics, evaluation_due: see `Manifest`.
+        `begin` and `wait` have been called. `items`: Orbax's arguments for each; `size`: bytes of
+        the arrays, all processes together; `metrics`, `evaluation_due`: see `Manifest`.
         """
         assert self._orbax is not None
         saving = self._folder / f"{step}.saving"
@@ -128,8 +125,8 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Waits until the checkpoint being written is complete for all processes.
 
-        Raises the error of writing it in this process. The others may then be waiting for this
-        one's part, without an end: whoever made them a job tells them.
+        Raises the error of writing it here; the others may wait for this one's part then, until
+        the job tells them.
         """
         if self._write is None:
             return

@@ -33,7 +33,7 @@ from ptft_jax.training.storage import remove, sync_folder
 Best = tuple[str, str]
 
 _LEFTOVER = re.compile(r"\d+\.(?:saving.*|deleting)")
-_SET_ASIDE = re.compile(r"(\d+)\.(incomplete|damaged|rewound)-\d+")
+_SET_ASIDE = re.compile(r"\d+\.(?:incomplete|damaged|rewound)-\d+")
 
 
 def numbered(folder: Path) -> list[int]:
@@ -85,12 +85,12 @@ def leftovers(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
-def aside(folder: Path) -> list[tuple[int, str, Path]]:
-    """Returns what was set aside: its step, the word that says why, and where it is."""
+def aside(folder: Path) -> list[Path]:
+    """Returns what was set aside, by ascending step."""
     if not folder.is_dir():
         return []
-    found = ((_SET_ASIDE.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted((int(match[1]), match[2], path) for match, path in found if match)
+    found = [path for path in folder.iterdir() if _SET_ASIDE.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (int(path.name.partition(".")[0]), path.name))
 
 
 def why_aside(path: Path) -> str:
@@ -122,15 +122,10 @@ def finish(
     """
     final = saving.with_name(str(step))
     write_manifest(saving, make_manifest(saving, step, metrics, evaluation_due))
-    publish(saving, final)
-    keep(final.parent, last, best)
-
-
-def publish(saving: Path, final: Path) -> None:
-    """Gives a checkpoint that is whole its final name."""
     os.rename(saving, final)
     # On the disk before an older one is deleted.
     sync_folder(final.parent)
+    keep(final.parent, last, best)
 
 
 def keep(folder: Path, last: int, best: Best | None) -> None:

@@ -60,9 +60,8 @@ def rewinds(run_dir: str | Path) -> list[Rewind]:
 def skip_at(run_dir: str | Path, step: int) -> int:
     """Returns how many batches a run leaves out when it goes on from its checkpoint of `step`.
 
-    The last rewind to `step` decides. It no longer counts once a later rewind went to an earlier
-    step: the checkpoint that has this number now was saved after that, and its own position in the
-    data says all. The same holds for any later checkpoint of the rewound run.
+    The last rewind to `step` decides, unless a later one went to an earlier step: the checkpoint
+    that has this number now was saved after that, and its own position in the data says all.
     """
     skip = 0
     for entry in rewinds(run_dir):
@@ -76,12 +75,8 @@ def skip_at(run_dir: str | Path, step: int) -> int:
 def rewind(run_dir: str | Path, step: int, skip_batches: int = 0) -> list[Path]:
     """Makes `step` the last checkpoint of a run; returns where the later ones are now.
 
-    Earlier checkpoints stay, the best one too. A kill in the middle leaves a run that can be
-    rewound again.
-
-    Raises:
-        ConfigError: a negative number, or no complete checkpoint of this step.
-        DataError: rewinds.json is damaged.
+    A kill in the middle leaves a run that can be rewound again. Raises ConfigError for a negative
+    number, or without a complete checkpoint of this step.
     """
     if skip_batches < 0:
         raise ConfigError(f"--skip_batches={skip_batches}: expected 0 or more batches.")
@@ -89,11 +84,7 @@ def rewind(run_dir: str | Path, step: int, skip_batches: int = 0) -> list[Path]:
     steps = list(retention.complete(folder))
     if step not in steps:
         there = f"there are: {', '.join(map(str, steps))}" if steps else "there is none"
-        before = sorted(
-            {number for number, why, _ in retention.aside(folder) if why == "rewound"} - {*steps}
-        )
-        more = f" (rewound before: {', '.join(map(str, before))})" if before else ""
-        raise ConfigError(f"no checkpoint of step {step} in {folder}; {there}{more}.")
+        raise ConfigError(f"no checkpoint of step {step} in {folder}; {there}.")
     made = rewinds(run_dir)
     later = [number for number in retention.numbered(folder) if number > step]
     aside = [retention.set_aside(folder / str(number), "rewound") for number in later[::-1]]
@@ -110,11 +101,7 @@ def rewind_once(run_dir: str | Path, step: int, skip_batches: int) -> bool:
     """Does what `--rewind` and `--skip_batches` of a command line ask, unless it was done before.
 
     A job that is started again gives the same flags again, and goes on from its last checkpoint.
-    Returns whether the run was rewound now. Of several processes the first one calls this, and the
-    others wait for it.
-
-    Raises:
-        ConfigError, DataError: see `rewind`.
+    Returns whether the run was rewound now; the first process calls this, the others wait for it.
     """
     if any((made.step, made.skip_batches) == (step, skip_batches) for made in rewinds(run_dir)):
         return False

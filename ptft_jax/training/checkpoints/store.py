@@ -6,9 +6,7 @@ One folder per step, named by its number:
     meta/          JSON: step, next_index (position in the data), skipped, skipped_in_row, config
     tokenizer/     JSON: the content of tokenizer.json
     manifest.json  size and SHA-256 of all these files; metrics (see `manifest`)
-Orbax writes STEP.saving while training goes on. When all files are there they are hashed, the
-manifest is added, and one rename makes it the checkpoint STEP; only then older ones are deleted.
-A run that is killed at any moment of this keeps its earlier checkpoints (see `retention`).
+How one becomes complete, and which are kept: see `async_writer` and `retention`.
 """
 
 import dataclasses
@@ -47,11 +45,9 @@ _SCALARS = ("skipped", "skipped_in_row")
 class Checkpoints:
     """The checkpoints in `folder`; saving keeps the last `keep_last` of them and the best one.
 
-    `best` names a metric of `save`'s `metrics` and whether 'max' or 'min' is best; a checkpoint
-    saved without that metric is never the best, and of equal ones the later is. None keeps the last
-    ones only. Nothing is created before the first `save`, so reading beside a running training is
-    safe. `save` returns while the files are still being written: call `close`, or use the object as
-    a context manager.
+    `best` names a metric of `save`'s `metrics` and whether 'max' or 'min' is best (`retention`).
+    Nothing is created before the first `save`, so reading beside a running training is safe. `save`
+    returns while the files are still being written: call `close`, or use it as a context manager.
 
     In a job of several processes all of them make the same calls, on a shared file system, and
     give `gather`; only the methods that read small files (`all_steps`, `meta`, …) and `check` may
@@ -67,8 +63,6 @@ class Checkpoints:
     ):
         if keep_last < 1:
             raise ConfigError(f"keep_last={keep_last} must be at least 1")
-        if best is not None and best[1] not in ("max", "min"):
-            raise ConfigError(f"best={best!r}: the mode {best[1]!r} is neither 'max' nor 'min'")
         self.folder = Path(folder).absolute()
         self._best = best
         name, self._gather = numbered_tags(gather)
@@ -85,7 +79,7 @@ class Checkpoints:
             self._writer.leave(kind)
 
     def all_steps(self) -> list[int]:
-        """Return the steps of all complete checkpoints, ascending, without one being written."""
+        """Return the steps of all complete checkpoints, ascending."""
         return list(retention.complete(self.folder))
 
     def latest_step(self) -> int | None:
@@ -141,16 +135,14 @@ class Checkpoints:
           step: updates made so far, equal to `state.step`.
           state: arrays laid out over the mesh; `opt_state` None leaves that part out.
           next_index: global index of the next example that the run reads.
-          config: the run's whole config, JSON values.
-          tokenizer_json: the content of tokenizer.json, JSON values.
+          config, tokenizer_json: the run's whole config, and the content of tokenizer.json.
           metrics: evaluation metrics at this step, {} without an evaluation; NaN becomes null.
           evaluation_due: whether an evaluation of this step was broken off and has to be made when
             the run goes on; `record_metrics` then adds what it gave.
 
-        The latest step saved a second time with the same `next_index` is left as it is (a finished
-        run started again), but for metrics that it lacks. Raises ConfigError for an earlier step or
-        another `next_index`, StorageError when the disk does not take it, and the error of the
-        previous save if writing it failed in the background.
+        The latest step saved again with the same `next_index` is left as it is, but for metrics
+        that it lacks. Raises ConfigError for an earlier step or another `next_index`, StorageError
+        when the disk does not take it, and the error of the previous save if that failed.
         """
         self.wait()
         self._writer.begin()
@@ -191,31 +183,15 @@ class Checkpoints:
                 raise self._writer.failure(step, len(held.to_bytes()), error) from error
         self._agreed("recorded", None)
 
-    def restore(
-        self, step: int | None, abstract_state: TrainState
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """Return the state of `step` (None: the latest) and its `meta`.
-
-        `abstract_state` holds a `jax.ShapeDtypeStruct` for each array; the arrays come back in its
-        shardings, whatever mesh they were saved from. Without a sharding they come on one device.
-        Before anything is read every file is compared with the manifest.
-
-        Raises ConfigError when there is no such checkpoint, DataError when a file has changed, or
-        when it does not hold exactly these arrays.
-        """
-        path = self._path(step)
-        problem = self._problem(path, None)
-        if problem is not None:
-            raise DamagedCheckpointError(problem)
-        return self._read_state(path, abstract_state)
-
     def restore_latest(
         self, abstract_state: TrainState, say: Callable[[str], None]
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Return state and `meta` of the last checkpoint that is whole, None without checkpoints.
 
-        A later one whose files are not those that were written is told of through `say` and set
-        aside under another name; see `restore`.
+        `abstract_state` holds a `jax.ShapeDtypeStruct` for each array; the arrays come back in its
+        shardings, whatever mesh they were saved from, without one on one device. Before anything is
+        read every file is compared with the manifest; a later checkpoint whose files are not those
+        that were written is told of through `say` and set aside under another name.
 
         Raises DataError when there are checkpoints and none is whole (they stay as they are), or
         when the last whole one does not hold exactly these arrays.
@@ -223,9 +199,10 @@ class Checkpoints:
         problems: dict[int, str] = {}
         for step in self._agreed("steps", retention.numbered(self.folder)[::-1]):
             path = self.folder / str(step)
-            problem = self._problem(path, None)
-            if problem is not None:
-                problems[step] = problem
+            try:
+                self._check_whole(path, None)
+            except DamagedCheckpointError as error:
+                problems[step] = str(error)
                 continue
             restored = self._read_state(path, abstract_state)
             self._set_aside(problems, say, step)
@@ -239,14 +216,12 @@ class Checkpoints:
         return None
 
     def restore_params(self, step: int | None, abstract_params: Any) -> Any:
-        """Return the parameters of `step` (None: the latest) alone; see `restore`.
+        """Return the parameters of `step` (None: the latest) alone; see `restore_latest`.
 
         Only their files are compared with the manifest, so another item may be damaged.
         """
         path = self._path(step)
-        problem = self._problem(path, ("params",))
-        if problem is not None:
-            raise DamagedCheckpointError(problem)
+        self._check_whole(path, ("params",))
         return read_arrays(path, {"params": abstract_params})["params"]
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
@@ -269,10 +244,7 @@ class Checkpoints:
         self._writer.check()
 
     def wait(self) -> None:
-        """Wait until the checkpoint being written is complete; raises the error if it failed.
-
-        On return the checkpoint is complete for all processes, or the error comes to all.
-        """
+        """Wait until the checkpoint being written is complete for all; raise what it failed by."""
         self._writer.wait()
 
     def close(self) -> None:
@@ -292,11 +264,8 @@ class Checkpoints:
             "from there, or start in another run folder"
         )
 
-    def _problem(self, path: Path, items: Collection[str] | None) -> str | None:
-        """Say what is damaged in a checkpoint, the same on all processes; None when it is whole.
-
-        Each process hashes its share of the files.
-        """
+    def _check_whole(self, path: Path, items: Collection[str] | None) -> None:
+        """Raise DamagedCheckpointError on all processes; each hashes its share of the files."""
         manifest, view = None, ["", ""]
         try:
             manifest = read_manifest(path)
@@ -305,14 +274,15 @@ class Checkpoints:
             view[0] = str(error)
         self._same_everywhere("manifest", view, path)
         if manifest is None:
-            return view[0]
+            raise DamagedCheckpointError(view[0])
         damage = structure_damage(path, manifest, items)
         count = self._same_everywhere("structure", [str(one) for one in damage], path)
         if not damage:
             parts = shares(manifest, names_in(manifest, items), count)
             mine = content_damage(path, manifest, parts[jax.process_index() % count])
             damage = [Damage(*one) for part in self._gather("damage", mine) for one in part]
-        return damage_text(path, damage) if damage else None
+        if damage:
+            raise DamagedCheckpointError(damage_text(path, damage))
 
     def _same_everywhere(self, what: str, view: Any, path: Path) -> int:
         """Return the number of processes; raise ConfigError when they see something different."""

@@ -1,4 +1,4 @@
-"""What processes ask each other through a `Gather`, and the folder that all of them have to see."""
+"""What processes ask each other, and the folder that all of them have to see."""
 
 import os
 import socket
@@ -25,14 +25,8 @@ def alone(tag: str, value: Any) -> list[Any]:
 def check_shared(gather: Gather, folder: Path, is_first: bool, called: str | None = None) -> None:
     """Checks that all processes see what the first one writes in a folder, which it has made.
 
-    Args:
-      gather: asks all processes.
-      folder: the folder.
-      is_first: whether this is the process that writes.
-      called: how the message names the folder; None: by its path.
-
-    Raises:
-      ConfigError: a process does not see it; the message names process and host.
+    Raises ConfigError, naming process and host, where one does not; `called` is how the message
+    names the folder, None: by its path.
     """
     name = f".seen-by-all-{os.getpid()}" if is_first else None
     if name is not None:

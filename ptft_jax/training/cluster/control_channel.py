@@ -1,13 +1,11 @@
 """The control channel of a job: one TCP connection from every process to the first one.
 
 JAX's own coordination tells a job that a process is gone only after its heartbeat timeout, by
-aborting it, and hands nothing on from one process to the others. Here a closed connection is
-noticed at once, a failing process says why, and the processes agree on the step at which they stop.
-Messages are JSON objects, one per line. The first message of a connection must hold the job's
-token; whatever does not is hung up on.
-
-`Server` runs in a thread of the first process; `Link` is one process's end of a connection, whose
-messages its owner reads (see `ptft_jax.training.cluster.job`).
+aborting it. Here a closed connection is noticed at once, a failing process says why, and the
+processes agree on the step at which they stop. Messages are JSON objects, one per line; the first
+one of a connection must hold the job's token. `Server` runs in a thread of the first process;
+`Link` is one process's end, whose messages its owner reads (`job`, which alone loads this, and
+only where there are several processes).
 """
 
 import hmac
@@ -20,12 +18,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-Message = dict[str, Any]
+from ptft_jax.training.cluster.job import NEVER, NOW, Message
 
 _MOST_BEFORE_TOKEN = 4096  # bytes that a stranger may send
 _SEND_SECONDS = 5
-# The answers to the question where to stop, beside the number of a point.
-NOW, NEVER = "now", "never"
 
 
 @dataclass
@@ -93,7 +89,7 @@ class Link:
 
 
 def connect(address: tuple[str, int], hello: Message, timeout: float) -> Link:
-    """Connects to the server at `address` (host, port) and says hello; raises OSError."""
+    """Connects to the server at `address` and says hello; raises OSError."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -194,7 +190,10 @@ class Server:
         if "gather" in message:
             self._gather(member, message["gather"], message["value"])
         elif "stop" in message:
-            self._stop(member, message["stop"])
+            if self._stopping is None:
+                who = {"process": member.process, "host": member.host}
+                self._stopping = {"code": message["stop"], **who}
+                self._broadcast({"stopping": self._stopping})
         elif "stands" in message:
             stands = message["stands"]
             member.began, member.passed = bool(stands["began"]), int(stands["passed"])
@@ -217,18 +216,13 @@ class Server:
             in_order = [values[process] for process in range(self._count)]
             self._broadcast({"gathered": tag, "values": in_order})
 
-    def _stop(self, member: _Member, code: int) -> None:
-        if self._stopping is None:
-            self._stopping = {"code": code, "process": member.process, "host": member.host}
-            self._broadcast({"stopping": self._stopping})
-
     def _decide(self) -> None:
         """Decides where all stop, as soon as enough is known.
 
-        While one process has not made an update nothing can have been saved in this start (saving
-        takes all of them), so nothing is lost by ending at once. Otherwise all stop at the first
-        point that nobody has passed; from their answers on they pass none without asking. A
-        process that comes to no more points is about to end, and so are the others.
+        While one process has not made an update nothing can have been saved in this start, so
+        nothing is lost by ending at once. Otherwise all stop at the first point that nobody has
+        passed; from their answers on they pass none without asking. A process that comes to no
+        more points is about to end, and so are the others.
         """
         members = self._members.values()
         if self._stopping is None or self._stop_at is not None:

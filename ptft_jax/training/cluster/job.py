@@ -1,8 +1,8 @@
 """The job that a process belongs to: its peers, its signals, and whether it still makes progress.
 
-`Job()` is the job of one process. `cluster.start` makes those of several, which are
-joined by the control channel. Entered as a context manager it handles SIGTERM and Ctrl-C and starts
-a thread that watches over the process:
+`Job()` is the job of one process; `start` makes those of several, which the control channel joins.
+Entered as a context manager it handles SIGTERM and Ctrl-C and starts a thread that watches over the
+process:
 
 * SIGTERM or Ctrl-C at one process stops all of them at the same step (`stops_here`);
 * a peer that dies or falls silent ends this process with exit code 76, one that fails with its
@@ -22,12 +22,18 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ptft_jax.errors import HangError, PeerError, PtftError, StopError, StorageError
 from ptft_jax.training.accounting.heartbeat import Heartbeat
-from ptft_jax.training.cluster.control_channel import NEVER, NOW, Link, Message, Server
 from ptft_jax.training.storage import refusal
+
+if TYPE_CHECKING:  # a job of one process does not load it
+    from ptft_jax.training.cluster.control_channel import Link, Server
+
+Message = dict[str, Any]
+# The answers to the question where to stop, beside the number of a point.
+NOW, NEVER = "now", "never"
 
 # Compiling a large model, reading a corpus or writing a checkpoint may take this many times longer
 # than a step may.
@@ -36,8 +42,6 @@ _SIGNALS = {signal.SIGTERM: StopError.exit_code, signal.SIGINT: 130}
 # How long the first process, which hands on messages, stays for the others to end: a frozen one
 # never does.
 _STAY_SECONDS = 1.0
-
-
 NOT_ALL_CAME = (
     "the processes of the job did not come together in time; expected each of them to be started "
     "and to reach the coordinator: check that its port is free and open, and raise "
@@ -48,20 +52,12 @@ NOT_ALL_CAME = (
 class Job:
     """One process's view of its job; see the module.
 
-    Args:
-      heartbeat_seconds: how long a peer may be silent.
-      watchdog_seconds: how long the main thread may be without progress (a step, a batch of an
-        evaluation); ten times that where it starts, compiles, restores or saves. None: for ever.
-
-    Attributes:
-      heartbeat: what is told of this process; set by a run that has a folder.
+    A peer may be silent for `heartbeat_seconds`. The main thread may be without progress (a step, a
+    batch of an evaluation) for `watchdog_seconds`; ten times that where it starts, compiles,
+    restores or saves. None: for ever. A run that has a folder sets `heartbeat`.
     """
 
-    def __init__(
-        self,
-        heartbeat_seconds: float = 100.0,
-        watchdog_seconds: float | None = None,
-    ):
+    def __init__(self, heartbeat_seconds: float = 100.0, watchdog_seconds: float | None = None):
         self.process_index, self.process_count = 0, 1
         self.host = socket.gethostname()
         self._link: Link | None = None
@@ -95,7 +91,9 @@ class Job:
         """Says that this process waits for the others, for so long at most."""
         self._stage, self._join_until = "joining", time.monotonic() + seconds
 
-    def joined(self, process_index: int, process_count: int, link: Link, server: Any) -> None:
+    def joined(
+        self, process_index: int, process_count: int, link: "Link", server: "Server | None"
+    ) -> None:
         """Says that the others are there."""
         self.process_index, self.process_count = process_index, process_count
         self._link, self._server = link, server
@@ -150,10 +148,9 @@ class Job:
     def stops_here(self) -> bool:
         """Says whether the job stops at this point: between two updates or evaluation batches.
 
-        All processes come to the same points in the same order. Once a stop is asked for, the
-        watching threads tell each other how many points the main threads have passed, and all stop
-        at the first one that nobody has passed. Main threads do not wait for each other there: one
-        that has not heard yet may need the others in a collective or a save before its next point.
+        All processes come to the same points in the same order, and stop at the first one that
+        nobody has passed. Main threads do not wait for each other there: one that has not heard of
+        the stop yet may need the others in a collective or a save before its next point.
         """
         self.made_progress()
         with self._changed:
@@ -407,10 +404,9 @@ def _code_of(error: BaseException | None) -> int:
 def _hold_aborts() -> None:
     """Gives this process a few seconds between an abort and its end.
 
-    JAX aborts a process that has lost its coordinator, from a thread of its own, as soon as the
-    connection breaks; the thread here learns of it in the same moment, and can say who is gone and
-    end with the right code. `sleep` as the handler of SIGABRT gets the number of the signal, 6, as
-    its argument; a program that aborts for another reason dies of it six seconds later.
+    JAX aborts a process that has lost its coordinator as soon as the connection breaks; the thread
+    here learns of it in the same moment, and can end with the right code. `sleep` as the handler of
+    SIGABRT gets the signal's number, 6: another program that aborts dies six seconds later.
     """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]

@@ -1,7 +1,7 @@
-"""The start of a job of several processes: who takes part, where the first one is, and what it has.
+"""The start of a job: who takes part, where the first process is, and what each of them has.
 
-Processes are found from explicit settings, or from the environment that SLURM, Open MPI, a TPU pod
-or Kubernetes gives them (JAX's own detection).
+Found from explicit settings, or from the environment that SLURM, Open MPI, a TPU pod or Kubernetes
+gives (JAX's own detection).
 """
 
 import importlib.util
@@ -17,7 +17,6 @@ import jax
 from jax._src import distributed as jax_distributed  # the only way to its key-value store
 
 from ptft_jax.errors import ConfigError, PeerError
-from ptft_jax.training.cluster.control_channel import Server, connect
 from ptft_jax.training.cluster.job import NOT_ALL_CAME, Job
 
 # JAX notices the end of a peer too, but only aborts: it comes after the control channel.
@@ -58,44 +57,33 @@ class JobConfig:
     watchdog_seconds: int = 1800
 
     def __post_init__(self):
-        given = {
-            name: getattr(self, name)
-            for name in ("coordinator_address", "num_processes", "process_id")
-            if getattr(self, name) is not None
-        }
-        if self.coordinator_address is not None:
-            host, colon, port = self.coordinator_address.rpartition(":")
-            if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        address, count, index = self.coordinator_address, self.num_processes, self.process_id
+        if address is not None:
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ConfigError(
-                    f"--coordinator_address={self.coordinator_address}: expected HOST:PORT of the "
-                    "first process, like node001:8476."
+                    f"--coordinator_address={address}: expected HOST:PORT of the first process, "
+                    "like node001:8476."
                 )
-        if self.num_processes is not None and self.num_processes < 1:
-            raise ConfigError(f"--num_processes={self.num_processes}: expected at least 1.")
-        if self.process_id is not None:
-            if self.num_processes is None:
-                raise ConfigError(
-                    f"--process_id={self.process_id}: expected --num_processes beside it."
-                )
-            if not 0 <= self.process_id < self.num_processes:
-                raise ConfigError(
-                    f"--process_id={self.process_id}: expected from 0 to "
-                    f"{self.num_processes - 1} (--num_processes={self.num_processes})."
-                )
-        if given.keys() == {"num_processes", "process_id"} and self.num_processes != 1:
+        if index is not None and count is None:
+            raise ConfigError(f"--process_id={index}: expected --num_processes beside it.")
+        for name, least, most in (
+            ("num_processes", 1, None),
+            ("process_id", 0, (count or 1) - 1),
+            ("start_timeout_seconds", 1, None),
+            ("heartbeat_seconds", 1, None),
+            ("watchdog_seconds", 0, None),
+            ("control_port", 0, 65535),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= (value if most is None else most):
+                expected = f"at least {least}" if most is None else f"from {least} to {most}"
+                raise ConfigError(f"--{name}={value}: expected {expected}.")
+        if index is not None and address is None and count != 1:
             raise ConfigError(
                 "--coordinator_address is missing: expected HOST:PORT of the first process beside "
                 "--num_processes and --process_id."
             )
-        for name, least in (
-            ("start_timeout_seconds", 1),
-            ("heartbeat_seconds", 1),
-            ("watchdog_seconds", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name}={getattr(self, name)}: expected at least {least}.")
-        if not 0 <= self.control_port < 65536:
-            raise ConfigError(f"--control_port={self.control_port}: expected a port, or 0.")
 
 
 @contextmanager
@@ -106,10 +94,10 @@ def join_job(config: JobConfig, environment: Mapping[str, str] = os.environ) -> 
         ConfigError: the settings do not fit together, or the launcher's do not suffice.
         PeerError: not all processes came in time.
     """
-    address, count, index, devices = _explicit(config, environment)
+    found = _explicit(config, environment)
     with Job(config.heartbeat_seconds, config.watchdog_seconds or None) as job:
-        if count != 1:
-            _join(job, config, address, count, index, devices)
+        if found[1] != 1:
+            _join(job, config, *found)
         yield job
 
 
@@ -182,11 +170,8 @@ def _explicit(
             f"--coordinator_address={address}: expected --num_processes and --process_id beside "
             "it, since no launcher (SLURM, Open MPI) says which process this is."
         )
-    on_tpu = importlib.util.find_spec("libtpu") and environment.get("JAX_PLATFORMS") in (
-        None,
-        "",
-        "tpu",
-    )
+    asked = environment.get("JAX_PLATFORMS") in (None, "", "tpu")
+    on_tpu = asked and importlib.util.find_spec("libtpu")
     return None, None if on_tpu else 1, None, devices
 
 
@@ -195,6 +180,9 @@ def _open_channel(job: Job, config: JobConfig, state: Any) -> None:
 
     Whoever reached the coordinator's host once reaches it again, so its name is used here as well.
     """
+    # A job of one process does not need it.
+    from ptft_jax.training.cluster.control_channel import Server, connect
+
     server = None
     index, count = state.process_id, state.num_processes
     if index == 0:
@@ -222,12 +210,6 @@ def _open_channel(job: Job, config: JobConfig, state: Any) -> None:
 def process_map(job: Job) -> list[dict[str, Any]]:
     """Returns, for every process of the job, its host, process number and devices."""
     devices = jax.local_devices()
-    return job.gather(
-        "process map",
-        {
-            "host": job.host,
-            "pid": os.getpid(),
-            "devices": len(devices),
-            "kind": devices[0].device_kind,
-        },
-    )
+    kind = devices[0].device_kind
+    mine = {"host": job.host, "pid": os.getpid(), "devices": len(devices), "kind": kind}
+    return job.gather("process map", mine)

@@ -97,25 +97,16 @@ def test_ranks_become_flags(tmp_path):
         ]
 
 
-def test_chosen_devices_are_left_alone(tmp_path):
-    """Who names the devices knows better than the local rank."""
-    job = MpiJob(tmp_path, "0", "--local_device_ids=3")
-    assert job.end() == 0
+@pytest.mark.parametrize(("behaviour", "code"), [("65", 65), ("75", 75), ("die", 137)])
+def test_exit_codes_are_handed_on(tmp_path, behaviour, code):
+    """Whatever starts the job again decides by its code; a dead rank ends those that wait for it.
+
+    Who names the devices knows better than the local rank.
+    """
+    job = MpiJob(tmp_path, behaviour, "--local_device_ids=3")
+    assert job.end() == code
     for entry in job.records("args"):
-        assert [word for word in entry["args"] if "local_device_ids" in word] == [
-            "--local_device_ids=3"
-        ]
-
-
-@pytest.mark.parametrize("code", [2, 65, 75, 76])
-def test_exit_codes_are_handed_on(tmp_path, code):
-    """Whatever starts the job again decides by its code."""
-    assert MpiJob(tmp_path, str(code)).end() == code
-
-
-def test_a_dead_rank_ends_the_job(tmp_path):
-    """The others would wait for it."""
-    assert MpiJob(tmp_path, "die").end() == 137
+        assert [word for word in entry["args"] if "device_ids" in word] == ["--local_device_ids=3"]
 
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["SIGTERM", "Ctrl-C"])

@@ -126,28 +126,22 @@ def test_rewind_from_the_command_line(one, capsys):
     assert RunFolder(one).checkpoints().all_steps() == [10]
     assert run("ckpt", "ls", f"--run_dir={one}") == 0
     assert "set aside as 30.rewound-1" in rows(capsys.readouterr().out)["30"]
-    restored, meta = RunFolder(one).checkpoints().restore(None, jax.eval_shape(state))
+    restored, meta = RunFolder(one).checkpoints().restore_latest(jax.eval_shape(state), print)
     assert (int(restored.step), meta["next_index"]) == (10, 80)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "said"),
     [
-        (["ls"], 2, "--run_dir is missing"),
-        (["ls", "--run_dir=nowhere"], 2, "there is no run here"),
-        (["ls", "stray", "--run_dir=RUN"], 2, "'stray': expected flags only"),
-        (
-            ["verify", "--run_dir=RUN", "--checkpoint=newest"],
-            2,
-            "expected 'last', 'best' or one of",
-        ),
-        (["verify", "--run_dir=EMPTY"], 2, "holds no checkpoint yet"),
-        (["rewind", "--run_dir=RUN"], 2, "--step is missing"),
-        (["rewind", "--run_dir=RUN", "--step=11"], 2, "there are: 10, 20, 30"),
-        (["rewind", "--run_dir=RUN", "--step=10", "--skip_batches=-2"], 2, "--skip_batches=-2"),
+        (["ls"], "--run_dir is missing"),
+        (["ls", "--run_dir=nowhere"], "there is no run here"),
+        (["verify", "--run_dir=RUN", "--checkpoint=newest"], "expected 'last', 'best' or one of"),
+        (["verify", "--run_dir=EMPTY"], "holds no checkpoint yet"),
+        (["rewind", "--run_dir=RUN"], "--step is missing"),
+        (["rewind", "--run_dir=RUN", "--step=11"], "there are: 10, 20, 30"),
     ],
 )
-def test_mistakes(made, tmp_path, capsys, arguments, code, said):
+def test_mistakes(made, tmp_path, capsys, arguments, said):
     """One message that names the value; nothing is changed."""
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -155,9 +149,8 @@ def test_mistakes(made, tmp_path, capsys, arguments, code, said):
     places = {"RUN": str(made), "EMPTY": str(empty)}
     words = [re.sub("RUN|EMPTY", lambda found: places[found[0]], word) for word in arguments]
     before = tree(made)
-    assert run("ckpt", *words) == code
-    message = capsys.readouterr().err
-    assert message.startswith("ptft: error: ")
-    assert said in message
-    assert message.count("\n") == 1
+    assert run("ckpt", *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ptft: error: ")
+    assert said in line
     assert tree(made) == before

@@ -127,17 +127,13 @@ def test_a_process_is_silent_when_nothing_was_heard_for_too_long(run_dir, capsys
     assert "look at the hosts of the processes that are silent" in text
 
 
-@pytest.mark.parametrize(
-    ("step", "waited", "marks"),
-    [(250, 9.0, (False, False)), (240, 9.0, (True, False)), (250, 90.0, (False, True))],
-)
-def test_the_process_that_others_wait_for(run_dir, capsys, step, waited, marks):
-    """One is behind, or its batches come late; who wrote earlier has said an earlier step."""
+@pytest.mark.parametrize("step", [250, 240])
+def test_the_process_that_others_wait_for(run_dir, capsys, step):
+    """One is behind; who wrote earlier has said an earlier step."""
     write(run_dir, beat(999.0, step=0, waited=0.0))
-    write(run_dir, beat(1.0, 0, 3), beat(1.0, 1, 3, step=step, waited=waited))
+    write(run_dir, beat(1.0, 0, 3), beat(1.0, 1, 3, step=step))
     write(run_dir, beat(21.0, 2, 3, step=245))  # at a pace of a step in 4 s it is no more
-    text = shown(run_dir, capsys)
-    assert ("ago behind" in text, "ago waited most" in text) == marks
+    assert ("ago behind" in shown(run_dir, capsys)) == (step == 240)
 
 
 @pytest.mark.parametrize(
@@ -146,10 +142,8 @@ def test_the_process_that_others_wait_for(run_dir, capsys, step, waited, marks):
         ((0,), "state finished"),
         ((65,), "state ended: error (65)"),
         ((76, 70, 76), "stacks are in the folder status"),
-        ((74, 76), "make room on the disk"),
         ((75, 75), "state ended: SIGTERM (75)"),
         ((76,), "see why the process that is gone has ended"),
-        ((130,), "state ended: Ctrl-C (130)"),
     ],
 )
 def test_an_ended_run_says_what_to_do(run_dir, capsys, codes, words):
@@ -168,18 +162,6 @@ def test_an_ended_run_says_what_to_do(run_dir, capsys, codes, words):
     assert ("ptft ckpt ls --run_dir=" in text) == (codes != (0,))
     if codes[0] not in (0, 65):
         assert "goes on from its last checkpoint" in text
-
-
-def test_restarts_are_counted_by_their_reasons(run_dir, capsys):
-    """A run that was preempted a hundred times is a line."""
-    for number, code in enumerate((75, 75, None, 76, None)):
-        started = 1000.0 + 100 * number
-        one = beat(start=started, time=started, since=started, step=number, waited=0.0)
-        write(run_dir, one, replace(one, time=started + 50, step=number + 2, code=code))
-    text = shown(run_dir, capsys)
-    assert "restarts 4, after: SIGTERM (75) x 2, killed, peer lost (76)" in text
-    assert "down 0:03:20" in text
-    assert "4 steps made again" in text
 
 
 def test_runs_without_status_files(run_dir, capsys):
@@ -215,15 +197,14 @@ def test_many_processes_are_summed_up(run_dir, capsys):
     assert "node1 " not in text
 
 
-def test_mistakes(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("--run_dir=", "--run_dir is missing"), ("--run_dir=PLACE", "there is no run here")],
+)
+def test_mistakes(tmp_path, capsys, argument, words):
     """The same errors as those of the other commands that read a run."""
-    for argument, words in (
-        ("--run_dir=", "--run_dir is missing"),
-        (str(tmp_path), "expected flags only, like --run_dir=RUN"),
-        (f"--run_dir={tmp_path}", "there is no run here (no config.json)"),
-    ):
-        assert run("status", argument) == 2
-        assert words in capsys.readouterr().err
+    assert run("status", argument.replace("PLACE", str(tmp_path))) == 2
+    assert words in capsys.readouterr().err
 
 
 @contextmanager

@@ -87,20 +87,6 @@ def test_a_disk_that_never_answers_holds_up_nobody(tmp_path):
     os.close(os.open(tmp_path / "events.jsonl", os.O_RDWR))  # lets the thread go
 
 
-def test_what_a_full_disk_refused_is_written_later(tmp_path):
-    """A full disk ends the run at its next checkpoint; that there is no account is no reason."""
-    (tmp_path / "events.jsonl").symlink_to("/dev/full")
-    heartbeat = Heartbeat(tmp_path, 0, 1, time.time(), 10)
-    time.sleep(1.5)
-    assert read_heartbeats(tmp_path) == []
-    (tmp_path / "events.jsonl").unlink()
-    heartbeat.does("training")
-    heartbeat.end(74)
-    events = read_events(tmp_path)
-    assert [event.activity for event in events] == ["starting", "training", "training"]
-    assert read_heartbeats(tmp_path)[0][0].code == 74
-
-
 def test_a_process_is_ended_while_its_main_thread_turns_to_something_else(tmp_path):
     """The thread that watches over peers ends it at any moment, and its code must be the last."""
     for _ in range(20):

@@ -117,31 +117,6 @@ def test_an_older_checkpoint_loses_steps_of_several_starts():
     assert run.seconds()["training"] == 4.0
 
 
-def test_between_two_events_the_steps_are_taken_for_equally_long():
-    """A checkpoint may be of a step at which nothing was said."""
-    run = Run()
-    run.start()
-    run.says(activity="training", step=0)
-    run.now += 40.0
-    run.says(step=20)
-    run.start()
-    run.says(activity="training", step=5)
-    assert run.seconds() == {"training": 10.0, "lost": 30.0}
-
-
-def test_a_heartbeat_that_is_older_than_the_end():
-    """The next start adds the last heartbeat of the one before, which may have said its end."""
-    run = Run()
-    run.start()
-    run.train(0, 20)
-    old = run.state
-    run.says(code=70)
-    run.events.append(old)
-    run.start()
-    run.train(20, 21)
-    assert [start.last.code for start in account(run.events)] == [70, None]
-
-
 def test_random_histories_add_up():
     """Any order of activities, kills, stops and resumes: the kinds add up to the wall clock."""
     rng = random.Random(0)

@@ -2,19 +2,14 @@
 
 import dataclasses
 import errno
-import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_damage import damaged, files_of, single_flips
@@ -30,11 +25,8 @@ from ptft_jax.training.checkpoints.manifest import (
 )
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.mesh import MeshConfig, make_mesh
-from ptft_jax.training.state import TrainState
 
-# As many flipped bits as the full form of the fault tests asks for, a few here.
-FLIPS = int(os.environ.get("PTFT_FULL_FLIPS", "40"))
-ENVIRONMENT = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+FLIPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +73,13 @@ def test_flipped_bits_are_found_and_the_checkpoint_before_is_used(two, mesh):
     assert said == []
 
 
-@pytest.mark.parametrize("how", ["truncated", "emptied", "deleted"])
+@pytest.mark.parametrize("how", ["truncated", "emptied", "deleted", "longer"])
 def test_lost_content_is_found_in_every_file(two, mesh, how):
     """A copy that broke off, or a file system that lost what it was given, is no checkpoint."""
     for path in files_of(two / "2"):
-        content = {"truncated": path.read_bytes()[:-1], "emptied": b"", "deleted": None}[how]
-        with damaged(path, content):
+        held = path.read_bytes()
+        kinds = {"truncated": held[:-1], "emptied": b"", "deleted": None, "longer": held + b" "}
+        with damaged(path, kinds[how]):
             goes_back_to_one(two, mesh, path.name)
 
 
@@ -98,8 +91,6 @@ def test_reading_commands_refuse_what_is_damaged(two, mesh):
     with damaged(data, data.read_bytes()[:-1]):
         with pytest.raises(DamagedCheckpointError, match=f"{data.name} is truncated"):
             checkpoints.restore_params(2, params)
-        with pytest.raises(DamagedCheckpointError, match=f"{data.name} is truncated"):
-            checkpoints.restore(2, abstract(make_state(mesh)))
         assert_same(checkpoints.restore_params(1, params), make_state(mesh, seed=1).params)
     for item, read in (("meta", checkpoints.meta), ("tokenizer", checkpoints.tokenizer_json)):
         path = two / "2" / item / "metadata"
@@ -129,14 +120,6 @@ def test_without_any_whole_checkpoint(two, mesh, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"1", "2"}
     assert Checkpoints(tmp_path / "new").restore_latest(abstract(make_state(mesh)), print) is None
     assert not (tmp_path / "new").exists()
-
-
-def test_another_model_is_no_damage(two, mesh):
-    """A wrong command line must not set good checkpoints aside."""
-    with pytest.raises(DataError, match=r"dense/kernel is float32\[8, 16\] there") as caught:
-        Checkpoints(two).restore_latest(abstract(make_state(mesh, width=32)), print)
-    assert not isinstance(caught.value, DamagedCheckpointError)
-    assert {path.name for path in two.iterdir()} == {"1", "2"}
 
 
 def test_metrics_can_come_later(tmp_path, mesh):
@@ -177,30 +160,33 @@ def test_items_that_are_not_there(tmp_path, mesh):
     assert not isinstance(caught.value, DamagedCheckpointError)
 
 
-SAVES = textwrap.dedent(
-    """
-    import os, resource, signal, sys, time
-    import jax, numpy as np
-    from ptft_jax.training.checkpoints import retention
-    from ptft_jax.training.checkpoints.store import Checkpoints
-    from ptft_jax.training.state import TrainState
+SAVES = """
+import resource, sys, time
+import jax, numpy as np
+from ptft_jax.errors import StorageError
+from ptft_jax.training.checkpoints.store import Checkpoints
+from ptft_jax.training.state import TrainState
 
-    def state(kilobytes):
-        values = np.random.default_rng(kilobytes).standard_normal(250 * kilobytes, np.float32)
-        params = {"kernel": jax.device_put(values)}
-        return TrainState.new(params, {"mu": params["kernel"] + 1})
+rng = np.random.default_rng(0)
 
-    def save(step, kilobytes):
-        checkpoints.save(step, state(kilobytes), step, {}, {}, {})
+def save(step, kilobytes):
+    params = {"kernel": jax.device_put(rng.standard_normal(250 * kilobytes, np.float32))}
+    state = TrainState.new(params, {"mu": params["kernel"] + 1})
+    checkpoints.save(step, state, step, {}, {}, {})
 
-    checkpoints = Checkpoints(sys.argv[1])
-    """
-)
-
-
-def run_script(script: str, folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", SAVES + textwrap.dedent(script), str(folder)]
-    return subprocess.run(command, env=ENVIRONMENT, timeout=120, capture_output=True, text=True)
+checkpoints = Checkpoints(sys.argv[1])
+save(1, 10)
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+save(2, 1000)
+try:
+    for _ in range(1000):
+        checkpoints.check()
+        time.sleep(0.05)
+except StorageError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
 
 
 def test_files_that_may_not_grow(tmp_path):
@@ -208,73 +194,19 @@ def test_files_that_may_not_grow(tmp_path):
 
     The error is there at the next look, not only at the next save.
     """
-    done = run_script(
-        """
-        from ptft_jax.errors import StorageError
-        save(1, 10)
-        checkpoints.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-        save(2, 1000)
-        try:
-            for _ in range(1000):
-                checkpoints.check()
-                time.sleep(0.05)
-        except StorageError as error:
-            print(error)
-            sys.exit(error.exit_code)
-        """,
-        tmp_path,
-    )
+    command = [sys.executable, "-c", SAVES, str(tmp_path)]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(command, env=environment, timeout=120, capture_output=True, text=True)
     assert done.returncode == 74, done.stderr
-    for part in (f"checkpoint {tmp_path}/2", "File too large", "2.0 MB", "are whole (steps 1)"):
+    for part in (f"checkpoint {tmp_path}/2", "File too large", "MB", "are whole (steps 1)"):
         assert part in done.stdout
     assert done.stderr == ""
     assert os.listdir(tmp_path) == ["1"]
-    assert len(Checkpoints(tmp_path).restore_params(1, kernel(10))) == 1
+    kernel = {"kernel": jax.ShapeDtypeStruct((2500,), np.float32)}
+    assert len(Checkpoints(tmp_path).restore_params(1, kernel)) == 1
 
 
-def kernel(kilobytes: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return {"kernel": jax.ShapeDtypeStruct((250 * kilobytes,), np.float32)}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 2.5 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user may not mount a tmpfs")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def big_state(seed: int) -> TrainState:
-    values = np.random.default_rng(seed).standard_normal(250_000, np.float32)
-    return TrainState.new({"kernel": jnp.asarray(values)}, {"mu": jnp.zeros(3)})
-
-
-def test_a_full_disk(small_disk):
-    """Everyone who asks is told, the half checkpoint is removed, and with room the run goes on."""
-    checkpoints = Checkpoints(small_disk / "checkpoints", keep_last=2)
-    save(checkpoints, 1, big_state(1))
-    save(checkpoints, 2, big_state(2))
-    save(checkpoints, 3, big_state(3))
-    with pytest.raises(StorageError, match="No space left on device"):
-        checkpoints.close()
-    with pytest.raises(StorageError, match="free there now"):
-        checkpoints.check()
-    assert sorted(os.listdir(checkpoints.folder)) == ["1", "2"]
-    with Checkpoints(checkpoints.folder, keep_last=1) as checkpoints:
-        target = jax.eval_shape(lambda: big_state(0))
-        restored, _ = checkpoints.restore_latest(target, pytest.fail)
-        assert_same(restored.params, big_state(2).params)
-        shutil.rmtree(checkpoints.folder / "1")
-        save(checkpoints, 3, big_state(3))
-    assert checkpoints.all_steps() == [3]
-
-
-@pytest.mark.parametrize("called", ["check", "wait", "close", "save"])
+@pytest.mark.parametrize("called", ["check", "save"])
 def test_background_errors_come_out(tmp_path, mesh, monkeypatch, called):
     """Whatever the run does next raises the error; one that is no disk's comes as it is."""
     checkpoints = Checkpoints(tmp_path)
@@ -288,8 +220,6 @@ def test_background_errors_come_out(tmp_path, mesh, monkeypatch, called):
     save(checkpoints, 2, make_state(mesh))
     calls = {
         "check": lambda: [time.sleep(0.01) or checkpoints.check() for _ in range(1000)],
-        "wait": checkpoints.wait,
-        "close": checkpoints.close,
         "save": lambda: save(checkpoints, 3, make_state(mesh)),
     }
     with pytest.raises(ZeroDivisionError, match="a bug"):
@@ -322,28 +252,6 @@ def test_an_error_on_the_way_out_is_not_hidden(tmp_path, mesh, monkeypatch):
     assert os.listdir(tmp_path) == ["1"]
 
 
-def test_killed_between_the_files_and_the_name(tmp_path):
-    """All files are there, hashes too, but the name is not: the checkpoint before is the last."""
-    done = run_script(
-        """
-        save(1, 10)
-        checkpoints.wait()
-        retention.publish = lambda saving, final: os.kill(os.getpid(), signal.SIGKILL)
-        save(2, 10)
-        checkpoints.wait()
-        """,
-        tmp_path,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert sorted(os.listdir(tmp_path)) == ["1", "2.saving"]
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.all_steps() == [1]
-    checkpoints.restore_params(1, kernel(10))
-    with checkpoints:
-        save(checkpoints, 2, big_state(2))
-    assert os.listdir(tmp_path) == ["2"]
-
-
 def test_hosts_without_a_shared_folder(tmp_path, mesh):
     """Checkpoints on each host's own disk could not be put together again."""
 
@@ -356,25 +264,31 @@ def test_hosts_without_a_shared_folder(tmp_path, mesh):
 
 
 def test_another_process_that_sees_damage(tmp_path, mesh):
-    """What one process finds comes to all of them, with the same exit code."""
-    answers = {}
+    """What one process finds comes to all of them: the same error, the same checkpoint instead."""
+    answers, tags = {}, []
 
     def gather(tag, value):
-        return [value, answers.get(tag.split()[-1], value)]
+        tags.append(tag)
+        return [value, answers.pop(tag.split()[-1], value)]
 
-    state = make_state(mesh)
+    state, said = make_state(mesh), []
     with Checkpoints(tmp_path, keep_last=2, gather=gather) as checkpoints:
-        save(checkpoints, 1, state)
+        save(checkpoints, 1, make_state(mesh, seed=1))
         save(checkpoints, 2, state)
     answers["damage"] = [["params/d/1", "has changed"]]
     with pytest.raises(DamagedCheckpointError, match="params/d/1 has changed"):
-        checkpoints.restore(2, abstract(state))
+        checkpoints.restore_params(2, abstract(state).params)
     # What one host does not see yet is not damaged: it must not be set aside.
     for tag, answer in (("manifest", ["is missing", ""]), ("structure", ["params/x is missing"])):
         answers[tag] = answer
         with pytest.raises(ConfigError, match=r"process 1 does not see .*/2 as process 0 does"):
             checkpoints.restore_latest(abstract(state), pytest.fail)
-        del answers[tag]
+    answers["damage"] = [["params/d/1", "has changed"]]
+    restored, _ = checkpoints.restore_latest(abstract(state), said.append)
+    assert_same(restored, make_state(mesh, seed=1))
+    assert "set aside as 2.damaged-1; step 1 is used instead" in said[0]
+    assert checkpoints.all_steps() == [1]
+    assert len({*tags}) == len(tags)  # a tag that comes again would mix up two questions
 
 
 def test_a_failed_write_waits_for_nobody(tmp_path, mesh, monkeypatch):
@@ -405,41 +319,6 @@ def test_a_failed_write_waits_for_nobody(tmp_path, mesh, monkeypatch):
         checkpoints._writer._write = None
 
 
-def test_two_processes(tmp_path, mesh):
-    """Written by two, hashed by two, damaged in one's part and found by both; restored by one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    script = Path(__file__).parents[2] / "checkpoint_processes.py"
-    settings = {"JAX_NUM_CPU_DEVICES": "2", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(index), port, str(tmp_path)],
-            env=os.environ | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    said = [json.loads((tmp_path / f"said.{index}").read_text()) for index in range(2)]
-    assert said[0] == said[1]
-    [line] = said[0]
-    assert "ocdbt.process_1/d/" in line
-    assert "set aside as 2.damaged-1; step 1 is used instead" in line
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.all_steps() == [1, 3]
-    for step, seed in ((1, 1), (3, 2)):
-        state = make_state(mesh, seed=seed)
-        assert_same(checkpoints.restore(step, abstract(state))[0].params, state.params)
-
-
 def test_an_imported_model_is_no_damage(tmp_path, mesh):
     """A run without optimizer state is said to be one, when it is resumed."""
     state = make_state(mesh)
@@ -447,4 +326,5 @@ def test_an_imported_model_is_no_damage(tmp_path, mesh):
         save(checkpoints, 0, dataclasses.replace(state, opt_state=None))
     with pytest.raises(ConfigError, match="no optimizer state"):
         checkpoints.restore_latest(abstract(state), pytest.fail)
+    assert_same(checkpoints.restore_params(0, abstract(state).params), state.params)
     assert checkpoints.all_steps() == [0]

@@ -4,13 +4,12 @@ import dataclasses
 import errno
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from checkpoint_damage import damaged, files_of, flipped
+from checkpoint_damage import files_of, flipped
 from jax.errors import JaxRuntimeError
 
 from ptft_jax.errors import ConfigError, DataError
@@ -26,11 +25,9 @@ from ptft_jax.training.checkpoints.manifest import (
     verify,
     write_manifest,
 )
-from ptft_jax.training.storage import refusal, size_text
+from ptft_jax.training.storage import refusal
 
 FILES = {"params/d/1": b"weights", "params/_METADATA": b"{}", "meta/metadata": b'{"step": 7}'}
-# Every moment at which retention can be killed is tried in the tests; more, at random, on request.
-RANDOM_KILLS = int(os.environ.get("PTFT_FULL_KILLS", "0"))
 
 
 @pytest.fixture
@@ -80,26 +77,6 @@ def test_every_single_bit_counts(checkpoint):
     assert found == flips > 5000
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda content: None, "is missing"),
-        (lambda content: b"", "is empt"),
-        (lambda content: content[:-1], "is truncated|has changed"),
-        (lambda content: content + b" ", "is too long|has changed"),
-    ],
-    ids=["removed", "emptied", "truncated", "longer"],
-)
-def test_every_file_is_missed(checkpoint, change, said):
-    """A file that is gone, empty, cut or longer is named together with what is wrong with it."""
-    for path in files_of(checkpoint):
-        name = path.relative_to(checkpoint).as_posix()
-        message = pytest.raises(DamagedCheckpointError, match=f"{re.escape(name)} ({said})")
-        with damaged(path, change(path.read_bytes())), message:
-            verify(checkpoint)
-    verify(checkpoint)
-
-
 def test_what_is_no_file_of_the_checkpoint(checkpoint):
     """Added files, links (to the very content, even) and pipes are refused without reading them."""
 
@@ -135,7 +112,7 @@ def test_what_is_no_file_of_the_checkpoint(checkpoint):
     says("it is a symbolic link")
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "a//b", "./a", ".", ""])
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "a//b", ""])
 def test_paths_that_lead_outside(checkpoint, name):
     """A manifest made by somebody else, with a right SHA-256 of its own, cannot point elsewhere."""
     manifest = read_manifest(checkpoint)
@@ -162,15 +139,6 @@ def test_other_spellings_and_versions(checkpoint, monkeypatch):
         write_manifest(checkpoint, manifest)
     with pytest.raises(ConfigError, match=r"version 2; expected .* version 1"):
         verify(checkpoint)
-
-
-def test_one_item_can_be_verified_alone(checkpoint):
-    """Parameters can be read while something else is damaged; files beside the items count."""
-    (checkpoint / "meta" / "metadata").write_bytes(b"broken")
-    verify(checkpoint, ("params",))
-    (checkpoint / "top").write_bytes(b"")
-    with pytest.raises(DamagedCheckpointError, match="top is not in"):
-        verify(checkpoint, ("params",))
 
 
 def test_permission_and_other_errors_are_no_damage(checkpoint, monkeypatch):
@@ -219,7 +187,7 @@ def test_names_of_folders(tmp_path):
         "5.saving",
         "5.saving.orbax-checkpoint-tmp",
     ]
-    assert retention.aside(tmp_path) == [(9, "damaged", tmp_path / "9.damaged-2")]
+    assert retention.aside(tmp_path) == [tmp_path / "9.damaged-2"]
     assert retention.set_aside(tmp_path / "12", "damaged").name == "12.damaged-1"
     (tmp_path / "12").mkdir()
     assert retention.set_aside(tmp_path / "12", "damaged").name == "12.damaged-2"
@@ -238,11 +206,10 @@ def test_names_of_folders(tmp_path):
 def test_killed_at_any_moment_of_finishing_and_retention(tmp_path):
     """SIGKILL before every request to the file system loses neither best nor last, ever."""
     script = Path(__file__).parents[2] / "killed_retention.py"
-    command = [sys.executable, str(script), str(tmp_path), str(RANDOM_KILLS)]
+    command = [sys.executable, str(script), str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     found = json.loads(said.stdout)
     assert found["lost"] == []
-    assert found["tried"] == (RANDOM_KILLS or found["moments"])
     assert found["moments"] > 30
 
 
@@ -269,10 +236,3 @@ def test_what_a_full_disk_says(error, reason):
     wrapped = RuntimeError("saving failed")
     wrapped.__cause__ = ExceptionGroup("several", [KeyError("a"), error])
     assert refusal(wrapped) == reason
-
-
-def test_sizes_are_written_for_people():
-    """Three digits at most, in units that disks are sold in."""
-    sizes = {0: "0 bytes", 999: "999 bytes", 1000: "1.0 kB", 123_456: "123 kB", 999_900: "1.0 MB"}
-    sizes |= {1_321_000_000: "1.3 GB", 5 * 10**12: "5.0 TB"}
-    assert {size: size_text(size) for size in sizes} == sizes

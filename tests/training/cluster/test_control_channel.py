@@ -71,9 +71,7 @@ def test_all_get_what_all_gave(members):
     "first",
     [
         b'{"hello": {"token": "wrong", "process": 0, "host": "h"}}\n',
-        b'{"gather": "x", "value": 1}\n',
         b"GET / HTTP/1.1\r\n\r\n",
-        b"[1]\n",
         b"\xff\xfe\n",
         b"x" * 5000,
     ],
@@ -94,22 +92,6 @@ def test_a_lost_process_is_named(members):
     for member in (members[0], members[2]):
         lost = member.next("lost")
         assert (lost["process"], lost["host"]) == (1, "host1")
-
-
-def test_who_comes_late_hears_of_the_loss(server):
-    """A process may die while others are still on their way."""
-    first, second = Member(server, 0), Member(server, 1)
-    second.link.close()
-    assert first.next("lost")["process"] == 1
-    assert Member(server, 2).next("lost")["process"] == 1
-
-
-def test_a_goodbye_is_no_loss(members):
-    """A process that has said that it ends is not missed."""
-    members[1].send(bye=True)
-    members[1].link.close()
-    members[2].link.close()
-    assert members[0].next("lost")["process"] == 2
 
 
 def test_a_silent_process_is_named():
@@ -136,56 +118,38 @@ def test_a_failure_is_handed_on(members):
         assert failed == {"process": 2, "host": "host2", "code": 74, "message": "disk full"}
 
 
-def test_a_stop_is_at_the_first_point_that_nobody_has_passed(members):
-    """Nobody can go back, so all go on to where the farthest one comes next."""
+@pytest.mark.parametrize(
+    ("finishing", "stands", "where"),
+    [
+        # Nobody can go back, so all go on to where the farthest one comes next.
+        (False, [(True, 7), (True, 9), (True, 8)], 10),
+        # One process that has not made an update means that none has saved one.
+        (False, [(True, 0), (False, 0), (True, 0)], "now"),
+        # A process that comes to no more points cannot wait at one: all end as they would have.
+        (True, [(True, 11)] * 3, "never"),
+    ],
+)
+def test_where_all_stop(members, finishing, stands, where):
+    """The same point for all of them, or the job would hang in a collective."""
+    if finishing:
+        members[2].send(finishing=True)
     members[1].send(stop=75)
-    for member, passed in zip(members, (7, 9, 8), strict=True):
+    for member, (began, passed) in zip(members, stands, strict=True):
         assert member.next("stopping")["process"] == 1
-        member.send(stands={"began": True, "passed": passed})
-    assert [member.next("stop_at") for member in members] == [10, 10, 10]
+        member.send(stands={"began": began, "passed": passed})
+    assert [member.next("stop_at") for member in members] == [where] * 3
 
 
-def test_a_stop_before_the_first_update_is_at_once(members):
-    """One process that has not made an update means that none has saved one."""
-    members[0].send(stop=75)
-    for member, began in zip(members, (True, False, True), strict=True):
-        member.next("stopping")
-        member.send(stands={"began": began, "passed": 0})
-    assert [member.next("stop_at") for member in members] == ["now"] * 3
-
-
-def test_a_stop_at_the_end_is_none(members):
-    """A process that comes to no more points cannot wait at one: all end as they would have."""
-    members[2].send(finishing=True)
-    members[0].send(stop=75)
-    for member in members:
-        member.next("stopping")
-        member.send(stands={"began": True, "passed": 11})
-    assert [member.next("stop_at") for member in members] == ["never"] * 3
-
-
-def test_who_comes_late_hears_of_the_stop(server):
-    """A stop that was decided while the job still came together holds for all of it."""
-    early = Member(server, 0)
+def test_who_comes_late_hears_of_the_stop_and_of_the_loss(server):
+    """Both may come while others are still on their way."""
+    early, lost = Member(server, 0), Member(server, 1)
     early.send(stop=75)
     early.next("stopping")
     early.send(stands={"began": False, "passed": 0})
     assert early.next("stop_at") == "now"
-    late = Member(server, 1)
+    lost.link.close()
+    assert early.next("lost")["process"] == 1
+    late = Member(server, 2)
     assert late.next("stopping")["code"] == 75
     assert late.next("stop_at") == "now"
-
-
-def test_messages_may_come_in_pieces():
-    """TCP cuts where it likes."""
-    one, two = socket.socketpair()
-    sender, receiver = Link.__new__(Link), Link.__new__(Link)
-    for link, connection in ((sender, one), (receiver, two)):
-        link.connection, link._received = connection, bytearray()
-    one.sendall(b'{"a": 1}\n{"b"')
-    assert receiver.receive() == [{"a": 1}]
-    one.sendall(b": 2}\n")
-    assert receiver.receive() == [{"b": 2}]
-    one.close()
-    assert receiver.receive() is None
-    two.close()
+    assert late.next("lost")["process"] == 1
