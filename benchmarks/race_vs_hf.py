@@ -316,7 +316,7 @@ class _Ours:
 
     def _start(self) -> Any:
         from ptft_jax.training.mesh import put_params
-        from ptft_jax.training.state import init_state
+        from ptft_jax.training.step import init_state
 
         initial = put_params(self._initial, self._model.axes(), self._mesh)
         return init_state(self._model, self._optimizer, self._seed, initial)

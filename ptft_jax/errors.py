@@ -55,3 +55,12 @@ class PeerError(PtftError):
     """Another process of the job is gone or silent (exit code 76, EX_PROTOCOL)."""
 
     exit_code = 76
+
+
+def not_finite(what: str) -> DataError:
+    """Returns the error for numbers of a trained model that are not; `what` ends in a verb."""
+    return DataError(
+        f"{what} not finite (NaN or infinity): the model has diverged. Go back to an earlier "
+        "checkpoint (--checkpoint, --rewind), or train with a lower optimizer.learning_rate, a "
+        "longer warm-up or model.dtype=float32"
+    )

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ptft_jax.training.state import TrainState
+from ptft_jax.training.step import TrainState
 
 SPECS = {"dense": {"kernel": P("fsdp", "tensor"), "bias": P(None)}}
 CONFIG = {"model": {"hidden_size": 8}, "seed": 1}

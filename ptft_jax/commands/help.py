@@ -9,7 +9,6 @@ from absl import flags
 
 from ptft_jax.commands.keys import KEYS
 from ptft_jax.commands.parsing import config_of
-from ptft_jax.commands.train.job_flags import JOB_FLAGS
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, flatten, load_config, nearest
 from ptft_jax.runs.defaults import BY_COMMAND
@@ -36,6 +35,9 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
         command: whose config it takes, None for a command without one.
         arguments: the command line; a --config in it gives the values.
     """
+    # Here, because the overview need not wait for JAX.
+    from ptft_jax.commands.train.flags import JOB_FLAGS
+
     values = flags.FlagValues()
     module.define_flags(values)
     own = {name: values[name] for name in sorted(values)}

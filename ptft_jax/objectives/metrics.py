@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.errors import ConfigError, not_finite
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -95,15 +95,6 @@ def check_outputs(outputs: np.ndarray) -> None:
     finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
     if not finite.all():
         raise not_finite(f"the model's outputs in {np.sum(~finite)} of {len(finite)} rows are")
-
-
-def not_finite(what: str) -> DataError:
-    """Returns the error for numbers of a trained model that are not; `what` ends in a verb."""
-    return DataError(
-        f"{what} not finite (NaN or infinity): the model has diverged. Go back to an earlier "
-        "checkpoint (--checkpoint, --rewind), or train with a lower optimizer.learning_rate, a "
-        "longer warm-up or model.dtype=float32"
-    )
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

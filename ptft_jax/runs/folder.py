@@ -21,10 +21,9 @@ from ml_collections import ConfigDict
 
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.errors import ConfigError, DataError, not_finite
 from ptft_jax.models.build import Params, build_model
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.objectives.metrics import not_finite
 from ptft_jax.runs.config import Config, check_place, flatten
 from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.checkpoints.store import Checkpoints
@@ -221,6 +220,30 @@ class RunFolder:
             return {}
         mend = "remove it, and `ptft evaluate` writes it again"
         return read_json_object(self.results_file, mend)
+
+    def finished(self, record: RunRecord, steps: int, latest: int | None) -> dict[str, Any] | None:
+        """Returns the results of a run that this very command has brought to its end, else None.
+
+        Args:
+            record: what the run is to be.
+            steps: how long it is to be.
+            latest: the step of its last checkpoint.
+
+        Raises:
+            ConfigError: the run has made more updates than it is asked for.
+        """
+        if not self.exists():
+            return None
+        if latest is not None and latest > steps:
+            raise ConfigError(
+                f"--run_dir={self.path} has made {latest} updates already: expected steps of at "
+                f"least {latest} (now {steps}), or another --run_dir."
+            )
+        results = self.results()
+        same = self.record().to_json() == record.to_json()
+        if not same or latest != steps or results.pop("step", None) != steps:
+            return None
+        return results
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,14 +26,13 @@ from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
 from ptft_jax.runs.phases import PhaseConfig, phases_of
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.runs.start_checks import agree, check_run_place, time_all_reduce
-from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.checkpoints.store import Checkpoints
+from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.cost import model_flops
-from ptft_jax.training.loop import Batch, fit
+from ptft_jax.training.cost import ideal_seconds
+from ptft_jax.training.loop import fit
 from ptft_jax.training.memory import fitting
 from ptft_jax.training.mesh import (
     MeshConfig,
@@ -52,9 +51,7 @@ from ptft_jax.training.metric_sinks import (
     write_results,
 )
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.profile import check_profile, tracing
-from ptft_jax.training.state import abstract_state, init_state
-from ptft_jax.training.step import make_train_step
+from ptft_jax.training.step import abstract_state, init_state, make_train_step
 
 # The metrics of a run's last evaluation, by split.
 Results = dict[str, dict[str, Any]]
@@ -155,7 +152,11 @@ def train(
     # Data.
     kind = kind_of(command, config)
     phases, steps = kind.phases, kind.phases[-1].until
-    check_profile(profile, steps)
+    if profile is not None and profile[1] > steps:
+        raise ConfigError(
+            f"--profile={profile[0]}:{profile[1]}: the run ends after {steps} updates; expected "
+            f"STOP to be {steps} at most."
+        )
 
     # Model.
     start = kind.starting_point(init_from, folder if folder.has_checkpoint() else None)
@@ -202,7 +203,7 @@ def train(
     for change in changes:
         report.say(f"changed since the run was started: {change}")
     checkpoints = folder.checkpoints(config.keep_last, record.best, job.gather)
-    finished = job.gather("finished", _finished(folder, record, steps, checkpoints))[0]
+    finished = job.gather("finished", folder.finished(record, steps, checkpoints.latest_step()))[0]
     if finished is not None:
         report.say(f"all {steps:,} updates are made already: nothing to do")
         return finished
@@ -240,7 +241,11 @@ def train(
         started = time.monotonic()
 
         # Loop.
-        tracer = tracing(profile if job.is_first else None, folder.path / "profile", first, report)
+        tracer = nullcontext()
+        if profile is not None and job.is_first:
+            from ptft_jax.training.profile import tracing
+
+            tracer = tracing(profile, folder.path / "profile", first, report)
         saver = _Saver(checkpoints, record, tokenizer)
         with tracer as trace:
             for phase, rows, splits in zip(phases, examples, scored, strict=True):
@@ -284,7 +289,7 @@ def train(
                         checkpoint_every=kind.checkpoint_every,
                         max_skipped_in_row=config.max_skipped_in_row,
                         evaluation_due=due,
-                        ideal_seconds=_ideal_seconds(model, batch_size, mesh),
+                        ideal_seconds=ideal_seconds(model.config, batch_size, mesh),
                         job=job,
                     )
         with job.activity("saving"):
@@ -357,54 +362,6 @@ def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:
         now = config.eval_batch_size or part
         found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
     return found
-
-
-def _ideal_seconds(model: Model, batch_size: int, mesh: Mesh) -> Callable[[Batch], float] | None:
-    """Returns the function from a batch to the seconds of its model FLOPs at the devices' peak.
-
-    None where the peak of these devices is not known.
-    """
-    device = accelerator_of(mesh.devices.flat[0].device_kind)
-    if device is None:
-        return None
-    peak = mesh.size * device.peak_tflops(model.config.dtype) * 1e12
-
-    def seconds(batch: Batch) -> float:
-        def width(name: str) -> int:
-            return batch[name].shape[1] if name in batch else 0
-
-        flops = model_flops(
-            model.config,
-            tokens=width("input_ids"),
-            predictions=width("masked_lm_positions"),
-            pooled=width("pooled_positions"),
-        )
-        return batch_size * flops / peak
-
-    return seconds
-
-
-def _finished(
-    folder: RunFolder, record: RunRecord, steps: int, checkpoints: Checkpoints
-) -> Results | None:
-    """Returns the results of a run that this very command has brought to its end, else None.
-
-    Raises:
-        ConfigError: the run has made more updates than it is asked for.
-    """
-    if not folder.exists():
-        return None
-    latest = checkpoints.latest_step()
-    if latest is not None and latest > steps:
-        raise ConfigError(
-            f"--run_dir={folder.path} has made {latest} updates already: expected steps of at "
-            f"least {latest} (now {steps}), or another --run_dir."
-        )
-    results = folder.results()
-    same = folder.record().to_json() == record.to_json()
-    if not same or latest != steps or results.pop("step", None) != steps:
-        return None
-    return results
 
 
 @dataclasses.dataclass(frozen=True)

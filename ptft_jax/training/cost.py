@@ -7,7 +7,7 @@ compares the formulas with what compiled steps multiply and exchange.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +21,9 @@ from ptft_jax.models.attention import SHORT_ROW
 from ptft_jax.models.build import Model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.totals import Objective
+from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.mesh import AXES
-from ptft_jax.training.state import TrainState, abstract_state
-from ptft_jax.training.step import make_train_step
+from ptft_jax.training.step import TrainState, abstract_state, make_train_step
 
 # The rows of a batch without their number: name → (shape of one row, dtype).
 RowShapes = Mapping[str, tuple[tuple[int, ...], Any]]
@@ -271,3 +271,30 @@ def exchanges(
 
 # Parameters that are used in float32 whatever the model's dtype is.
 _FLOAT32_PARTS = ("layer_norm", "embeddings", "'nsp'", "'classification'")
+
+
+def ideal_seconds(
+    config: EncoderConfig, batch_size: int, mesh: Mesh
+) -> Callable[[Mapping[str, np.ndarray]], float] | None:
+    """Returns the function from a batch to the seconds of its model FLOPs at the devices' peak.
+
+    None where the peak of these devices is not known.
+    """
+    device = accelerator_of(mesh.devices.flat[0].device_kind)
+    if device is None:
+        return None
+    peak = mesh.size * device.peak_tflops(config.dtype) * 1e12
+
+    def seconds(batch: Mapping[str, np.ndarray]) -> float:
+        def width(name: str) -> int:
+            return batch[name].shape[1] if name in batch else 0
+
+        flops = model_flops(
+            config,
+            tokens=width("input_ids"),
+            predictions=width("masked_lm_positions"),
+            pooled=width("pooled_positions"),
+        )
+        return batch_size * flops / peak
+
+    return seconds

@@ -9,24 +9,14 @@ from typing import Any
 
 import jax
 
-from ptft_jax.errors import ConfigError, StorageError
+from ptft_jax.errors import StorageError
 from ptft_jax.training.loop import Step
 from ptft_jax.training.metric_sinks import Kernel, Report
-from ptft_jax.training.state import TrainState
-
-
-def check_profile(profile: tuple[int, int] | None, steps: int) -> None:
-    """Raises ConfigError when a run has less updates than are to be traced."""
-    if profile is not None and profile[1] > steps:
-        start, stop = profile
-        raise ConfigError(
-            f"--profile={start}:{stop}: the run ends after {steps} updates; expected STOP to be "
-            f"{steps} at most."
-        )
+from ptft_jax.training.step import TrainState
 
 
 def tracing(
-    profile: tuple[int, int] | None, folder: Path, done: int, report: Report
+    profile: tuple[int, int], folder: Path, done: int, report: Report
 ) -> AbstractContextManager["Tracer | None"]:
     """Returns the tracer of a run that has made so many updates; None where nothing is to trace.
 
@@ -36,8 +26,6 @@ def tracing(
         done: updates that are made already.
         report: takes the kernels, and the words about how to look at the trace.
     """
-    if profile is None:
-        return nullcontext()
     start, stop = profile
     if done >= stop:
         report.say(f"--profile={start}:{stop}: these updates are made already, nothing to trace")

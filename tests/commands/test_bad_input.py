@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import ptft_jax
 from ptft_jax.runs.folder import RunFolder, host_params, open_run
-from ptft_jax.training.state import TrainState
+from ptft_jax.training.step import TrainState
 
 PREPARE = "--config=configs/data/text.py"
 PRETRAIN = "--config=configs/pretrain/bert_tiny.py"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import finetune_flags, pretrain_flags, run, tree, write_corpus
 
-from ptft_jax.commands.secrets import refuse_secrets
+from ptft_jax.commands.parsing import refuse_secrets
 from ptft_jax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

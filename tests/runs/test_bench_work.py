@@ -12,8 +12,8 @@ from ptft_jax.runs import defaults
 from ptft_jax.runs.bench import work
 from ptft_jax.runs.bench.rounds import take_turns, times_as_fast
 from ptft_jax.runs.bench.train import figures
+from ptft_jax.runs.kinds.pretraining import row_shapes
 from ptft_jax.runs.phases import pretraining_settings
-from ptft_jax.runs.shapes import row_shapes
 from ptft_jax.training.cost import model_flops
 
 MODEL = EncoderConfig(

@@ -30,7 +30,7 @@ from ptft_jax.training.cost import (
 )
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.state import abstract_state
+from ptft_jax.training.step import abstract_state
 
 # As many positions as tokens: the gradient of an unused position would not be exchanged.
 TOKENS, MASKED, ROWS = 16, 4, 32

@@ -13,7 +13,7 @@ from ptft_jax.training import loop
 from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
 from ptft_jax.training.loop import fit
 from ptft_jax.training.metric_sinks import Report
-from ptft_jax.training.state import TrainState
+from ptft_jax.training.step import TrainState
 
 BATCH_SIZE = 4
 

@@ -13,8 +13,7 @@ from hf_reference import SMALL, our_side, random_batch, torch_inputs, torch_pret
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.state import init_state
-from ptft_jax.training.step import make_train_step
+from ptft_jax.training.step import init_state, make_train_step
 
 STEPS, WARMUP = 50, 10
 # More decay than usual, so that its absence would show within 50 steps.

@@ -34,8 +34,8 @@ from ptft_jax.models.partition import Device
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs.config import Config, check_length, check_numbers, nearest
 from ptft_jax.runs.describe import describe_backends, describe_model
+from ptft_jax.runs.kinds.pretraining import encoder_config, row_shapes
 from ptft_jax.runs.phases import PhaseConfig, phases_of, rows_of
-from ptft_jax.runs.shapes import encoder_config, row_shapes
 from ptft_jax.training import cost
 from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.mesh import AXES, MeshConfig, check_batch, check_model, make_mesh

@@ -1,19 +1,48 @@
 """What the commands that train read from a command line, with the checks they share."""
 
+import hashlib
+import os
+import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import jax
 from absl import flags
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
+from ptft_jax.commands import screen
 from ptft_jax.commands.screen import make_console, results_table, say
-from ptft_jax.commands.train.job_flags import define_job_flags, job_of
 from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.lock import check_free
-from ptft_jax.runs.start_checks import agree, software
 from ptft_jax.runs.train import train
 from ptft_jax.training.checkpoints.rewind import rewind_once
+from ptft_jax.training.cluster.agreement import agree, software
 from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.cluster.start import JobConfig, join_job, process_map
+
+_DEFAULTS = JobConfig()
+# A longer process map is cut in the middle.
+_SHOWN_PROCESSES = 16
+
+
+_TEXTS = {
+    "coordinator_address": "HOST:PORT of the first process; else from SLURM, Open MPI, TPU.",
+    "local_device_ids": "Accelerators of this process, like 0,1; else those it is given.",
+}
+_NUMBERS = {
+    "num_processes": "Number of processes of the job.",
+    "process_id": "Which of them this is, from 0.",
+    "start_timeout_seconds": "How long to wait for all processes.",
+    "heartbeat_seconds": "How long a process may be silent before the others give it up.",
+    "control_port": "Port of the first process for the control channel, 0 for any.",
+    "watchdog_seconds": "Time without a step after which the run counts as hung, 0: never.",
+}
+JOB_FLAGS = (*_TEXTS, *_NUMBERS)
 
 
 def define_training_flags(values: flags.FlagValues) -> None:
@@ -115,3 +144,99 @@ def _rewind(job: Job, folder: RunFolder, step: int, skip_batches: int) -> None:
             "later checkpoints are set aside",
         )
     job.gather("rewound", None)
+
+
+def define_job_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    for name, text in _TEXTS.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    for name, text in _NUMBERS.items():
+        flags.DEFINE_integer(name, getattr(_DEFAULTS, name), text, flag_values=values)
+    text = "Folder of compiled programs, or off; else in the user's cache folder."
+    flags.DEFINE_string("compile_cache", None, text, flag_values=values)
+
+
+@contextmanager
+def job_of(values: flags.FlagValues) -> Iterator[Job]:
+    """Joins the job that the flags or the launcher name, for as long as the context lasts.
+
+    Raises:
+        ConfigError: the flags do not fit together.
+        PeerError: the other processes did not come.
+    """
+    config = JobConfig(
+        coordinator_address=values.coordinator_address,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
+        local_device_ids=_device_ids(values.local_device_ids),
+        start_timeout_seconds=values.start_timeout_seconds,
+        heartbeat_seconds=values.heartbeat_seconds,
+        control_port=values.control_port,
+        watchdog_seconds=values.watchdog_seconds,
+    )
+    _keep_compiled_programs(values.compile_cache)
+    with join_job(config) as job:
+        if not job.is_first:
+            screen.silence()
+        if job.process_count > 1:
+            _print_map(process_map(job))
+        yield job
+
+
+def _device_ids(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--local_device_ids={text}: expected numbers, like 0,1.")
+    return tuple(map(int, parts))
+
+
+def _keep_compiled_programs(folder: str | None) -> None:
+    """Lets JAX keep what it compiles, so that a restart need not compile it again.
+
+    Not in the run's folder: compiled programs are code, and a run is data that may be passed on.
+    """
+    if folder == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if folder is None:
+        if jax.config.jax_compilation_cache_dir:
+            return  # the person's own setting
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = f"{cache}/ptft_jax/xla"
+    # Programs for the CPU use the instructions of the CPU that they were compiled on, and a home
+    # folder is often shared by machines of several kinds.
+    path = Path(folder).expanduser() / _cpu()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--compile_cache={folder}: {error.strerror}; expected a folder that can be written, "
+            "or off."
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _cpu() -> str:
+    """Returns a name for this kind of CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        kind = "".join(line for line in lines if line.startswith(("model name", "flags")))
+    except OSError:
+        kind = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
+
+
+def _print_map(processes: list[dict]) -> None:
+    table = Table("process", "host", "pid", "devices", box=SIMPLE_HEAD)
+    half = _SHOWN_PROCESSES // 2
+    for index, entry in enumerate(processes):
+        if len(processes) > _SHOWN_PROCESSES and half <= index < len(processes) - half:
+            if index == half:
+                table.add_row("…", f"{len(processes) - 2 * half} more", "", "")
+            continue
+        devices = f"{entry['devices']} x {entry['kind']}"
+        table.add_row(str(index), entry["host"], str(entry["pid"]), devices)
+    screen.make_console().print(table)

@@ -20,7 +20,7 @@ from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import imported_record
-from ptft_jax.training.state import TrainState
+from ptft_jax.training.step import TrainState
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -24,13 +24,12 @@ from ptft_jax.runs.bench.hf_process import HuggingFace, torch_device
 from ptft_jax.runs.bench.machine import peak_memory
 from ptft_jax.runs.bench.rounds import spread, take_turns, times_as_fast
 from ptft_jax.runs.config import Config
+from ptft_jax.runs.kinds.pretraining import encoder_config
 from ptft_jax.runs.phases import pretraining_settings
-from ptft_jax.runs.shapes import encoder_config
 from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, put_batch
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.state import init_state
-from ptft_jax.training.step import make_train_step
+from ptft_jax.training.step import init_state, make_train_step
 
 OURS = "ptft_jax"
 OTHERS = ("hf", "hf_gathered")

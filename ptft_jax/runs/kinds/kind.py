@@ -10,10 +10,9 @@ from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.errors import ConfigError, DataError, not_finite
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.objectives.metrics import not_finite
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder

@@ -37,7 +37,7 @@ from ptft_jax.training.checkpoints.manifest import (
 )
 from ptft_jax.training.cluster.agreement import Gather, alone
 from ptft_jax.training.metric_sinks import json_ready
-from ptft_jax.training.state import TrainState
+from ptft_jax.training.step import TrainState
 
 _SCALARS = ("skipped", "skipped_in_row")
 

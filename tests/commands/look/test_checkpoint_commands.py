@@ -15,7 +15,7 @@ from small_state import TOKENIZER
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.folder import RunFolder, RunRecord
 from ptft_jax.training.metric_sinks import write_atomically
-from ptft_jax.training.state import TrainState
+from ptft_jax.training.step import TrainState
 
 
 def state() -> TrainState:

@@ -17,13 +17,12 @@ from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs import defaults
+from ptft_jax.runs.kinds.pretraining import row_shapes
 from ptft_jax.runs.phases import pretraining_settings
-from ptft_jax.runs.shapes import row_shapes
 from ptft_jax.training.cost import Exchange, Memory
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.state import init_state
-from ptft_jax.training.step import make_train_step
+from ptft_jax.training.step import init_state, make_train_step
 
 CONFIG = "--config=configs/pretrain/bert_tiny.py"
 

@@ -19,6 +19,7 @@ from command_line import (
 from ptft_jax.runs import train
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds import classification, pretraining
+from ptft_jax.training import cost
 from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.cost import model_flops
 
@@ -38,7 +39,7 @@ def test_utilisation_is_that_of_all_devices(place, monkeypatch):
     One device's share of the batch over its own peak, or all over one, would be off by eight.
     """
     device = ACCELERATORS["l4"]
-    monkeypatch.setattr(train, "accelerator_of", lambda kind: device)
+    monkeypatch.setattr(cost, "accelerator_of", lambda kind: device)
     assert run(*pretrain_flags(place / "data", place / "l4", accumulate=2)) == 0
     config = RunFolder(place / "l4").record().encoder_config
     flops = 16 * model_flops(config, tokens=32, predictions=5, pooled=1)

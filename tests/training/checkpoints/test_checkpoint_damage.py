@@ -165,7 +165,7 @@ import resource, sys, time
 import jax, numpy as np
 from ptft_jax.errors import StorageError
 from ptft_jax.training.checkpoints.store import Checkpoints
-from ptft_jax.training.state import TrainState
+from ptft_jax.training.step import TrainState
 
 rng = np.random.default_rng(0)
 

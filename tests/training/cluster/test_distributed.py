@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from ptft_jax.errors import ConfigError, StorageError
-from ptft_jax.runs import start_checks as preflight
+from ptft_jax.training.cluster import agreement as preflight
 from ptft_jax.training.cluster import start as distributed
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cluster.start import JobConfig, join_job
