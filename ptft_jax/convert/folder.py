@@ -7,8 +7,8 @@
 import dataclasses
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,7 +136,8 @@ def write_hf_folder(
     content["pad_token_id"] = tokenizer.pad_token_id
     tensors = bert.to_hf(params, config)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    partial = out_dir.parent / f".export-{secrets.token_hex(4)}"
+    partial.mkdir()
     try:
         # transformers takes a file without this entry for another framework's.
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
@@ -144,10 +145,9 @@ def write_hf_folder(
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8", newline="\n")
         tokenizer.save(partial, model_max_length=config.max_position_embeddings)
-        # mkdtemp and save_file make private files; these are for others to read.
-        for path in partial.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        partial.chmod(0o755)
+        # save_file makes a private file; this one is for whom the umask says.
+        mode = (partial / "config.json").stat().st_mode
+        (partial / WEIGHTS).chmod(mode & 0o777)
         os.replace(partial, out_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -229,7 +229,15 @@ def read_hf_folder(
         dropped=(*(head for head in present if head not in found), *sorted(strange)),
         id2label=_label_names(content),
     )
-    return params, config, TextTokenizer.load(path), info
+    tokenizer = TextTokenizer.load(path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise DataError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds "
+            f"{config.vocab_size}: expected no more tokens than embeddings. Tokens were added and "
+            "the model was not resized: in transformers, "
+            "model.resize_token_embeddings(len(tokenizer)), then save both."
+        )
+    return params, config, tokenizer, info
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -242,6 +250,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     refuse_ways_out(path)
     content = read_json_object(file, "fetch or export it again")
     _check_values(file, content)
+    if "model_type" not in content:
+        raise ConfigError(
+            f"{file} has no model_type: expected one, to know what the weights are. If this is a "
+            'BERT, as the folders of SciBERT and FinBERT are, add "model_type": "bert" to it.'
+        )
     if content.get("model_type") != "bert":
         raise ConfigError(
             f"{file}: model_type={content.get('model_type')!r}: only 'bert' is supported."

@@ -158,6 +158,8 @@ def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
                 f"{text!r} has {len(found) - 1} tabs: expected a pair of texts with one tab "
                 "between them, as this run or the other texts here have them."
             )
+        if takes_pairs and run.model_config.type_vocab_size < 2:
+            raise TextError(f"{text!r} is a pair: this model has one token type, expected two.")
         if not takes_pairs and len(found) == 2:
             raise TextError(f"{text!r} is a pair of texts: this run takes single texts.")
         parts.append(found)

@@ -164,6 +164,11 @@ def train(
     model, objective = build_model(start.config), kind.objective(start.config)
     for phase in phases:
         check_length(phase.config, model.config)
+    if kind.pairs and model.config.type_vocab_size < 2:
+        raise ConfigError(
+            f"this model has type_vocab_size={model.config.type_vocab_size}: pairs of texts need "
+            "two token types. Expected single texts, or a model with two."
+        )
     mesh = checked_mesh(config, model, phases)
     examples = [kind.examples(phase, tokenizer) for phase in phases]
     scored = [kind.scored(phase, tokenizer) for phase in phases]

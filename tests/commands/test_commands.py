@@ -210,7 +210,7 @@ def test_a_run_goes_on_with_another_mesh(corpus, pretrained, place, capsys):
     folder = place / "other_mesh"
     shutil.copytree(pretrained, folder)
     shutil.rmtree(folder / "checkpoints" / "6")
-    moved = shutil.copytree(corpus, place / "moved")
+    moved = shutil.copytree(corpus, place / "copied")
     changes = {"mesh.data": 8, "mesh.fsdp": 1, "workers": 2, "log_every": 2}
     changes |= {"model.remat": True, "model.unroll": 1}
     rate = {"optimizer.learning_rate": 1e-3}

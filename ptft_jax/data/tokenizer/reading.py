@@ -34,6 +34,11 @@ _USUAL = {
 _PAIRS = ("BertProcessing", "RobertaProcessing")
 # Files of a byte-level BPE: Hugging Face's names and those of GPT-2's first release.
 _BPE_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+# Classes that do to a text what BERT's does, and have a vocab.txt.
+_WORDPIECE_CLASSES = (
+    *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"),
+    *("ConvBertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"),
+)
 _EXPECTED = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 
 
@@ -71,8 +76,17 @@ def _from_vocab_txt(path: Path, lowercase: bool | None) -> Tokenizer:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it") from error
-    tokens = lines[:-1] if lines[-1] == "" else lines
-    config = _config_beside(path)
+    while lines and not lines[-1]:
+        del lines[-1]
+    tokens, config = lines, _config_beside(path)
+    kind = config.get("tokenizer_class")
+    if kind is not None and kind.removesuffix("Fast") not in _WORDPIECE_CLASSES:
+        raise ConfigError(
+            f"{path.parent / 'tokenizer_config.json'}: tokenizer_class={kind!r} does more to a "
+            "text than BERT's WordPiece, which is what a vocab.txt says: expected a "
+            "tokenizer.json. In transformers, AutoTokenizer.from_pretrained(folder) followed by "
+            "save_pretrained(new_folder) makes one where that class can be written so"
+        )
     if lowercase is None:
         lowercase = config.get("do_lower_case")
     if lowercase is None:
@@ -80,7 +94,44 @@ def _from_vocab_txt(path: Path, lowercase: bool | None) -> Tokenizer:
     options = BertOptions(
         lowercase, config.get("strip_accents"), config.get("tokenize_chinese_chars", True)
     )
-    return bert_wordpiece(tokens, options, str(path))
+    backend = bert_wordpiece(tokens, options, str(path))
+    _add_beyond(backend, _added_beside(path, config), str(path.parent))
+    return backend
+
+
+def _added_beside(path: Path, config: Mapping[str, Any]) -> dict[int, Any]:
+    """Returns the tokens that files beside a vocab.txt add to it, by their ids."""
+    decoder = config.get("added_tokens_decoder")
+    file = path.parent / "added_tokens.json"
+    if decoder is None and file.is_file():
+        special = {_spelled(token) for token in config.get("additional_special_tokens", ())}
+        decoder = {
+            str(index): {
+                "content": token,
+                "special": token in special,
+                "normalized": token not in special,
+            }
+            for token, index in read_json_object(file).items()
+        }
+    try:
+        return {int(index): token for index, token in (decoder or {}).items()}
+    except ValueError as error:
+        raise DataError(f"{path.parent}: added tokens: {error}; fetch the folder again") from error
+
+
+def _add_beyond(backend: Tokenizer, added: Mapping[int, Any], source: str) -> None:
+    """Adds tokens in the order of their ids; raises DataError where they get others."""
+    for index, token in sorted(added.items()):
+        name = _spelled(token)
+        if not isinstance(name, str):
+            raise DataError(f"{source}: added token {index} is {token!r}; fetch the folder again")
+        if backend.token_to_id(name) is None:
+            backend.add_tokens([_added_token(token)])
+        if backend.token_to_id(name) != index:
+            raise DataError(
+                f"{source}: the added token {name!r} has the id {index}, where "
+                f"{backend.token_to_id(name)} was expected: the vocabulary is of another model"
+            )
 
 
 def _from_json(path: Path) -> tuple[Tokenizer, SpecialTokens]:

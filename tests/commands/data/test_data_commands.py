@@ -1,5 +1,6 @@
 """`ptft data inspect` and `ptft data stats` show what is there, and nothing can hide in it."""
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -141,21 +142,40 @@ def test_a_terminal_is_not_obeyed():
 # Measuring.
 
 
-def words_of(batch, tokenizer):
-    """The words of each stretch of text, as lists that say which of their tokens are predicted."""
+def measured_by_hand(batch, tokenizer, masking):
+    """Words and their runs token by token, as a reader would count them."""
     ids = unmasked_ids(batch)
+    kinds, words, partly, runs, lengths, wanted = Counter(), [], 0, Counter(), [], 0
+    numbers = batch.get("segment_ids", batch["attention_mask"])
     for row in range(len(ids)):
         weights = batch["masked_lm_weights"][row] > 0
         predicted = set(batch["masked_lm_positions"][row][weights].tolist())
-        stretch = []
-        for place, token in enumerate([*ids[row].tolist(), 3]):
-            if token in (0, 2, 3):  # [PAD], [CLS] and [SEP] end a stretch
-                yield stretch
+        for place in predicted:
+            found = batch["input_ids"][row, place]
+            kind = "masked" if found == tokenizer.mask_token_id else "random"
+            kinds["kept" if found == ids[row, place] else kind] += 1
+        for example in range(1, numbers[row].max() + 1):
+            places = np.flatnonzero(numbers[row] == example).tolist()
+            text = [p for p in places if ids[row, p] not in (2, 3)]
+            lengths.append(len(places))
+            share = max(1, round(len(places) * masking.masked_lm_prob))
+            wanted += min(share, masking.max_predictions_per_seq, len(text))
+            stretch = []
+            for place in [*places, None]:
+                if place is not None and place in text:
+                    goes_on = tokenizer.continues_word[ids[row, place]]
+                    if stretch and goes_on:
+                        stretch[-1].append(place in predicted)
+                    else:
+                        stretch.append([place in predicted])
+                    continue
+                words += stretch
+                partly += sum(any(word) and not all(word) for word in stretch)
+                for chosen, group in itertools.groupby(stretch, key=any):
+                    if chosen:
+                        runs[len(list(group))] += 1
                 stretch = []
-            elif stretch and tokenizer.continues_word[token]:
-                stretch[-1].append(place in predicted)
-            else:
-                stretch.append([place in predicted])
+    return kinds, words, partly, runs, lengths, wanted
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -170,6 +190,7 @@ def test_rows_are_measured_as_counted_by_hand(masking, packing):
     strategy = MaskingSettings(masking=masking, max_predictions_per_seq=6)
     settings = PretrainingSettings(max_seq_length=32, packing=packing, masking=strategy)
     examples = PretrainingExamples(corpus, tokenizer, settings)
+    rows = min(150, len(examples))
     found = row_statistics(examples, tokenizer, 150)
     batch = examples.batch(np.arange(rows))
     kinds, words, partly, runs, lengths, wanted = measured_by_hand(batch, tokenizer, strategy)
