@@ -138,7 +138,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, rest = command_of(arguments)
     if name in _RESTARTABLE and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop_early)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, _stop_early)
     keep_freed_memory()
     module = module_of(name)
     from ptft_jax.commands.parsing import parse
@@ -167,9 +169,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _stop_early(number: int, frame: Any) -> None:
-    """Ends a command that loads its modules; later its job takes SIGTERM (`cluster.job`)."""
-    print("ptft: stopped by SIGTERM before the first update: nothing to save", file=sys.stderr)
-    os._exit(StopError.exit_code)
+    """Ends a command that loads its modules; later its job takes signals (`cluster.job`)."""
+    name = signal.Signals(number).name
+    print(f"ptft: stopped by {name} before the first update: nothing to save", file=sys.stderr)
+    os._exit(StopError.exit_code if number == signal.SIGTERM else 128 + number)
 
 
 def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -45,7 +45,7 @@ class StorageError(PtftError):
 class StopError(PtftError):
     """The run was asked to stop and has saved; it goes on when started again.
 
-    Exit code 75 (EX_TEMPFAIL) after SIGTERM, 130 after Ctrl-C.
+    Exit code 75 (EX_TEMPFAIL) after SIGTERM, 129 after SIGHUP, 130 after Ctrl-C.
     """
 
     exit_code = 75

@@ -1,12 +1,15 @@
 """What commands show: tables, boxes, progress bars and readable numbers."""
 
+import errno
+import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.box import ROUNDED, SIMPLE_HEAD
 from rich.console import Console
@@ -44,6 +47,51 @@ def make_console() -> Console:
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     # What is printed are texts, labels and paths of users: brackets and colons are no markup.
     return Console(highlight=False, markup=False, emoji=False, width=width, quiet=_silent)
+
+
+class _Output:
+    """Standard output whose reader may go away: a pipe into `head`, a terminal that is closed.
+
+    Then what comes is thrown away, and the process gets SIGHUP, as from a terminal that closes.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._while_read():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._while_read():
+            self._stream.flush()
+
+    @contextmanager
+    def _while_read(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            with suppress(OSError):
+                print("ptft: nobody reads the output any more", file=sys.stderr, flush=True)
+            signal.raise_signal(signal.SIGHUP)
+
+
+@contextmanager
+def output_may_end() -> Iterator[None]:
+    """Lets the job stop and save, as after SIGHUP, where nobody reads the output any more."""
+    before = sys.stdout
+    sys.stdout = cast(TextIO, _Output(before))
+    try:
+        yield
+    finally:
+        sys.stdout = before
 
 
 def say(console: Console, text: str) -> None:

@@ -1,6 +1,9 @@
 """What a long task shows: bars on a terminal, a few lines in a log."""
 
 import io
+import os
+import signal
+import sys
 
 import pytest
 from rich.console import Console
@@ -75,3 +78,21 @@ def test_texts_are_never_markup(capsys):
     said = capsys.readouterr().out
     for text in (*texts, "[spam]", "[/ham]", "[task]", "[run]", "[b] files: done"):
         assert text in said
+
+
+def test_a_reader_that_goes_away_ends_the_job_as_a_closed_terminal_does(monkeypatch):
+    """Into `| head` a training ended without a word and without saving."""
+    reads, writes = os.pipe()
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writes, "w"))
+    got = []
+    before = signal.signal(signal.SIGHUP, lambda number, frame: got.append(number))
+    try:
+        with sys.stdout, screen.output_may_end():
+            screen.make_console().print("read")
+            os.close(reads)
+            assert not got
+            for _ in range(2):
+                screen.make_console().print("not read")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert got == [signal.SIGHUP]

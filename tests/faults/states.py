@@ -1,5 +1,6 @@
 """Scenarios 6 to 8: what must not get into a checkpoint, and what must not come out of one."""
 
+import shutil
 import subprocess
 import time
 from pathlib import Path

@@ -20,7 +20,10 @@ from ptft_jax.training.loop import until_stopped
 @pytest.fixture(autouse=True)
 def in_the_foreground():
     """Signals as in the foreground: a job in the background inherits that Ctrl-C is ignored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
@@ -42,7 +45,12 @@ def send(job, number):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "name"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
+    ("number", "code", "name"),
+    [
+        (signal.SIGTERM, 75, "SIGTERM"),
+        (signal.SIGHUP, 129, "SIGHUP"),
+        (signal.SIGINT, 130, "Ctrl-C"),
+    ],
 )
 def test_a_stop_saves_and_ends(job, number, code, name):
     """The run ends after its step with a checkpoint that is on disk, and with the signal's code."""
@@ -103,12 +111,13 @@ def test_a_stop_at_the_very_end_lets_the_run_finish(job):
     assert [event[1] for event in record.of("save")] == [3]
 
 
-def test_ctrl_c_is_ignored_where_it_was_ignored():
-    """A shell gives background jobs an ignored Ctrl-C: it is meant for another program."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_ignored_where_it_was_ignored(number):
+    """A shell gives background jobs an ignored Ctrl-C, and nohup an ignored SIGHUP."""
+    signal.signal(number, signal.SIG_IGN)
     with Job() as job:
         record = Record()
-        batches = Batches(on_next=lambda _: signal.raise_signal(signal.SIGINT))
+        batches = Batches(on_next=lambda _: signal.raise_signal(number))
         run(record, batches=batches, until=3, job=job)
     assert [event[1] for event in record.of("save")] == [3]
 

@@ -161,7 +161,7 @@ def _state(
     if lost:
         return f"dead: {silent}", None
     # The code of a process that failed tells more than those of the ones that followed it.
-    code = max(codes, key=lambda code: (code not in (0, 75, 76, 130), code))
+    code = max(codes, key=lambda code: (code not in (0, 75, 76, 129, 130), code))
     return "finished" if code == 0 else f"ended: {end_of(code)}", code
 
 

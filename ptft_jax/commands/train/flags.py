@@ -82,7 +82,7 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
             stray argument, or where processes differ in command line or software.
     """
     folder, profile = _folder(values, positional), _profile(values.profile)
-    with job_of(values) as job:
+    with job_of(values) as job, screen.output_may_end():
         names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches", "profile")
         arguments = {name: values[name].value for name in names}
         config = values.config.to_dict()

@@ -18,7 +18,7 @@ import numpy as np
 EVENTS_FILE = "events.jsonl"
 ACTIVITIES = ("training", "starting", "restoring", "compiling", "evaluating", "saving")
 _KINDS = ("training", "lost", "data_wait", *ACTIVITIES[1:])
-_ENDS = {0: "finished", 75: "SIGTERM", 130: "Ctrl-C", 76: "peer lost", 70: "hung"}
+_ENDS = {0: "finished", 75: "SIGTERM", 129: "SIGHUP", 130: "Ctrl-C", 76: "peer lost", 70: "hung"}
 
 
 def end_of(code: int | None) -> str:

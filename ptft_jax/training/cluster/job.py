@@ -1,10 +1,10 @@
 """The job that a process belongs to: its peers, its signals, and whether it still makes progress.
 
 `Job()` is the job of one process; `start` makes those of several, which the control channel joins.
-Entered as a context manager it handles SIGTERM and Ctrl-C and starts a thread that watches over the
-process:
+Entered as a context manager it handles SIGTERM, SIGHUP and Ctrl-C and starts a thread that watches
+over the process:
 
-* SIGTERM or Ctrl-C at one process stops all of them at the same step (`stops_here`);
+* SIGTERM, SIGHUP or Ctrl-C at one process stops all of them at the same step (`stops_here`);
 * a peer that dies or falls silent ends this process with exit code 76, one that fails with its
   own code;
 * a main thread without progress for too long ends the job with exit code 70 and all stacks.
@@ -38,7 +38,8 @@ NOW, NEVER = "now", "never"
 # Compiling a large model, reading a corpus or writing a checkpoint may take this many times longer
 # than a step may.
 _PATIENCE = {"starting": 10, "restoring": 10, "compiling": 10, "saving": 10}
-_SIGNALS = {signal.SIGTERM: StopError.exit_code, signal.SIGINT: 130}
+_SIGNALS = {signal.SIGTERM: StopError.exit_code, signal.SIGINT: 130, signal.SIGHUP: 129}
+_NAMES = {StopError.exit_code: "SIGTERM", 130: "Ctrl-C", 129: "SIGHUP"}
 # How long the first process, which hands on messages, stays for the others to end: a frozen one
 # never does.
 _STAY_SECONDS = 1.0
@@ -183,7 +184,8 @@ class Job:
             end.setblocking(False)
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                # A shell gives background jobs an ignored Ctrl-C, which is meant for others.
+                # A shell gives background jobs an ignored Ctrl-C, which is meant for others, and
+                # nohup an ignored SIGHUP.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._restore_signals.append((number, signal.signal(number, self._on_signal)))
             # Python runs its handlers between two of its own instructions only, and compiling is
@@ -311,11 +313,11 @@ class Job:
         stopping = {"code": code, "process": 0, "host": self.host}
         if self._stage == "running":
             self._stopping = stopping
-        elif self._stage == "joining" or (self._stage == "before" and number == signal.SIGTERM):
+        elif self._stage == "joining" or (self._stage == "before" and number != signal.SIGINT):
             self._leave(code, f"{self._asked(stopping)} before the first update: nothing to save")
 
     def _asked(self, stopping: Message) -> str:
-        name = "Ctrl-C" if stopping["code"] == 130 else "SIGTERM"
+        name = _NAMES[stopping["code"]]
         if self.process_count == 1:
             return f"stopped by {name}"
         return f"stopped by {name} at process {stopping['process']} on host {stopping['host']}"
