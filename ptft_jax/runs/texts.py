@@ -33,6 +33,13 @@ def checked(texts: Iterable[Text], *, pairs: bool = False) -> list[Any]:
         is_pair = pairs and isinstance(text, tuple) and len(text) == 2
         if not all(isinstance(part, str) for part in (text if is_pair else [text])):
             raise ConfigError(f"texts[{number}]={text!r}: expected a text (str).")
+        try:
+            "".join(text).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"texts[{number}]={text!r} holds half of a surrogate pair, or a byte that is no "
+                f"UTF-8 ({error.reason}): expected whole characters."
+            ) from error
     return texts
 
 

@@ -165,6 +165,8 @@ def _delimited_records(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     rows = _rows(path)
     names = list(header or next(rows, (1, []))[1])
+    # Spreadsheets leave columns behind that have neither name nor content.
+    names = [name or f"(column {number})" for number, name in enumerate(names, 1)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"{path}, line 1: column '{repeated[0]}' occurs more than once")

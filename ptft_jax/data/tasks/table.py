@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -128,6 +129,10 @@ GLUE_TASKS: dict[str, GlueTask] = {
         labels_in_file=("0", "1"),
     ),
 }
+
+
+# White space of all kinds, and characters without width.
+_INVISIBLE = " \t\r\n\u00a0\u200b\u200c\u200d\u202f\u2060\u3000\ufeff"
 
 
 @dataclass(frozen=True)
@@ -272,16 +277,12 @@ def _load_table_task(data_dir: str | Path | None, settings: TableSettings) -> Ta
                 f"{_listing(Path(data_dir))}"
             )
     names = () if settings.regression else _find_labels(tables["train"], settings.label_column)
-    splits = {
-        split: _split_of(
-            table,
-            texts,
-            settings.label_column if settings.label_column in table.columns else None,
-            names,
-            None,
-        )
-        for split, table in tables.items()
-    }
+    splits = {}
+    for split, table in tables.items():
+        label = settings.label_column if settings.label_column in table.columns else None
+        if split == "test" and label is not None and _is_unlabelled(table, label, names):
+            label = None
+        splits[split] = _split_of(table, texts, label, names, None)
     return TaskData(
         name=TABLE_TASK,
         splits=splits,
@@ -293,6 +294,16 @@ def _load_table_task(data_dir: str | Path | None, settings: TableSettings) -> Ta
 
 def _find_labels(table: Table, column: str) -> tuple[str, ...]:
     """The labels of a train table, sorted: by number if all are numbers, else by spelling."""
+    kinds: dict[str, int] = {}
+    for row, value in enumerate(table.columns[column]):
+        if value is not None:  # said where labels are read
+            kinds.setdefault(_kind(value), row)
+    if len(kinds) > 1:
+        (one, first), (other, second), *_ = kinds.items()
+        raise DataError(
+            f"{table.at(second)}: column '{column}' holds {other} here and {one} in "
+            f"{table.at(first)}: expected labels of one kind"
+        )
     names = {_label_text(table, row, column) for row in range(len(table))}
     if len(names) < 2:
         raise DataError(
@@ -364,15 +375,39 @@ def _scores(table: Table, column: str, score_range: tuple[float, float] | None) 
     return labels
 
 
-def _label_text(table: Table, row: int, column: str) -> str:
-    value = table.columns[column][row]
+def _kind(value: Any) -> str:
     if isinstance(value, bool):
-        return "true" if value else "false"  # as JSON writes it
-    if value == "" or not isinstance(value, str | int | float):
+        return "true or false"
+    return "a number" if isinstance(value, int | float) else "a text"
+
+
+def _label_text(table: Table, row: int, column: str) -> str:
+    """A label as a text: 1.0 is 1, and what cannot be seen at its ends is not part of it."""
+    value = table.columns[column][row]
+    text = value.strip(_INVISIBLE) if isinstance(value, str) else value
+    if isinstance(text, bool):
+        return "true" if text else "false"  # as JSON writes it
+    if isinstance(text, float) and text.is_integer():
+        return str(int(text))
+    if text == "" or not isinstance(text, str | int | float) or text in (math.inf, -math.inf):
+        text = None
+    if text is None or text != text:
         raise DataError(
             f"{table.at(row)}: column '{column}' holds {value!r}; expected a label on every row"
         )
-    return str(value)
+    text = str(text)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(
+            f"{table.at(row)}: column '{column}' holds half of a surrogate pair; expected whole "
+            "characters"
+        )
+    return text
+
+
+def _is_unlabelled(table: Table, column: str, names: Sequence[str]) -> bool:
+    """Whether a test split's labels are all -1, null, NaN or nothing, as public test sets have."""
+    absent = {"", "-1", "-1.0", "None", "nan"} - {*names}
+    return all(str(value).strip(_INVISIBLE) in absent for value in table.columns[column])
 
 
 def _number(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """The task table against the official figures, and the ways in which files can be wrong."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -214,3 +215,69 @@ def test_text_that_is_no_text(tmp_path, value):
     rows(tmp_path / "dev.jsonl", ("text", "label"), [("a", "x")])
     with pytest.raises(DataError, match=r"train\.jsonl, line 2: column 'text' holds"):
         load_task("text", tmp_path)
+
+
+def table_task(folder, **files):
+    """Loads a table from the rows of its files; the suffix is .jsonl where rows are dicts."""
+    for split, rows in files.items():
+        if isinstance(rows[0], dict):
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{split}.jsonl").write_text(text)
+        else:
+            (folder / f"{split}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    return load_task("text", folder)
+
+
+def test_one_label_is_one_class_however_it_is_written(tmp_path):
+    """A blank or a character without width behind it, and 1.0 for 1, made classes of their own."""
+    rows = ["a,pos", "b,neg", "c, pos", "d,pos\u200b", "e,\ufeffneg\u00a0"]
+    task = table_task(tmp_path, train=rows, dev=rows[:2])
+    assert task.label_names == ("neg", "pos")
+    assert task.splits["train"].labels.tolist() == [1, 0, 1, 1, 0]
+    numbers = tmp_path / "numbers"
+    numbers.mkdir()
+    rows = [{"text": "a", "label": label} for label in (1, 0, 1.0, 2.5)]
+    task = table_task(numbers, train=rows, dev=rows[:2])
+    assert task.label_names == ("0", "1", "2.5")
+    assert task.splits["train"].labels.tolist() == [1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (math.nan, r"line 3: column 'label' holds nan; expected a label on every row"),
+        (math.inf, r"line 3: column 'label' holds inf"),
+        (None, r"line 3: column 'label' holds None"),
+        (True, r"line 3: column 'label' holds true or false here and a number in .*line 1"),
+        ("1", r"line 3: column 'label' holds a text here and a number in .*line 1"),
+    ],
+)
+def test_what_is_no_label_is_no_class(tmp_path, label, message):
+    """A missing value became a class called nan, and true one beside 1."""
+    rows = [{"text": "a", "label": one} for one in (1, 0, label)]
+    with pytest.raises(DataError, match=message):
+        table_task(tmp_path, train=rows, dev=rows[:2])
+
+
+def test_half_a_character_is_no_label(tmp_path):
+    """No file could be written with it: the run ended in a traceback."""
+    rows = [{"text": "a", "label": "bad\ud83d"}, {"text": "b", "label": "ok"}]
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        table_task(tmp_path, train=rows, dev=rows)
+
+
+@pytest.mark.parametrize("absent", [-1, None, ""])
+def test_a_test_split_without_labels_may_have_the_column(tmp_path, absent):
+    """Public test sets hold -1, null or nothing there; a label among them is still read."""
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    task = table_task(tmp_path, train=rows, dev=rows, test=[{"text": "c", "label": absent}] * 2)
+    assert task.splits["test"].labels is None
+    task = table_task(tmp_path, train=rows, dev=rows, test=rows)
+    assert task.splits["test"].labels.tolist() == [0, 1]
+
+
+def test_columns_without_a_name_are_nobodys(tmp_path):
+    """Spreadsheets leave some behind; two of them were "a column that occurs more than once"."""
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.csv").write_text("text,label,,\na,pos,,\nb,neg,,\n")
+    assert load_task("text", tmp_path).label_names == ("neg", "pos")
