@@ -125,7 +125,13 @@ def _scores(opened: TrainedRun) -> dict[str, Any] | None:
 def _training(opened: TrainedRun) -> dict[str, Any] | None:
     config = opened.record.config
     known = {name: config[name] for name in _TRAINING_KEYS if name in config}
-    return {**known, "steps": opened.step} if known else None
+    changed = [
+        f"after step {entry['step']:,}: {change}"
+        for entry in opened.folder.changes()
+        for change in entry["changes"]
+        if entry["step"] < opened.step
+    ]
+    return {**known, "steps": opened.step, "changed": changed} if known else None
 
 
 def _data(opened: TrainedRun) -> dict[str, Any] | None:

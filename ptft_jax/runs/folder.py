@@ -6,6 +6,7 @@ tensorboard/    the same for TensorBoard
 checkpoints/    see `ptft_jax.training.checkpoints.store`
 tokenizer/      tokenizer.json, vocab.txt and what Hugging Face needs beside them
 results.json    the metrics of the finished run, by split
+changes.jsonl   with which changes it went on, and from which step, if it did
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from ptft_jax.runs.config import Config, check_place, flatten
 from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.agreement import Gather
-from ptft_jax.training.metric_sinks import write_atomically
+from ptft_jax.training.metric_sinks import storing, write_atomically
 
 # Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
 _EXECUTION = ("attention", "fused", "remat", "unroll")
@@ -209,6 +210,23 @@ class RunFolder:
             tokenizer.save(self.tokenizer_dir, model_max_length=length)
         # Last, so that whatever has a config.json is a whole run.
         write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
+
+    def note_changes(self, step: int, changes: list[str]) -> None:
+        """Keeps what is otherwise from a step on, beside config.json, which holds the latest."""
+        if changes:
+            path = self.path / "changes.jsonl"
+            with storing(path), path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "changes": changes}) + "\n")
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Returns what has changed within the run, {"step": …, "changes": […]} for each time."""
+        path = self.path / "changes.jsonl"
+        if not path.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}): remove it") from error
 
     def results(self) -> dict[str, Any]:
         """Returns the content of results.json, {} before the run has finished.

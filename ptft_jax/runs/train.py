@@ -229,8 +229,9 @@ def train(
         job.heartbeat = Heartbeat(
             folder.path, job.process_index, job.process_count, start_time, steps
         )
-        with job.activity("restoring"), fitting(_remedies(phases[0].config, model, mesh)):
-            restored = checkpoints.restore_latest(abstract, report.say)
+        with fitting(_remedies(phases[0].config, model, mesh)):
+            with job.activity("restoring"):
+                restored = checkpoints.restore_latest(abstract, report.say)
             if restored is not None:
                 state, meta = restored
                 report.say(f"resuming at step {int(state.step)} of {steps}")
@@ -241,6 +242,7 @@ def train(
         first = int(state.step)
         job.heartbeat.step = first
         if job.is_first:
+            folder.note_changes(first, changes)
             report.add(MetricsWriter(folder.path, first))
         report.begins(steps)
         started = time.monotonic()

@@ -509,9 +509,17 @@ def test_a_run_can_start_from_a_run_that_is_gone_since(place, glue, pretrained, 
         assert run(*finetune_flags("glue.py:sst2", glue, source, folder, steps=1)) == 0
     finally:
         os.rename(source, exported)
-    more = finetune_flags("glue.py:sst2", glue, source, folder, steps=2)
+    changed = {"steps": 2, "optimizer.learning_rate": 1e-3}
+    more = finetune_flags("glue.py:sst2", glue, source, folder, **changed)
     assert run(*more, "--config_change=allow") == 0
     assert sorted(losses(folder)) == [1, 2]
+    # Which rate was in force until when is not lost, and whoever gets the model reads it.
+    (kept,) = RunFolder(folder).changes()
+    assert kept["step"] == 1
+    assert "config.optimizer.learning_rate: 2e-05 in the run, 0.001 now" in kept["changes"]
+    assert run("export", f"--run_dir={folder}", f"--out_dir={place}/hf_changed") == 0
+    card = (place / "hf_changed" / "README.md").read_text()
+    assert "after step 1: config.optimizer.learning_rate: 2e-05 in the run, 0.001 now" in card
 
 
 def test_fine_tuning_that_diverges(place, glue, pretrained, capsys):

@@ -56,14 +56,14 @@ def complete(folder: Path) -> dict[int, Manifest]:
 
 
 def best_of(metrics: Mapping[int, Mapping[str, float | None]], best: Best | None) -> int | None:
-    """Returns the step with the best finite value, the later of equal ones; None without any."""
+    """Returns the step with the best finite value, the earlier of equal ones; None without any."""
     if best is None:
         return None
     name, mode = best
     sign = 1.0 if mode == "max" else -1.0
     values = ((step, held.get(name)) for step, held in metrics.items())
-    ranked = [(sign * v, step) for step, v in values if v is not None and math.isfinite(v)]
-    return max(ranked)[1] if ranked else None
+    ranked = [(sign * v, -step) for step, v in values if v is not None and math.isfinite(v)]
+    return -max(ranked)[1] if ranked else None
 
 
 def clear(folder: Path) -> None:

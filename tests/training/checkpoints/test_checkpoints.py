@@ -61,7 +61,7 @@ def test_restores_onto_other_meshes(tmp_path, mesh):
 
 
 def test_retention(tmp_path, mesh):
-    """The last two and the best stay, of equal ones the later; NaN is never the best."""
+    """The last two and the best stay, of equal ones the earlier; NaN is never the best."""
     state = make_state(mesh)
     losses = {1: 1.0, 2: 1.0, 3: float("nan"), 4: None, 5: 2.0, 6: 1.5}
     # The metrics of earlier checkpoints are known again after a restart.
@@ -70,8 +70,8 @@ def test_retention(tmp_path, mesh):
             for step in steps:
                 metrics = {} if losses[step] is None else {"dev_loss": losses[step]}
                 save(checkpoints, step, state, metrics)
-    assert checkpoints.all_steps() == [2, 5, 6]
-    assert checkpoints.best_step() == 2
+    assert checkpoints.all_steps() == [1, 5, 6]
+    assert checkpoints.best_step() == 1
     assert Checkpoints(tmp_path, best=("dev_loss", "max")).best_step() == 5
 
 
