@@ -23,6 +23,7 @@ from command_line import (
 
 import ptft_jax
 from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.runs.kinds.classification import Classification
 
 
 def python(code: str) -> str:
@@ -182,6 +183,17 @@ def test_a_run_scores_its_own_data_and_others(place, tmp_path, capsys):
     assert tree(reviews.path) == before
     assert others["dev"].keys() == own["dev"].keys()
     assert others != own
+    # A test split is scored when it is asked for.
+    rows = (tmp_path / "others" / "dev.tsv").read_text()
+    (tmp_path / "others" / "test.tsv").write_text(rows)
+    tested = reviews.evaluate(tmp_path / "others", split="test")
+    assert tested == {"test": pytest.approx(others["dev"], rel=1e-5)}
+    config = ptft_jax.get_config("finetune/text")
+    config.data_dir = str(tmp_path / "others")
+    (said,) = Classification(config).remarks([])
+    assert said.startswith("test: 8 examples that are not used here; `ptft evaluate --split=test`")
+    with pytest.raises(ConfigError, match=r"split='test' has no labels .* one of train, dev"):
+        reviews.evaluate(split="test")
     with pytest.raises(ConfigError, match=r"trained with labels \('bad', 'good'\)"):
         reviews.evaluate(write_table(tmp_path / "named", names=("no", "yes")))
     mini = ptft_jax.load_run(place / "runs" / "mini")

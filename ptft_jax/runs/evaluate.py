@@ -17,7 +17,9 @@ from ptft_jax.training.memory import fitting
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_params
 
 
-def evaluate(run: TrainedRun, data: str | Path | None, job: Job) -> Results:
+def evaluate(
+    run: TrainedRun, data: str | Path | None, job: Job, split: str | None = None
+) -> Results:
     """Returns the metrics by split, {"dev": {"loss": …}}; see `Run.evaluate`."""
     config = copy.deepcopy(run.config)
     if data is not None:
@@ -26,7 +28,7 @@ def evaluate(run: TrainedRun, data: str | Path | None, job: Job) -> Results:
     _check_data(run, kind, others=data is not None)
     # As in the phase that the checkpoint belongs to.
     phase = next((p for p in kind.phases if run.step <= p.until), kind.phases[-1])
-    splits = kind.scored(phase, run.tokenizer)
+    splits = kind.scored(phase, run.tokenizer, split)
     model = build_model(run.model_config)
     mesh = _mesh(kind, model)
     with jax.set_mesh(mesh):

@@ -148,24 +148,25 @@ class Run:
         """
         return embed(self._trained, texts, pooling, batch_size)
 
-    def evaluate(self, data: str | Path | None = None) -> Results:
+    def evaluate(self, data: str | Path | None = None, split: str | None = None) -> Results:
         """Computes the metrics of the run's kind with this model.
 
         Args:
             data: what `config.data_dir` would be: a folder made by `ptft prepare` for a pretrained
                 model, one with the task's files for a fine-tuned one. None: the run's own data,
                 which has to be what it was when the run was trained.
+            split: the one to score, like "test"; None: those that are scored in training.
 
         Returns:
             Metrics by split, {"dev": {"loss": …, "accuracy": …}}.
 
         Raises:
             ConfigError: a Hugging Face folder or an imported run, which has no task; data with
-                other labels, or of another form.
+                other labels, or of another form; a split without labels.
             DataError: the data is damaged, or the model's outputs are not finite.
         """
         with Job() as job:
-            return evaluate(self._trained, data, job)
+            return evaluate(self._trained, data, job, split)
 
     def export(self, out_dir: str | Path, architecture: str | None = None) -> Exported:
         """Writes a folder that PyTorch users load with `AutoModel….from_pretrained`.

@@ -1,7 +1,7 @@
-"""ptft evaluate --run_dir=RUN [--checkpoint=last|best|STEP] [--data_dir=OTHER]
+"""ptft evaluate --run_dir=RUN [--checkpoint=last|best|STEP] [--split=test] [--data_dir=OTHER]
 
 Computes a run's own metrics again from one of its checkpoints, and shows them beside results.json;
-or those of other data of the same form, a folder like the run's config.data_dir.
+or those of another split, or of other data of the same form, a folder like config.data_dir.
 """
 
 from pathlib import Path
@@ -19,12 +19,16 @@ from ptft_jax.runs.train import Results
 from ptft_jax.training.cluster.agreement import agree, software
 from ptft_jax.training.metric_sinks import write_results
 
+_FLAGS = ("run_dir", "checkpoint", "data_dir", "split")
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
     text = "Other data to score, in the form of the run's own."
     flags.DEFINE_string("data_dir", None, text, flag_values=values)
+    text = "Split to score, like test; else those that are scored in training."
+    flags.DEFINE_string("split", None, text, flag_values=values)
     define_job_flags(values)
 
 
@@ -43,12 +47,12 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if not values.run_dir:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
     with job_of(values) as job:
-        arguments = {name: values[name].value for name in ("run_dir", "checkpoint", "data_dir")}
+        arguments = {name: values[name].value for name in _FLAGS}
         agree(job, "command line and software", {**arguments, **software()})
         opened = open_run(values.run_dir, values.checkpoint)
         with warnings_as_lines():
-            results = evaluate(opened, values.data_dir, job)
-        own = values.data_dir is None
+            results = evaluate(opened, values.data_dir, job, values.split)
+        own = values.data_dir is None and values.split is None
         show(opened, results, beside=own)
         lacks = values.checkpoint == "last" and not opened.folder.results()
         if own and lacks and job.is_first:

@@ -79,9 +79,17 @@ class Classification(Kind):
         return self._examples("train", tokenizer, seed=self.config.seed, shuffle=True)
 
     def scored(
-        self, phase: PhaseConfig, tokenizer: TextTokenizer
+        self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
     ) -> dict[str, ClassificationExamples]:
-        return {name: self._examples(name, tokenizer) for name in self.task.eval_splits}
+        splits = self.task.splits
+        if split is not None and (split not in splits or splits[split].labels is None):
+            labelled = [name for name in splits if splits[name].labels is not None]
+            raise ConfigError(
+                f"split={split!r} has no labels to score against here: expected one of "
+                f"{', '.join(labelled)}; `ptft predict` labels a file."
+            )
+        names = self.task.eval_splits if split is None else (split,)
+        return {name: self._examples(name, tokenizer) for name in names}
 
     def _examples(self, split: str, tokenizer: TextTokenizer, **more: Any) -> Any:
         length, buckets = self.config.max_seq_length, self.config.length_buckets
@@ -134,12 +142,19 @@ class Classification(Kind):
         }
 
     def remarks(self, examples: list[ClassificationExamples]) -> list[str]:
-        return [
+        tests = [
+            f"{name}: {len(split):,} examples that are not used here; `ptft evaluate "
+            f"--split={name}` scores them"
+            for name, split in self.task.splits.items()
+            if name.startswith("test") and split.labels is not None
+        ]
+        cut = [
             f"{rows.num_truncated:,} training examples are longer than "
             f"max_seq_length={self.config.max_seq_length} tokens and were cut"
             for rows in examples
             if rows.num_truncated
         ]
+        return [*tests, *cut]
 
 
 def _fingerprint(split: Split) -> str:

@@ -63,8 +63,14 @@ class Kind(ABC):
         """Returns the training examples of a phase."""
 
     @abstractmethod
-    def scored(self, phase: PhaseConfig, tokenizer: TextTokenizer) -> Mapping[str, Examples]:
-        """Returns the examples that a phase is scored on, by split."""
+    def scored(
+        self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
+    ) -> Mapping[str, Examples]:
+        """Returns the examples that a phase is scored on, by split.
+
+        Raises ConfigError for a `split` that is not there or cannot be scored; None takes those
+        that are scored in training.
+        """
 
     @abstractmethod
     def evaluate(

@@ -90,10 +90,13 @@ class Pretraining(Kind):
         return PretrainingExamples(self._train, tokenizer, pretraining_settings(phase.config))
 
     def scored(
-        self, phase: PhaseConfig, tokenizer: TextTokenizer
+        self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
     ) -> dict[str, PretrainingExamples]:
+        if split not in (None, "dev", "train"):
+            raise ConfigError(f"split={split!r}: a corpus has train and dev.")
+        corpus = self._train if split == "train" else self._dev
         settings = pretraining_settings(phase.config)
-        return {"dev": PretrainingExamples(self._dev, tokenizer, settings)}
+        return {split or "dev": PretrainingExamples(corpus, tokenizer, settings)}
 
     def evaluate(
         self,
@@ -116,12 +119,13 @@ class Pretraining(Kind):
         max_batches = -(-most // batch_size) * accumulate if most else None
 
         def run(params: Params) -> dict[str, dict[str, float]]:
-            batches = evaluation_batches(splits["dev"], part, rows, max_batches)
-            with naming("dev"):
+            ((split, examples),) = splits.items()
+            batches = evaluation_batches(examples, part, rows, max_batches)
+            with naming(split):
                 put = partial(put_batch, mesh=mesh)
                 means = evaluate(step, params, until_stopped(batches, job), put)
                 check_loss(means["loss"])
-            return {"dev": means}
+            return {split: means}
 
         return run
 
