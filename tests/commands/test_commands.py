@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,22 @@ def test_evaluate_runs_where_the_mesh_of_the_run_does_not_fit(mnli, tmp_path):
         found = load_run(tmp_path / "run").evaluate()
     for split in ("dev_matched", "dev_mismatched"):
         assert found[split] == pytest.approx(results(mnli)[split], rel=1e-5)
+
+
+def test_what_a_command_says_comes_next_can_be_pasted(glue, pretrained, mnli, sst2, capsys):
+    """A run of pairs is asked about a pair, and what was evaluated is what is exported."""
+    every = {"eval_every": 1, "checkpoint_every": 1}
+    for task, folder, changes in (("mnli", mnli, every), ("sst2", sst2, {})):
+        assert run(*finetune_flags(f"glue.py:{task}", glue, pretrained, folder, **changes)) == 0
+        said = capsys.readouterr().out
+        (line,) = (line.strip("│ ") for line in said.splitlines() if "ptft predict" in line)
+        words = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
+        ).stdout.split("\0")[1:-1]
+        assert run(*words) == 0
+        assert "scores" in capsys.readouterr().out
+    assert run("evaluate", f"--run_dir={mnli}", "--checkpoint=best") == 0
+    assert f"ptft export --run_dir={mnli} --checkpoint=best --out_dir=" in capsys.readouterr().out
 
 
 def test_a_run_of_a_gpu_is_read_on_a_cpu(pretrained, tmp_path, capsys):

@@ -58,12 +58,13 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         if own and lacks and job.is_first:
             write_results(opened.folder.path, {**results, "step": opened.step})
             say(make_console(), f"wrote {opened.folder.results_file}")
+    which = "" if values.checkpoint == "last" else f" --checkpoint={values.checkpoint}"
     made(
         make_console(),
         "evaluated",
         {"run": values.run_dir, "checkpoint": values.checkpoint}
         | ({} if values.data_dir is None else {"data": values.data_dir}),
-        [f"ptft export --run_dir={values.run_dir} --out_dir=hf/{Path(values.run_dir).name}"],
+        [f"ptft export --run_dir={values.run_dir}{which} --out_dir=hf/{Path(values.run_dir).name}"],
     )
 
 

@@ -21,13 +21,14 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = trained("finetune", values, positional)
+    asked = "$'one text\\tanother'" if folder.record().pairs else '"a text to classify"'
     made(
         make_console(),
         "fine-tuned",
         {"run": str(folder.path), "results": str(folder.results_file)},
         [
             f"ptft evaluate --run_dir={folder.path}",
-            f'ptft predict --run_dir={folder.path} "a text to classify"',
+            f"ptft predict --run_dir={folder.path} {asked}",
             f"ptft export --run_dir={folder.path} --out_dir=hf/{folder.path.name}",
         ],
     )
