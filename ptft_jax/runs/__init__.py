@@ -7,6 +7,6 @@ starting_point   what it starts from: a run or a Hugging Face folder
 kinds       what pretraining and fine-tuning have of their own
 train       THE page: config → data → model → state → loop → results
 lock        one job at a time in a run;  describe  models and meshes in words
-open        a trained model to be asked: predictions, embeddings, texts; evaluate; export
+trained     a trained model asked, scored and exported
 bench       how fast it is
 """

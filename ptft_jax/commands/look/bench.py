@@ -23,8 +23,8 @@ from ptft_jax.runs.bench import inputs, predict, train
 from ptft_jax.runs.bench.machine import hardware, versions
 from ptft_jax.runs.config import check_length, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model
-from ptft_jax.runs.open import load_run
 from ptft_jax.runs.phases import phase_of
+from ptft_jax.runs.trained.open import load_run
 from ptft_jax.training.metric_sinks import json_ready, write_atomically
 from ptft_jax.training.storage import size_text
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from ptft_jax.commands.screen import made, make_console, say, short, warnings_as_lines
 from ptft_jax.commands.train.flags import define_job_flags, job_of
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.evaluate import evaluate
 from ptft_jax.runs.folder import TrainedRun, open_run
 from ptft_jax.runs.train import Results
+from ptft_jax.runs.trained.evaluate import evaluate
 from ptft_jax.training.cluster.agreement import agree, software
 from ptft_jax.training.metric_sinks import write_results
 

@@ -34,10 +34,10 @@ from ptft_jax.demo.documentation import Documentation, gather_documentation
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs import defaults
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.evaluate import evaluate
 from ptft_jax.runs.folder import RunFolder, open_run
-from ptft_jax.runs.open import load_run
 from ptft_jax.runs.train import Results, train
+from ptft_jax.runs.trained.evaluate import evaluate
+from ptft_jax.runs.trained.open import load_run
 from ptft_jax.training.cluster.job import Job
 
 MASKED = (

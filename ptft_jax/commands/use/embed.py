@@ -19,8 +19,8 @@ from ptft_jax.commands.train.evaluate import define_reading_flags
 from ptft_jax.commands.use.texts import define_input_flags, read_input
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
-from ptft_jax.runs.embeddings import POOLINGS, Recipe, recipe_of
-from ptft_jax.runs.open import load_run
+from ptft_jax.runs.trained.embeddings import POOLINGS, Recipe, recipe_of
+from ptft_jax.runs.trained.open import load_run
 from ptft_jax.training.metric_sinks import storing
 
 

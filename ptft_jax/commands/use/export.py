@@ -12,8 +12,8 @@ from absl import flags
 from ptft_jax.commands.screen import made, make_console
 from ptft_jax.commands.train.evaluate import define_reading_flags
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.export import export
 from ptft_jax.runs.folder import open_run
+from ptft_jax.runs.trained.export import export
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -14,8 +14,8 @@ from ptft_jax.data.tasks.reading import SUFFIXES, read_table
 from ptft_jax.data.tasks.table import GLUE_TASKS
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
-from ptft_jax.runs.open import Run
-from ptft_jax.runs.texts import Text
+from ptft_jax.runs.trained.open import Run
+from ptft_jax.runs.trained.texts import Text
 from ptft_jax.training.metric_sinks import write_atomically
 
 OUTPUTS = (".csv", ".tsv", ".jsonl")

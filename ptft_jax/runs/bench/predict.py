@@ -14,7 +14,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.bench.hf_process import HuggingFace, torch_device
 from ptft_jax.runs.bench.rounds import repeated, spread, take_turns, times_as_fast
-from ptft_jax.runs.open import Run
+from ptft_jax.runs.trained.open import Run
 
 OURS = "ptft_jax"
 # [CLS], two times [SEP], [MASK] and a word of each text.

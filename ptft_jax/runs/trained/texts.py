@@ -14,7 +14,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import TrainedRun
 
 # A warning names the caller's line, not one in here.
-_PACKAGE = str(Path(__file__).resolve().parents[1])
+_PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 # A text, or the two of a pair.

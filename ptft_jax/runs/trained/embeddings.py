@@ -24,7 +24,7 @@ from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.texts import checked, filled_batches, limit_of, warn_of_cut
+from ptft_jax.runs.trained.texts import checked, filled_batches, limit_of, warn_of_cut
 
 POOLINGS = ("mean", "cls", "pooler")
 """mean: over a text's tokens, [CLS] and [SEP] among them. cls: the last layer's output at [CLS].

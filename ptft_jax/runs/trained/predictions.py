@@ -18,7 +18,7 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.texts import Text, checked, filled_batches, limit_of, warn_of_cut
+from ptft_jax.runs.trained.texts import Text, checked, filled_batches, limit_of, warn_of_cut
 
 _BATCH = 32
 # What a person writes for a mask.

@@ -1,0 +1,8 @@
+"""A trained model, asked, scored and handed on.
+
+open         load_run: a run's folder or a Hugging Face folder → Run, with all of these
+texts        what is asked, and in which batches
+predictions, embeddings   words, labels, scores; vectors
+evaluate     the metrics of its kind
+export       a folder for PyTorch
+"""

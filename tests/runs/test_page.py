@@ -1,0 +1,48 @@
+"""How much of the house a run goes through: what it enters and loads is what a reader must know."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from command_line import prepare_corpus, pretrain_flags
+
+PACKAGE = Path(__file__).resolve().parents[2] / "ptft_jax"
+_WATCHED = """
+import json, sys, threading
+entered = set()
+def watch(frame, event, argument):
+    code = frame.f_code
+    # Bodies of modules and classes, which run when they are loaded, are not optimized.
+    if event == "call" and code.co_flags & 1 and code.co_filename.startswith(sys.argv[1]):
+        entered.add(code.co_filename)
+sys.setprofile(watch)
+threading.setprofile(watch)
+from ptft_jax.cli import main
+code = main(sys.argv[2:])
+sys.setprofile(None)
+modules = [name for name in sys.modules if name.partition(".")[0] == "ptft_jax"]
+print(json.dumps([code, sorted(entered), sorted(modules)]))
+"""
+
+
+def test_six_updates_go_through_few_files(tmp_path):
+    """It was 75 files and 127 modules: prepare, fine-tuning, conversion and all kernels loaded."""
+    flags = pretrain_flags(prepare_corpus(tmp_path), tmp_path / "run", **{"mesh.fsdp": 1})
+    process = subprocess.run(
+        [sys.executable, "-c", _WATCHED, str(PACKAGE), *flags],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    code, entered, modules = json.loads(process.stdout.splitlines()[-1])
+    print(f"{len(entered)} files entered, {len(modules)} modules loaded")
+    assert code == 0
+    assert len(entered) <= 60
+    assert len(modules) <= 80
+    for room in ("convert", "models.kernels", "data.text", "data.tasks", "training.profile"):
+        assert not any(name.startswith(f"ptft_jax.{room}") for name in modules), room
