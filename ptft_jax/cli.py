@@ -124,6 +124,8 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         from ptft_jax.commands import help
 
+        if " ".join(arguments[1:]) in COMMANDS:
+            return _run([*arguments[1:], "--help"])
         print(help.of_key(arguments[1]) if len(arguments) > 1 else help.overview(COMMANDS))
         return 0 if arguments else 2
     if arguments[0] == "--version":

@@ -160,6 +160,9 @@ def test_training_from_python_is_training_from_the_command_line(place, capsys):
     assert ptft_jax.pretrain(config, place / "runs" / "again", say=lines.append) == found
     assert lines[-1] == "all 3 updates are made already: nothing to do"
     assert capsys.readouterr().out == ""
+    # A folder is a folder, as a Path or as a str.
+    ptft_jax.pretrain(config, place / "runs" / "from_mini", place / "runs" / "mini")
+    assert ptft_jax.load_run(place / "runs" / "from_mini").step == 3
     config.learning_rate = 1.0
     with pytest.raises(ConfigError, match="no config of this command: unknown are learning_rate"):
         ptft_jax.pretrain(config, place / "runs" / "never")

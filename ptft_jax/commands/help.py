@@ -10,7 +10,7 @@ from absl import flags
 from ptft_jax.commands.keys import KEYS
 from ptft_jax.commands.parsing import config_of
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.config import Config, flatten, load_config, nearest
+from ptft_jax.runs.config import Config, check_complete, flatten, load_config, nearest
 from ptft_jax.runs.defaults import BY_COMMAND
 
 _WIDTH = 100
@@ -57,6 +57,7 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
     if command is not None:
         file = config_of(arguments)
         config = BY_COMMAND[command]() if file is None else load_config(file)
+        check_complete(config, BY_COMMAND[command](), f"--config={file}")
         known = flatten(config.to_dict())
         lines += ["", f"Keys of the config, with the values of {file or 'the command itself'}:"]
         for title, keys in KEYS[command].items():

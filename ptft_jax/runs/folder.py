@@ -159,22 +159,21 @@ class RunFolder:
         before = self.record()
         if self.has_checkpoint():
             self._check_randomness(before, record)
-        there, now = (flatten(r.to_json()) for r in (before, record))
-        differ = sorted(n for n in there.keys() | now.keys() if there.get(n) != now.get(n))
+        changes = _differences(before, record)
         if not self.tokenizer_dir.is_dir():
             raise DataError(
                 f"{self.tokenizer_dir} is missing: expected the tokenizer that the run was started "
                 "with; copy it back from another copy of the run."
             )
-        changes = {n: f"{n}: {there.get(n)!r} in the run, {now.get(n)!r} now" for n in differ}
-        fixed = [changes[name] for name in differ if name.startswith(_FIXED)]
+        fixed = [change for name, change in changes.items() if name.startswith(_FIXED)]
         own = self.tokenizer().sha256
         if own != tokenizer.sha256:
             fixed.append(
                 f"tokenizer: SHA-256 {own[:12]} in the run, {tokenizer.sha256[:12]} in the data "
                 "now, so token ids would mean other words"
             )
-        asked = [changes[name] for name in differ if not name.startswith((*_FREE, *_FIXED))]
+        free = (*_FREE, *_FIXED)
+        asked = [change for name, change in changes.items() if not name.startswith(free)]
         if fixed or (asked and not allow):
             listed = "\n".join(f"  {change}" for change in (*fixed, *asked))
             mend = (
@@ -202,8 +201,12 @@ class RunFolder:
             )
 
     def start(self, record: RunRecord, tokenizer: TextTokenizer) -> None:
-        """Writes config.json and the tokenizer; the last thing to be called before training."""
+        """Writes config.json and the tokenizer; the last thing to be called before training.
+
+        Where a run goes on with other settings, the change is added to changes.jsonl first.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._note_changes(record)
         length = record.encoder_config.max_position_embeddings
         # Left alone in a run that goes on: a kill would leave half a tokenizer in a good run.
         if not self.exists() or self.tokenizer().sha256 != tokenizer.sha256:
@@ -211,12 +214,18 @@ class RunFolder:
         # Last, so that whatever has a config.json is a whole run.
         write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
 
-    def note_changes(self, step: int, changes: list[str]) -> None:
-        """Keeps what is otherwise from a step on, beside config.json, which holds the latest."""
-        if changes:
+    def _note_changes(self, record: RunRecord) -> None:
+        step = self.checkpoints().latest_step() if self.exists() else None
+        if step is None:
+            return
+        # Paths say something about a machine, and what is free nothing about the model.
+        left_out = (*_FREE, "init_from")
+        changes = _differences(self.record(), record)
+        kept = [change for name, change in changes.items() if not name.startswith(left_out)]
+        if kept:
             path = self.path / "changes.jsonl"
             with storing(path), path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "changes": changes}) + "\n")
+                file.write(json.dumps({"step": step, "changes": kept}) + "\n")
 
     def changes(self) -> list[dict[str, Any]]:
         """Returns what has changed within the run, {"step": …, "changes": […]} for each time."""
@@ -262,6 +271,13 @@ class RunFolder:
         if not same or latest != steps or results.pop("step", None) != steps:
             return None
         return results
+
+
+def _differences(before: RunRecord, now: RunRecord) -> dict[str, str]:
+    """Returns the settings in which two records differ, by name, each in words."""
+    there, here = (flatten(record.to_json()) for record in (before, now))
+    names = sorted(n for n in there.keys() | here.keys() if there.get(n) != here.get(n))
+    return {n: f"{n}: {there.get(n)!r} in the run, {here.get(n)!r} now" for n in names}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -101,6 +102,7 @@ def finetune(
 
 def _alone(command: str, config: Config, run_dir: str, init_from: Any, say: Any) -> Results:
     check_complete(config, BY_COMMAND[command](), "config")
+    init_from = init_from and os.path.expanduser(init_from)
     watch = None if say is None else ProgressLines(say)
     with Job() as job:
         return train(command, config, run_dir, init_from, job=job, watch=watch)
@@ -145,7 +147,8 @@ def train(
     check_numbers(config)
     folder = RunFolder(run_dir)
     folder.check_usable()
-    check_free(folder.path)
+    if job.is_first:
+        check_free(folder.path)
     if init_from is None and folder.exists():
         init_from = folder.record().init_from
 
@@ -242,7 +245,6 @@ def train(
         first = int(state.step)
         job.heartbeat.step = first
         if job.is_first:
-            folder.note_changes(first, changes)
             report.add(MetricsWriter(folder.path, first))
         report.begins(steps)
         started = time.monotonic()

@@ -242,6 +242,8 @@ def test_a_run_goes_on_with_another_mesh(corpus, pretrained, place, capsys):
         assert f"changed since the run was started: config.{change}" in said
     made = {step: loss for step, loss in losses(pretrained).items() if step in (1, 2, 3, 4, 6)}
     assert losses(folder) == pytest.approx(made, rel=1e-4)
+    # What only decides how it is computed says nothing of the model.
+    assert RunFolder(folder).changes() == []
     before = tree(folder)
     assert run(*pretrain_flags(corpus, folder, steps=3), "--config_change=allow") == 2
     assert "has made 6 updates already" in capsys.readouterr().err
@@ -384,7 +386,7 @@ def test_mnli_scores_both_dev_sets_and_the_first_decides(mnli):
     with RunFolder(mnli).checkpoints(best=record.best) as checkpoints:
         best = checkpoints.best_step()
     scores = {m["step"]: m["accuracy"] for m in metrics(mnli) if m.get("split") == "dev_matched"}
-    assert best == max(scores, key=lambda step: (scores[step], step))
+    assert best == max(scores, key=lambda step: (scores[step], -step))
     assert run("evaluate", f"--run_dir={mnli}", "--checkpoint=best") == 0
 
 
@@ -610,6 +612,10 @@ def test_help_of_a_key(capsys):
         shown = capsys.readouterr().out
         assert "ptft pretrain --config.batch_size=256  sequences per update" in shown
         assert "ptft finetune --config.batch_size=32   examples per update" in shown
+    assert run("help", "data", "inspect") == 0
+    assert capsys.readouterr().out.startswith("ptft data inspect")
+    assert run("finetune", "--help", "--config=pretrain/bert_tiny") == 2
+    assert "is no config of this command" in capsys.readouterr().err
     assert run("help", "optimizer.learning_rat") == 2
     assert "the nearest is optimizer.learning_rate." in capsys.readouterr().err
     assert run("help", "zzz") == 2

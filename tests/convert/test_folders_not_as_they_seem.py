@@ -62,6 +62,20 @@ def test_tokens_added_to_a_vocabulary_are_read(folder, form):
         read_hf_folder(folder)
 
 
+def test_an_added_token_of_the_vocabulary_is_one_token(folder):
+    """Markers in the place of [unused1], as fine-tuning for relations has them, became pieces."""
+    words = (folder / "vocab.txt").read_text().splitlines()
+    words[20] = "[unused1]"
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    token = {"content": "[unused1]", "special": True, "normalized": False}
+    change(folder / "tokenizer_config.json", added_tokens_decoder={20: token})
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    text = "[unused1] river"
+    found = TextTokenizer.load(folder).encode_batch([text])[0]
+    assert found == theirs(text, add_special_tokens=False)["input_ids"]
+    assert found[0] == 20
+
+
 def test_added_tokens_of_another_model_are_refused(folder):
     """An id that is not the next one would be another word's row."""
     change(folder / "added_tokens.json", newword=3)

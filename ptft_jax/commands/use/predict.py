@@ -22,6 +22,7 @@ from ptft_jax.commands.screen import count, made, make_console, progress_bars, w
 from ptft_jax.commands.train.evaluate import define_reading_flags
 from ptft_jax.commands.use.texts import (
     Asked,
+    check_fits,
     check_output,
     define_input_flags,
     read_input,
@@ -52,6 +53,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     output = None if values.output is None else check_output(values.output)
     opened = load_run(values.run_dir, values.checkpoint)
     asked = read_input(values, opened) if values.input else Asked(positional, {"text": positional})
+    if output is not None:
+        check_fits(output, asked)
     try:
         # Standard output holds the predictions alone.
         with warnings_as_lines(), progress_bars(Console(stderr=True)) as bars:

@@ -75,8 +75,10 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
                     "expected a text."
                 )
     parts = [table.columns[name] for name in names]
-    texts = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
-    return Asked(texts, table.columns)
+    if len(parts) == 1:
+        # In a cell a tab is white space; in a line it stands between the two of a pair.
+        return Asked([text.replace("\t", " ") for text in parts[0]], table.columns)
+    return Asked(list(zip(*parts, strict=True)), table.columns)
 
 
 def _columns_of(run: Run) -> tuple[str, ...]:
@@ -140,38 +142,49 @@ def _free(name: str, taken: Any) -> str:
     return _free(f"{name}_", taken) if name in taken else name
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows in the form of the file's suffix, in one move; tables leave lists and dicts out.
+def check_fits(path: Path, asked: Asked) -> None:
+    """Raises DataError where a column cannot stand in a TSV file, which has no quotes."""
+    for name, values in asked.columns.items() if path.suffix == ".tsv" else ():
+        if not _is_nested(values):
+            for value in values:
+                _tsv_field(name, value)
 
-    Raises:
-        DataError: a text cannot stand in a TSV file, which has no quotes.
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of the same columns in the form of the file's suffix, in one move.
+
+    A .csv or .tsv leaves out columns with lists or objects in them. What JSON cannot hold (dates)
+    is written as text.
     """
     if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
+        text = "".join(lines)
     else:
-        flat = [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows]
-        text = _tsv(flat) if path.suffix == ".tsv" else _csv(flat)
+        names = [name for name in rows[0] if not _is_nested([row[name] for row in rows])]
+        page = io.StringIO(newline="")
+        if path.suffix == ".csv":
+            writer = csv.writer(page, lineterminator="\n")
+            writer.writerow(names)
+            writer.writerows([row[name] for name in names] for row in rows)
+        else:
+            page.write("\t".join(_tsv_field("header", name) for name in names) + "\n")
+            for row in rows:
+                page.write("\t".join(_tsv_field(name, row[name]) for name in names) + "\n")
+        text = page.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    # Half of a surrogate pair, which JSON can spell out, is written as it was spelled.
+    write_atomically(path, text.encode("utf-8", "backslashreplace").decode())
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    page = io.StringIO(newline="")
-    writer = csv.DictWriter(page, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return page.getvalue()
+def _is_nested(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, list | dict) for value in values)
 
 
-def _tsv(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["\t".join(rows[0])]
-    for row in rows:
-        fields = ["" if value is None else str(value) for value in row.values()]
-        for field in fields:
-            if any(character in field for character in "\t\r\n"):
-                raise DataError(
-                    f"{field[:60]!r} holds a tab or a line break, which a .tsv cannot: name the "
-                    "output .csv or .jsonl."
-                )
-        lines.append("\t".join(fields))
-    return "\n".join(lines) + "\n"
+def _tsv_field(name: str, value: Any) -> str:
+    field = "" if value is None else str(value)
+    if any(character in field for character in "\t\r\n"):
+        raise DataError(
+            f"column {name!r}: {field[:60]!r} holds a tab or a line break, which a .tsv cannot: "
+            "name the output .csv or .jsonl."
+        )
+    return field

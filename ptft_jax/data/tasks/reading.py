@@ -74,7 +74,8 @@ def read_table(
 ) -> Table:
     """Reads one table, its format known from the suffix.
 
-    wanted: the columns to keep, each of which must be there; None keeps all.
+    wanted: the columns to keep, each of which must be there; None keeps all, with None for a field
+        that a record has not.
     header: names of the columns of a TSV or CSV file whose first line is already data.
     optional: columns to keep where they exist.
     drop_short_rows: rows with too few columns are left out instead of being an error.
@@ -104,13 +105,16 @@ def read_table(
             kept = record if wanted is None else {*wanted, *optional}
             columns = {name: [] for name in record if name in kept}
         lines.append(number)
+        if wanted is None:
+            for name in record.keys() - columns.keys():
+                columns[name] = [None] * (len(lines) - 1)
         for name, values in columns.items():
-            if name not in record:
+            if name not in record and wanted is not None:
                 raise DataError(
                     f"{path}, line {number}: no field '{name}', which the first line has; "
                     f"there are: {', '.join(record)}"
                 )
-            values.append(record[name])
+            values.append(record.get(name))
     if not lines:
         raise DataError(f"{path} has no rows; expected one per example")
     return Table(path, columns, lines)

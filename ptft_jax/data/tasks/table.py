@@ -406,8 +406,8 @@ def _label_text(table: Table, row: int, column: str) -> str:
 
 def _is_unlabelled(table: Table, column: str, names: Sequence[str]) -> bool:
     """Whether a test split's labels are all -1, null, NaN or nothing, as public test sets have."""
-    absent = {"", "-1", "-1.0", "None", "nan"} - {*names}
-    return all(str(value).strip(_INVISIBLE) in absent for value in table.columns[column])
+    absent = {"", "-1", "-1.0", "none", "null", "nan", "na"} - {name.lower() for name in names}
+    return all(str(value).strip(_INVISIBLE).lower() in absent for value in table.columns[column])
 
 
 def _number(text: str) -> float | None:

@@ -125,12 +125,13 @@ def _add_beyond(backend: Tokenizer, added: Mapping[int, Any], source: str) -> No
         name = _spelled(token)
         if not isinstance(name, str):
             raise DataError(f"{source}: added token {index} is {token!r}; fetch the folder again")
-        if backend.token_to_id(name) is None:
+        # One that the vocabulary has keeps its id, and is found in a text as one token.
+        if name not in BERT_TOKENS:
             backend.add_tokens([_added_token(token)])
         if backend.token_to_id(name) != index:
             raise DataError(
-                f"{source}: the added token {name!r} has the id {index}, where "
-                f"{backend.token_to_id(name)} was expected: the vocabulary is of another model"
+                f"{source}: the added token {name!r} has the id {index}, expected "
+                f"{backend.token_to_id(name)}: ids go on from the vocabulary's without a gap"
             )
 
 

@@ -57,7 +57,7 @@ class Exported:
         )
 
 
-def export(opened: TrainedRun, out_dir: str, wanted: str | None = None) -> Exported:
+def export(opened: TrainedRun, out_dir: str | Path, wanted: str | None = None) -> Exported:
     """Writes a Hugging Face folder; see `Run.export`."""
     check_place("out_dir", out_dir)
     check_out_dir(out_dir)

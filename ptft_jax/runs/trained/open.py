@@ -184,4 +184,4 @@ class Run:
             ConfigError: the folder is not empty, or the model has not the heads of the class.
             DataError: PyTorch's outputs are not those of the model.
         """
-        return export(self._trained, str(out_dir), architecture)
+        return export(self._trained, os.path.expanduser(out_dir), architecture)

@@ -14,6 +14,7 @@ from command_line import metrics, prepare_corpus, pretrain_flags, run, tree
 from rich.console import Console
 
 from ptft_jax.commands.look import status
+from ptft_jax.training.accounting.heartbeat import read_heartbeats
 from ptft_jax.training.accounting.time_account import Beat, account, end_of, read_events, totals
 from ptft_jax.training.checkpoints import retention
 from ptft_jax.training.checkpoints.manifest import Manifest, write_manifest
@@ -230,12 +231,13 @@ def wait_for(done, process):
 def test_a_real_run_killed_and_resumed(tmp_path, capsys):
     """The whole account of real processes agrees with a watch that was held beside them."""
     data, run_dir, text = prepare_corpus(tmp_path), tmp_path / "run", io.StringIO()
-    intervals = {"steps": 20_000, "eval_every": 0, "checkpoint_every": 100, "batch_size": 4}
+    intervals = {"steps": 20_000, "eval_every": 0, "checkpoint_every": 1000, "batch_size": 4}
     flags = pretrain_flags(data, run_dir, **intervals, **{"mesh.data": 1, "mesh.fsdp": 1})
     began = time.time()
     with started(flags) as process:
-        wait_for((run_dir / "checkpoints" / "100").is_dir, process)
-        wait_for((run_dir / "status" / "process-00000.json").is_file, process)
+        wait_for((run_dir / "checkpoints" / "1000").is_dir, process)
+        # A heartbeat is written once a second; what a kill cuts off is not known of.
+        wait_for(lambda: any((b.step or 0) >= 1000 for b, _ in read_heartbeats(run_dir)), process)
         status.show(run_dir, Console(file=text, width=200))
         assert f" {process.pid} " in text.getvalue()
         assert "running" in text.getvalue()

@@ -1,10 +1,13 @@
 """Predictions for files: a row out for each row in, with all that came with it."""
 
 import csv
+import datetime
 import json
 from pathlib import Path
 
 import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_line import run
 from foreign_folders import make_folders
@@ -102,6 +105,30 @@ def test_pairs_come_from_two_columns(place, tmp_path):
     assert [row["scores"] for row in found] == [want["scores"] for want in expected]
     assert run(*command, f"--output={tmp_path}/out.tsv") == 65
     assert not (tmp_path / "out.tsv").exists()
+
+
+def test_columns_of_any_kind_come_along(place, tmp_path):
+    """Lists, dates, half characters, tabs, fields that some lines have not: none moves another."""
+    rows = [
+        {"tags": None, "text": "the\triver", "half": "\ud83d"},
+        {"tags": ["t"], "text": "a bird", "later": 1},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for output in ("out.csv", "out.jsonl"):
+        asked = [f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/{output}"]
+        assert run("predict", f"--run_dir={place}/run", *asked) == 0
+    first, second = read(tmp_path / "out.csv")
+    assert (first["text"], first["half"], first["later"]) == ("the\triver", "\\ud83d", "")
+    assert (second["text"], second["half"], second["later"]) == ("a bird", "", "1")
+    assert "tags" not in first
+    assert [row["tags"] for row in read(tmp_path / "out.jsonl")] == [None, ["t"]]
+    expected = ptft_jax.load_run(place / "run").predict(["the river", "a bird"])
+    assert [row["prediction"] for row in (first, second)] == [want["label"] for want in expected]
+    days = [datetime.date(2020, 1, day) for day in (1, 2)]
+    pq.write_table(pa.table({"text": ["a", "b"], "day": days}), tmp_path / "in.parquet")
+    asked = [f"--input={tmp_path}/in.parquet", f"--output={tmp_path}/out.jsonl"]
+    assert run("predict", f"--run_dir={place}/run", *asked) == 0
+    assert [row["day"] for row in read(tmp_path / "out.jsonl")] == ["2020-01-01", "2020-01-02"]
 
 
 @pytest.mark.parametrize(
