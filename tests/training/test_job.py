@@ -19,12 +19,13 @@ from ptft_jax.training.loop import until_stopped
 
 @pytest.fixture(autouse=True)
 def in_the_foreground():
-    """Signals as in the foreground: a job in the background inherits that Ctrl-C is ignored."""
+    """Signals as in the foreground: in the background, or under nohup, some are ignored."""
     before = {
         number: signal.getsignal(number)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
