@@ -1,8 +1,29 @@
-"""Whether processes that a test has started, or that those have started, are still there."""
+"""Programs in processes of their own, and whether processes are still there."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def printed(program: str, *arguments: object) -> tuple[Any, str]:
+    """Runs a program on one CPU device; returns the JSON in its last line, and its errors' text."""
+    process = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1]), process.stderr
 
 
 def alive(pid: int) -> bool:

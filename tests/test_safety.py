@@ -5,8 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 from command_line import finetune_flags
 from foreign_folders import make_folders
+from processes import printed
 from test_layers import FILES, PACKAGE, imports_of, name_of, parse
 
 SCRIPTS = sorted((PACKAGE.parent / "launch").glob("*.py"))
@@ -169,17 +168,8 @@ def test_reading_foreign_folders_runs_nothing(place):
         finetune_flags("text.py", place / "table", hostile, place / "tuned", batch_size=2),
     ]
     (place / "lines.json").write_text(json.dumps(lines))
-    process = subprocess.run(
-        [sys.executable, "-c", _WATCHED, str(place), str(place / "lines.json")],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    codes, seen = json.loads(process.stdout.splitlines()[-1])
-    assert codes == [0] * len(lines), process.stderr
+    (codes, seen), errors = printed(_WATCHED, place, place / "lines.json")
+    assert codes == [0] * len(lines), errors
     assert not seen
     assert not witness.exists()
 

@@ -3,8 +3,8 @@
 train/     pretrain, finetune, evaluate, and the flags they share
 use/       predict, embed, export, import, demo
 data/      prepare, check, inspect, stats
-look/      status, checkpoints, plan
+look/      status, checkpoints, plan, bench
 launch/    local, slurm, gke, tpu, mpi, and the supervisor of local processes
-parsing    a command line → flags and a config, every mistake by name
-screen, describe, secrets   what is shown, and what must not be
+parsing    a command line → flags and a config, every mistake by name, no secrets
+help, keys, screen   what is explained and shown
 """

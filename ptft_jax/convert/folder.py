@@ -9,7 +9,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,10 +136,7 @@ def write_hf_folder(
     # PyTorch gives the embedding of this token no gradient, so it must be the one that pads.
     content["pad_token_id"] = tokenizer.pad_token_id
     tensors = bert.to_hf(params, config)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_dir.parent / f".export-{secrets.token_hex(4)}"
-    partial.mkdir()
-    try:
+    with made_whole(out_dir) as partial:
         # transformers takes a file without this entry for another framework's.
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         texts = {"config.json": json.dumps(content, indent=2) + "\n", "README.md": card}
@@ -148,10 +146,21 @@ def write_hf_folder(
         # save_file makes a private file; this one is for whom the umask says.
         mode = (partial / "config.json").stat().st_mode
         (partial / WEIGHTS).chmod(mode & 0o777)
-        os.replace(partial, out_dir)
+    return out_dir
+
+
+@contextmanager
+def made_whole(folder: Path) -> Iterator[Path]:
+    """Gives a folder to fill beside `folder`, which it becomes in one move when all went well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Short, whatever the name of the folder: a disk has a limit.
+    partial = folder.parent / f".partial-{secrets.token_hex(4)}"
+    partial.mkdir()
+    try:
+        yield partial
+        os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return out_dir
 
 
 def check_out_dir(out_dir: str | os.PathLike[str]) -> None:

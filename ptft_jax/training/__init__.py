@@ -1,11 +1,11 @@
-"""One process of a training: state → step → loop.
+"""One process of a training: step → loop.
 
 mesh                 devices, and where arrays lie
-state, optimizer, step, loop, evaluation
+optimizer, step (with the state), loop, evaluation
 cluster/             the processes of a job: start, agree, stop together
 checkpoints/         written, named whole, kept, restored, rewound
 accounting/          where the time goes, and whether it still goes on
-metric_sinks         metrics.jsonl, TensorBoard, the console
+metric_sinks         metrics.jsonl, TensorBoard, lines of progress;  profile  a trace
 cost                 what a step needs;  accelerators  what can be got
 memory, storage      what is full
 """

@@ -1,14 +1,8 @@
 """How much of the house a run goes through: what it enters and loads is what a reader must know."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 from command_line import prepare_corpus, pretrain_flags
+from processes import ROOT, printed
 
-PACKAGE = Path(__file__).resolve().parents[2] / "ptft_jax"
 _WATCHED = """
 import json, sys, threading
 entered = set()
@@ -30,16 +24,7 @@ print(json.dumps([code, sorted(entered), sorted(modules)]))
 def test_six_updates_go_through_few_files(tmp_path):
     """It was 75 files and 127 modules: prepare, fine-tuning, conversion and all kernels loaded."""
     flags = pretrain_flags(prepare_corpus(tmp_path), tmp_path / "run", **{"mesh.fsdp": 1})
-    process = subprocess.run(
-        [sys.executable, "-c", _WATCHED, str(PACKAGE), *flags],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    code, entered, modules = json.loads(process.stdout.splitlines()[-1])
+    (code, entered, modules), _ = printed(_WATCHED, ROOT / "ptft_jax", *flags)
     print(f"{len(entered)} files entered, {len(modules)} modules loaded")
     assert code == 0
     assert len(entered) <= 60

@@ -1,1 +1,1 @@
-"""Commands that train or score: pretrain, finetune, evaluate; training_run is what they share."""
+"""Commands that train or score: pretrain, finetune, evaluate; flags and progress they share."""

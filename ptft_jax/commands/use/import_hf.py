@@ -4,16 +4,13 @@ Turns a Hugging Face BERT folder into a run that others can start from.
 """
 
 import json
-import os
-import secrets
-import shutil
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
 from ptft_jax.commands.screen import facts, made, make_console
-from ptft_jax.convert.folder import read_hf_folder
+from ptft_jax.convert.folder import made_whole, read_hf_folder
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.runs.describe import describe_model
@@ -49,19 +46,12 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     params, config, tokenizer, info = read_hf_folder(hf_dir)
     record = imported_record(hf_dir, config, info)
     model = build_model(config)
-    folder.path.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its place and moved there when it is whole.
-    partial = folder.path.parent / f".import-{secrets.token_hex(4)}"
-    partial.mkdir()
-    try:
+    with made_whole(folder.path) as partial:
         made_run = RunFolder(partial)
         made_run.start(record, tokenizer)
         with made_run.checkpoints() as checkpoints:
             state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
             checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
-        os.replace(partial, folder.path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     facts(console, {"model": describe_model(model), "heads": ", ".join(config.heads) or "none"})
     made(
         console,

@@ -329,14 +329,7 @@ def _split_of(
                 raise DataError(
                     f"{table.at(row)}: column '{column}' holds {value!r}; expected a text in quotes"
                 )
-            # JSON can spell out half of a surrogate pair, which no encoding can hold.
-            if not value.isascii() and any(
-                "\ud800" <= character <= "\udfff" for character in value
-            ):
-                raise DataError(
-                    f"{table.at(row)}: column '{column}' holds half of a surrogate pair; "
-                    "expected whole characters"
-                )
+            _check_characters(table, row, column, value)
     labels = None
     if label is not None and names:
         labels = _class_ids(table, label, names)
@@ -396,12 +389,17 @@ def _label_text(table: Table, row: int, column: str) -> str:
             f"{table.at(row)}: column '{column}' holds {value!r}; expected a label on every row"
         )
     text = str(text)
+    _check_characters(table, row, column, text)
+    return text
+
+
+def _check_characters(table: Table, row: int, column: str, text: str) -> None:
+    """Raises DataError for half of a surrogate pair, which JSON can spell and no encoding hold."""
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise DataError(
             f"{table.at(row)}: column '{column}' holds half of a surrogate pair; expected whole "
             "characters"
         )
-    return text
 
 
 def _is_unlabelled(table: Table, column: str, names: Sequence[str]) -> bool:
