@@ -34,6 +34,9 @@ def stop(*_):
     record(got="SIGTERM")
     os._exit(75)
 signal.signal(signal.SIGTERM, stop)
+# The end of one task sends SIGTERM to the others. An interpreter that is on its way out no longer
+# has a handler and would die of it, with 143 in place of its own code.
+leave = os._exit
 record(args=sys.argv[1:], **{{name: os.environ[name] for name in variables}})
 print("task", task, "of start", start, flush=True)
 # Like the processes of a real job, none ends before all have come: the first to fail ends the rest.
@@ -44,18 +47,18 @@ while came() < int(os.environ["SLURM_NTASKS"]):
     time.sleep(0.02)
 behaviour = os.environ["BEHAVIOUR"]
 if behaviour == "stop once":
-    sys.exit(0 if start else 75)
+    leave(0 if start else 75)
 if behaviour == "save each time":
     if task == 0:
         os.makedirs(run_dir + "/checkpoints/" + str(start + 1))
-    sys.exit(75 if start < 4 else 0)
+    leave(75 if start < 4 else 0)
 if behaviour == "die once":
     if start:
-        sys.exit(0)
+        leave(0)
     if task == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 if behaviour.isdigit():
-    sys.exit(int(behaviour))
+    leave(int(behaviour))
 time.sleep(100)
 """
 
