@@ -120,7 +120,7 @@ def read_table(
     return Table(path, columns, lines)
 
 
-def _text_lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
     """Yields the lines of a UTF-8 file with their line ends; only \\n ends a line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -138,7 +138,7 @@ def _text_lines(path: Path) -> Iterator[str]:
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows of a CSV or TSV file with the lines on which they begin."""
-    lines = _text_lines(path)
+    lines = text_lines(path)
     if path.suffix == ".csv":
         reader = csv.reader(lines, strict=True)
     else:
@@ -185,7 +185,7 @@ def _delimited_records(
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_text_lines(path), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         try:

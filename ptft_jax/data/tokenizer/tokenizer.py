@@ -80,6 +80,10 @@ class TextTokenizer:
         # The same tokenizer, but "[MASK]" written in a text is ordinary text and not the mask.
         self._plain = plain_backend(content)
         self._splits_at_spaces = splits_at_spaces(content)
+        # A byte-level BPE that puts none before a text, as RoBERTa's, but knows words with one.
+        first = backend.encode(["a"], is_pretokenized=True, add_special_tokens=False).ids
+        begins = len(self._tokens) - int(self.continues_word.sum()) > len(self.special_ids)
+        self._words_need_space = begins and all(self.continues_word[first[:1]])
         self._words = _Words(self._encode_word) if words_are_independent(content) else None
 
     @classmethod
@@ -117,6 +121,23 @@ class TextTokenizer:
             return self._encode_plain(texts)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
+        """The ids of sentences that are split into words, and the number of each token's word.
+
+        Those of transformers' fast tokenizers with `is_split_into_words=True` (and, where a first
+        word has no space before it otherwise, `add_prefix_space=True`), without `[CLS]` and
+        `[SEP]`. Words of nothing but white space or characters that are left out have no token.
+        """
+        if self._words_need_space:
+            sentences = [
+                [word if word in self._special or word[:1] == " " else f" {word}" for word in words]
+                for words in sentences
+            ]
+        encodings = self._backend.encode_batch(
+            [list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False
+        )
+        return [(e.ids, e.word_ids) for e in encodings]  # type: ignore[misc]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all texts in one array (uint32 [N]), and how many each has (int64 [texts]).
