@@ -8,7 +8,7 @@ All are UTF-8, with or without a byte-order mark. Whatever does not fit is an er
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,28 @@ def read_tagged(
     if None in known or (unlabelled and known in ({"_"}, {"-"})):
         return TaggedFile(path, words, None, lines)
     return TaggedFile(path, words, tags, lines)
+
+
+def with_column(file: TaggedFile, values: Sequence[Sequence[str]]) -> str:
+    """The text of a column file with one more column, whose values are given by sentence and word.
+
+    All lines that hold no word stay as they are.
+    """
+    added = {
+        number: value
+        for numbers, some in zip(file.lines, values, strict=True)
+        for number, value in zip(numbers, some, strict=True)
+    }
+    form = _form(file.path)
+    separator = "\t" if form and form[1] else " "
+    lines = []
+    for number, line in enumerate(text_lines(file.path), start=1):
+        if number in added:
+            bare = line.rstrip("\r\n" if separator == "\t" else " \r\n")
+            lines.append(f"{bare}{separator}{added[number]}{line[len(line.rstrip('\r\n')) :]}")
+        else:
+            lines.append(line)
+    return "".join(lines)
 
 
 # Of one sentence: the lines, the words, the tags (None where there are none).

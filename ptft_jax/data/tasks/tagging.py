@@ -54,6 +54,11 @@ class TaggingSplit:
             sha256.update(tags.tobytes())
         return sha256.hexdigest()
 
+    @property
+    def num_words(self) -> list[int]:
+        """The number of words of each sentence."""
+        return [len(words) for words in self.words]
+
     def encode(self, tokenizer: TextTokenizer) -> list[tuple[list[int], list[int]]]:
         """The ids of each sentence's tokens, and the number of each token's word."""
         return [
@@ -61,6 +66,37 @@ class TaggingSplit:
             for block in batched(self.words, _BLOCK)
             for found in tokenizer.encode_words(block)
         ]
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Texts to tag, with the words that a tokenizer finds in them.
+
+    spans: where each word of each text stands, [start, end) in characters; empty where it is white
+    space. encoded: of each text the ids of its tokens, and the number of each token's word.
+    """
+
+    texts: list[str]
+    spans: list[list[tuple[int, int]]]
+    encoded: list[tuple[list[int], list[int]]]
+    tags: None = None
+
+    @classmethod
+    def of(cls, texts: Sequence[str], tokenizer: TextTokenizer) -> "TextSplit":
+        """Splits texts into words."""
+        found = tokenizer.encode_text_words(texts)
+        return cls(
+            list(texts), [spans for *_, spans in found], [(ids, words) for ids, words, _ in found]
+        )
+
+    @property
+    def num_words(self) -> list[int]:
+        """The number of words of each text."""
+        return [len(spans) for spans in self.spans]
+
+    def encode(self, tokenizer: TextTokenizer) -> list[tuple[list[int], list[int]]]:
+        """The ids of each text's tokens, and the number of each token's word."""
+        return self.encoded
 
 
 class TaggingExamples:
@@ -73,7 +109,7 @@ class TaggingExamples:
 
     def __init__(
         self,
-        split: TaggingSplit,
+        split: TaggingSplit | TextSplit,
         tokenizer: TextTokenizer,
         max_seq_length: int,
         *,
@@ -106,12 +142,12 @@ class TaggingExamples:
             )
         self._cut(room, room // 2 if doc_stride is None else doc_stride)
 
-    def _read(self, split: TaggingSplit, inside: Mapping[int, int]) -> None:
+    def _read(self, split: TaggingSplit | TextSplit, inside: Mapping[int, int]) -> None:
         """Token t of the split, all sentences one behind the other, is self._tokens[t]."""
         unknown = self._tokenizer.unk_token_id
         stand_in = self._tokenizer.mask_token_id if unknown is None else unknown
         encoded = split.encode(self._tokenizer)
-        self._num_words = np.array([len(words) for words in split.words], np.int64)
+        self._num_words = np.array(split.num_words, np.int64)
         ids, words, self.num_unknown = [], [], 0
         for number, (tokens, numbers) in enumerate(encoded):
             found = set(numbers)

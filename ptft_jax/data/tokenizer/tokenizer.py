@@ -139,6 +139,27 @@ class TextTokenizer:
         )
         return [(e.ids, e.word_ids) for e in encodings]  # type: ignore[misc]
 
+    def encode_text_words(
+        self, texts: Sequence[str]
+    ) -> list[tuple[list[int], list[int], list[tuple[int, int]]]]:
+        """The ids of each text, the number of each token's word, and where each word stands.
+
+        The ids are those of `encode_batch`, words what the tokenizer splits a text into before it
+        looks for tokens, and their places [start, end) in characters, without white space.
+        """
+        found = []
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
+            numbers, spans, before = [], [], None
+            for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
+                if word != before or not spans:
+                    spans.append((start, end))
+                before = word
+                spans[-1] = spans[-1][0], max(spans[-1][1], end)
+                numbers.append(len(spans) - 1)
+            found.append((encoding.ids, numbers, [_trimmed(text, *span) for span in spans]))
+        return found
+
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all texts in one array (uint32 [N]), and how many each has (int64 [texts]).
 
@@ -227,6 +248,13 @@ class TextTokenizer:
         """
         parts = "" if self._special == BERT_TOKENS else json.dumps(self._special)
         return hashlib.sha256((self.json + parts).encode()).hexdigest()
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The place of a part of a text without the white space at its ends."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
 
 
 def _packed(ids: list[int]) -> bytes:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ptft_jax.data.tasks.conll import read_tagged
+from ptft_jax.data.tasks.conll import read_tagged, with_column
 from ptft_jax.data.tasks.tags import are_entities, inside_ids, tag_ids, tag_names
 from ptft_jax.errors import ConfigError, DataError
 
@@ -69,6 +69,22 @@ def test_other_layouts(write):
     write("O B-artist \nO", "seq.out")
     file = read_tagged(write("play queen \nstop", "seq.in"))
     assert (file.words, file.tags) == ([["play", "queen"], ["stop"]], [["O", "B-artist"], ["O"]])
+
+
+def test_a_column_is_appended(write):
+    """As conlleval reads it: gold and predicted tags are the last two; other lines stay."""
+    file = read_tagged(write(CONLL_2003))
+    text = with_column(file, [["B-x", "O", "O", "O", "O"], ["O", "O"]])
+    assert text.splitlines()[:4] == [
+        "-DOCSTART- -X- O O",
+        "",
+        "EU NNP I-NP I-ORG B-x",
+        "rejects VBZ I-VP O O",
+    ]
+    assert len(text.splitlines()) == len(CONLL_2003.splitlines())
+    file = read_tagged(write("# c\r\na\tO\r\n\t\r\nb\tO"))
+    assert with_column(file, [["x"], ["y"]]) == "# c\r\na\tO\tx\r\n\t\r\nb\tO\ty"
+    assert with_column(read_tagged(write("a\nb \n"), tag_column=None), [["x", "y"]]) == "a x\nb y\n"
 
 
 @pytest.mark.parametrize(

@@ -397,3 +397,22 @@ def test_words_of_an_alphabet_have_none(shared_data):
         pytest.skip(f"needs {folder}")
     ours = TextTokenizer.load(folder)
     assert ours.encode_words([list("EVQL")]) == [(ours.encode_batch(["EVQL"])[0], [0, 1, 2, 3])]
+
+
+def test_words_of_a_text_and_their_places(trained, roberta_folder):
+    """Tokens are those of the text as a whole; places are of the text, also where it is changed."""
+    for tokenizer in (trained, TextTokenizer.load(roberta_folder)):
+        texts = [*TEXTS, "  The cats,  \n sat", "", " "]
+        found = tokenizer.encode_text_words(texts)
+        assert [ids for ids, _, _ in found] == tokenizer.encode_batch(texts)
+        for text, (ids, numbers, spans) in zip(texts, found, strict=True):
+            assert len(numbers) == len(ids)
+            assert sorted(set(numbers)) == list(range(len(spans)))
+            words = [text[start:end] for start, end in spans]
+            assert "".join(words) == "".join(text.split())
+            assert all(word == word.strip() for word in words)
+        words = [texts[0][start:end] for start, end in found[0][2]]
+        expected = ["The", "cats", "sat", "on", "the", "mat", ",", "weren", "'", "t", "they", "?"]
+        assert words[:5] == expected[:5]
+        if tokenizer.kind == "wordpiece":
+            assert words == expected
