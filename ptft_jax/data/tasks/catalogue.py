@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from ptft_jax.data.tasks.reading import nearest
 from ptft_jax.data.tasks.table import ClassificationTask, TableTask
+from ptft_jax.data.tasks.tags import TaggingTask
 from ptft_jax.errors import ConfigError
 
 
@@ -116,7 +117,45 @@ _GLUE = {
     ),
 }
 
-TASKS: dict[str, Task] = {**_GLUE, "text": TableTask()}
+_TAGGING = {
+    # Tjong Kim Sang and De Meulder 2003: the files of the shared task, or those made of them.
+    "conll2003": TaggingTask(
+        "ner",
+        {
+            "train": ("eng.train", "train.txt"),
+            "dev": ("eng.testa", "valid.txt"),
+            "test": ("eng.testb", "test.txt"),
+        },
+        "en",
+    ),
+    # Derczynski et al. 2017.
+    "wnut17": TaggingTask(
+        "ner",
+        {
+            "train": ("wnut17train.conll",),
+            "dev": ("emerging.dev.conll",),
+            "test": ("emerging.test.annotated",),
+        },
+        "en",
+    ),
+    # Coucke et al. 2018, as columns, or split as by Goo et al. 2018.
+    "snips_slots": TaggingTask(
+        "slots",
+        {
+            "train": ("train.slots.conll", "train/seq.in"),
+            "dev": ("valid.slots.conll", "valid/seq.in"),
+            "test": ("test.slots.conll", "test/seq.in"),
+        },
+        "en",
+    ),
+}
+
+TASKS: dict[str, Task] = {
+    **_GLUE,
+    "text": TableTask(),
+    **_TAGGING,
+    "tagging": TaggingTask(),
+}
 """Name → row."""
 
 

@@ -10,14 +10,12 @@ from itertools import batched
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch
-from ptft_jax.data.ragged import spread
+from ptft_jax.data.batches import Batch, bucket_lengths
+from ptft_jax.data.ragged import firsts, spread
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError
 
-BUCKET_STEP = 32
 # Texts tokenised at once: enough for all cores, and few enough lists of Python integers to hold.
 _BLOCK = 8192
 
@@ -46,7 +44,7 @@ class ClassificationExamples:
         it every epoch has the order of the file. length_buckets: None means the multiples of 32;
         () pads everything to max_seq_length. Raises ConfigError for lengths that cannot be.
         """
-        self.buckets = _buckets(max_seq_length, length_buckets)
+        self.buckets = bucket_lengths(max_seq_length, length_buckets)
         self._pad_token_id = tokenizer.pad_token_id
         self._labels = split.labels
         self._seed = seed
@@ -63,13 +61,13 @@ class ClassificationExamples:
         # Row i of the formatted examples is self._tokens[self._starts[i]:][:self._lengths[i]].
         self._lengths = kept_a + kept_b + special
         self._first_lengths = kept_a + 2
-        self._starts = _first(self._lengths)
+        self._starts = firsts(self._lengths)
         tokens = np.full(int(self._lengths.sum()), tokenizer.sep_token_id, np.int32)
         tokens[self._starts] = tokenizer.cls_token_id
-        tokens[spread(self._starts + 1, kept_a)] = tokens_a[spread(_first(lengths_a), kept_a)]
+        tokens[spread(self._starts + 1, kept_a)] = tokens_a[spread(firsts(lengths_a), kept_a)]
         if tokens_b is not None:
             begin_b = self._starts + self._first_lengths
-            tokens[spread(begin_b, kept_b)] = tokens_b[spread(_first(lengths_b), kept_b)]
+            tokens[spread(begin_b, kept_b)] = tokens_b[spread(firsts(lengths_b), kept_b)]
         self._tokens = tokens
 
     def __len__(self) -> int:
@@ -103,16 +101,6 @@ class ClassificationExamples:
         return batch
 
 
-def _buckets(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple[int, ...]:
-    if max_seq_length < 5:  # [CLS], two times [SEP], and a token of each text
-        raise ConfigError(f"max_seq_length={max_seq_length}: expected at least 5")
-    if length_buckets is None:
-        length_buckets = range(BUCKET_STEP, max_seq_length, BUCKET_STEP)
-    if any(bucket < 1 for bucket in length_buckets):
-        raise ConfigError(f"length_buckets={tuple(length_buckets)}: expected positive lengths")
-    return (*sorted({b for b in length_buckets if b < max_seq_length}), max_seq_length)
-
-
 def _encode(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of all texts in one int32 array, and the number of tokens of each text."""
     tokens, lengths = [np.zeros(0, np.int32)], []
@@ -141,8 +129,3 @@ def _longest_first(
     kept_a = np.where(a_is_longer, kept_longer, kept_shorter)
     kept_b = np.where(a_is_longer, kept_shorter, kept_longer)
     return np.where(fits, lengths_a, kept_a), np.where(fits, lengths_b, kept_b)
-
-
-def _first(lengths: np.ndarray) -> np.ndarray:
-    """Where each of several sequences begins when they lie one behind the other."""
-    return np.cumsum(lengths) - lengths

@@ -20,7 +20,7 @@ from ptft_jax.data.tasks.labels import (
     multi_hot,
     scores,
 )
-from ptft_jax.data.tasks.reading import Table, find_split, read_table
+from ptft_jax.data.tasks.reading import Table, find_split, listing, read_table
 from ptft_jax.errors import ConfigError, DataError
 
 TSV_SPLITS = {
@@ -173,7 +173,7 @@ def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
         inside = " (data_dir seems to be the folder of one task; give the folder above it)"
         raise ConfigError(
             f"data_dir={data_dir} has no folder '{task.folder}'; expected the standard GLUE layout"
-            f"{inside if (data_dir / 'train.tsv').is_file() else ''}; {_listing(data_dir)}"
+            f"{inside if (data_dir / 'train.tsv').is_file() else ''}; {listing(data_dir)}"
         )
     splits = {}
     for split, (file, _) in task.splits.items():
@@ -182,7 +182,7 @@ def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
         if not path.is_file():
             if is_test:
                 continue
-            raise ConfigError(f"{path} is missing; {_listing(folder)}")
+            raise ConfigError(f"{path} is missing; {listing(folder)}")
         table = read_table(
             path,
             task.texts if is_test else (*task.texts, task.label),
@@ -219,7 +219,7 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
             "(and perhaps test) as .csv, .tsv, .jsonl or .parquet"
         )
     if not Path(data_dir).is_dir():
-        raise ConfigError(f"data_dir={data_dir} is not a folder; {_listing(Path(data_dir).parent)}")
+        raise ConfigError(f"data_dir={data_dir} is not a folder; {listing(Path(data_dir).parent)}")
     texts = tuple(name for name in (settings.text_column, settings.text_pair_column) if name)
     tables = {}
     for split in ("train", "dev", "test"):
@@ -231,7 +231,7 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
         elif split != "test":
             raise ConfigError(
                 f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet; "
-                f"{_listing(Path(data_dir))}"
+                f"{listing(Path(data_dir))}"
             )
     if settings.regression and settings.multi_label:
         raise ConfigError(
@@ -286,12 +286,3 @@ def _split_of(
         labels = scores(table, label, score_range)
     texts_b = table.columns[texts[1]] if len(texts) == 2 else None
     return Split(table.columns[texts[0]], texts_b, labels, str(table.path))
-
-
-def _listing(folder: Path) -> str:
-    """What a folder holds, for the message that says what it lacks."""
-    if not folder.is_dir():
-        return f"the folder {folder} does not exist"
-    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"there are: {shown}" if names else "the folder is empty"

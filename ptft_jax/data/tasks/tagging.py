@@ -7,65 +7,16 @@ than a row is spread over windows that overlap: each word is labelled, and its t
 window in which it has most context.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import batched
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch
-from ptft_jax.data.ragged import spread
+from ptft_jax.data.batches import Batch, bucket_lengths
+from ptft_jax.data.ragged import firsts, spread
 from ptft_jax.data.randomness import shuffled_index
-from ptft_jax.data.tasks.classification import _buckets
+from ptft_jax.data.tasks.tags import TaggingSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError
-
-# Sentences tokenised at once: enough for all cores, few enough lists of integers to hold.
-_BLOCK = 8192
-
-
-@dataclass(frozen=True)
-class TaggingSplit:
-    """The sentences of one split.
-
-    words: of each sentence. tags: of each word, ids int32 of the task's `label_names`; None where
-    they are not known. source: where it came from, for messages.
-    """
-
-    words: list[list[str]]
-    tags: list[np.ndarray] | None
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the tags are known."""
-        return self.tags is not None
-
-    def fingerprint(self) -> str:
-        """SHA-256 of words and tags."""
-        sha256 = hashlib.sha256()
-        for words in self.words:
-            sha256.update(f"{words!r}\n".encode())
-        for tags in self.tags or ():
-            sha256.update(tags.tobytes())
-        return sha256.hexdigest()
-
-    @property
-    def num_words(self) -> list[int]:
-        """The number of words of each sentence."""
-        return [len(words) for words in self.words]
-
-    def encode(self, tokenizer: TextTokenizer) -> list[tuple[list[int], list[int]]]:
-        """The ids of each sentence's tokens, and the number of each token's word."""
-        return [
-            found
-            for block in batched(self.words, _BLOCK)
-            for found in tokenizer.encode_words(block)
-        ]
 
 
 @dataclass(frozen=True)
@@ -104,7 +55,8 @@ class TaggingExamples:
 
     A sentence that fits into a row is one window. Each batch is padded to the smallest bucket that
     holds its longest window; `buckets` are the lengths in use, the last is `max_seq_length`.
-    `num_windowed` counts the sentences in several windows, `num_unknown` the words without a token.
+    `num_truncated` counts the sentences that did not fit into one window, `num_unknown` the words
+    that the tokenizer leaves nothing of.
     """
 
     def __init__(
@@ -115,7 +67,6 @@ class TaggingExamples:
         *,
         label_all_subwords: bool = False,
         inside: Mapping[int, int] | None = None,
-        doc_stride: int | None = None,
         seed: int = 0,
         shuffle: bool = False,
         length_buckets: Sequence[int] | None = None,
@@ -124,23 +75,16 @@ class TaggingExamples:
 
         label_all_subwords: every token of a word has its label, not the first one alone; `inside`
             maps the tag of a word to that of its further tokens where they differ (B-X to I-X).
-        doc_stride: how many tokens two neighbouring windows share; None: half of them.
         shuffle: each epoch has its own order, which depends on nothing but (seed, epoch).
         length_buckets: None means the multiples of 32; () pads everything to max_seq_length.
         Raises ConfigError for lengths that cannot be.
         """
-        self.buckets = _buckets(max_seq_length, length_buckets)
+        self.buckets = bucket_lengths(max_seq_length, length_buckets)
         self._tokenizer = tokenizer
         self._seed, self._shuffle = seed, shuffle
         self._label_all = label_all_subwords
         self._read(split, inside or {})
-        room = max_seq_length - 2
-        if doc_stride is not None and not 0 <= doc_stride < room:
-            raise ConfigError(
-                f"doc_stride={doc_stride}: windows of max_seq_length={max_seq_length} can share 0 "
-                f"to {room - 1} tokens"
-            )
-        self._cut(room, room // 2 if doc_stride is None else doc_stride)
+        self._cut(max_seq_length - 2)
 
     def _read(self, split: TaggingSplit | TextSplit, inside: Mapping[int, int]) -> None:
         """Token t of the split, all sentences one behind the other, is self._tokens[t]."""
@@ -163,7 +107,7 @@ class TaggingExamples:
         self._sizes = np.array([len(tokens) for tokens in ids], np.int64)
         self._tokens = np.concatenate([np.zeros(0, np.int32), *ids])
         word_of = np.concatenate([np.zeros(0, np.int64), *words])
-        word_of += np.repeat(_firsts(self._num_words), self._sizes)
+        word_of += np.repeat(firsts(self._num_words), self._sizes)
         self._is_first = np.diff(word_of, prepend=-1) > 0
         # The place of the first token of each token's word.
         self._heads = np.flatnonzero(self._is_first)
@@ -174,15 +118,18 @@ class TaggingExamples:
             further = np.array([inside.get(int(tag), int(tag)) for tag in tags], np.int32)
             self._labels = np.where(self._is_first, tags[word_of], further[word_of])
 
-    def _cut(self, room: int, shared: int) -> None:
-        """Window i is tokens [_starts[i], _ends[i]); it labels words that begin in [_from, _to)."""
-        step = room - shared
+    def _cut(self, room: int) -> None:
+        """Window i is tokens [_starts[i], _ends[i]); it labels words that begin in [_from, _to).
+
+        Neighbouring windows share half of their tokens.
+        """
+        step = room - room // 2
         beyond = np.maximum(self._sizes - room, 0)
         counts = 1 + -(-beyond // step)
-        self.num_windowed = int(np.sum(counts > 1))
+        self.num_truncated = int(np.sum(counts > 1))
         number = spread(np.zeros_like(counts), counts)
         starts = np.minimum(number * step, np.repeat(beyond, counts))
-        bases, sizes = np.repeat(_firsts(self._sizes), counts), np.repeat(self._sizes, counts)
+        bases, sizes = np.repeat(firsts(self._sizes), counts), np.repeat(self._sizes, counts)
         ends = np.minimum(starts + room, sizes)
         # Half-way between the middles of two windows of equal length, their contexts are equal.
         borders = (starts[:-1] + ends[1:] + 1) // 2
@@ -240,10 +187,5 @@ class TaggingExamples:
         tags = outputs["tags"][self._window_of, columns].tolist()
         scores = outputs["scores"][self._window_of, columns].tolist()
         pairs = list(zip(tags, scores, strict=True))
-        firsts = _firsts(self._num_words)
-        return [pairs[a : a + n] for a, n in zip(firsts, self._num_words, strict=True)]
-
-
-def _firsts(sizes: np.ndarray) -> np.ndarray:
-    """Where each of several sequences begins when they lie one behind the other."""
-    return np.cumsum(sizes) - sizes
+        starts = firsts(self._num_words)
+        return [pairs[a : a + n] for a, n in zip(starts, self._num_words, strict=True)]

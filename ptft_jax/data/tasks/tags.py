@@ -1,17 +1,156 @@
-"""The set of tags of a task: O and entities (B-PER, I-PER), or tags of words (NOUN)."""
+"""Tagged sentences are read into splits: entities (O, B-PER, I-PER) or tags of words (NOUN).
 
+The tags of a task are those of its train split.
+"""
+
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import batched
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from ptft_jax.data.tasks.conll import TaggedFile
-from ptft_jax.data.tasks.reading import nearest
-from ptft_jax.errors import DataError
+from ptft_jax.data.tasks.conll import SUFFIXES, TaggedFile, read_tagged
+from ptft_jax.data.tasks.reading import listing, nearest
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError, DataError
 
 # In all of IOB1, IOB2, IOBES, BILOU and BMES.
 _ENTITY = re.compile("[BIESLUM]-.+", re.DOTALL)
 _BARE = {"O", "B", "I"}
+# Sentences tokenised at once: enough for all cores, few enough lists of integers to hold.
+_BLOCK = 8192
+_OWN = {
+    split: tuple(f"{split}{suffix}" for suffix in SUFFIXES) for split in ("train", "dev", "test")
+}
+
+
+@dataclass(frozen=True)
+class TaggingSettings:
+    """Which columns of a column file hold the words and their tags; -1 is the last."""
+
+    word_column: int = 0
+    tag_column: int = -1
+
+
+@dataclass(frozen=True)
+class TaggingTask:
+    """A task of tagged sentences: a row of the table of tasks.
+
+    files: our split → the names that its file goes by in `data_dir`, of which one is there. A test
+    split may be missing, or without tags. language: of the sentences, "" if any.
+    """
+
+    kind: ClassVar[str] = "tagging"
+
+    suite: str = "own"
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _OWN)
+    language: str = ""
+
+    def load(
+        self, name: str, data_dir: str | Path | None, settings: TaggingSettings | None = None
+    ) -> "TaggingData":
+        """Returns the task's sentences; ConfigError for missing files, DataError for their content.
+
+        Entities are scored by F1, tags of words by accuracy.
+        """
+        settings = settings or TaggingSettings()
+        if not data_dir:
+            raise ConfigError(
+                f"the task '{name}' needs --config.data_dir=DIR, a folder with "
+                + "; ".join(" or ".join(names) for names in self.files.values())
+            )
+        files = {}
+        for split, names in self.files.items():
+            path = _find(Path(data_dir), names, required=split != "test")
+            if path is not None:
+                columns = settings.word_column, settings.tag_column
+                files[split] = read_tagged(path, *columns, unlabelled=split == "test")
+        names = tag_names(files["train"])
+        metrics = ("f1", "precision", "recall", "accuracy")
+        return TaggingData(
+            name=name,
+            splits={
+                split: TaggingSplit(
+                    file.words, None if file.tags is None else tag_ids(file, names), str(file.path)
+                )
+                for split, file in files.items()
+            },
+            label_names=names,
+            metrics=metrics if are_entities(names) else ("accuracy",),
+        )
+
+
+@dataclass(frozen=True)
+class TaggingSplit:
+    """The sentences of one split.
+
+    words: of each sentence. tags: of each word, ids int32 of the task's `label_names`; None where
+    they are not known. source: where it came from, for messages.
+    """
+
+    words: list[list[str]]
+    tags: list[np.ndarray] | None
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the tags are known."""
+        return self.tags is not None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of words and tags."""
+        sha256 = hashlib.sha256()
+        for words in self.words:
+            sha256.update(f"{words!r}\n".encode())
+        for tags in self.tags or ():
+            sha256.update(tags.tobytes())
+        return sha256.hexdigest()
+
+    @property
+    def num_words(self) -> list[int]:
+        """The number of words of each sentence."""
+        return [len(words) for words in self.words]
+
+    def encode(self, tokenizer: TextTokenizer) -> list[tuple[list[int], list[int]]]:
+        """The ids of each sentence's tokens, and the number of each token's word."""
+        return [
+            found
+            for block in batched(self.words, _BLOCK)
+            for found in tokenizer.encode_words(block)
+        ]
+
+
+@dataclass(frozen=True)
+class TaggingData:
+    """A task with its sentences.
+
+    label_names: the tag of each id. metrics: the first decides which checkpoint is best.
+    eval_splits: what is scored during training.
+    """
+
+    name: str
+    splits: dict[str, TaggingSplit]
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    eval_splits: tuple[str, ...] = ("dev",)
+
+
+def _find(folder: Path, names: Sequence[str], *, required: bool) -> Path | None:
+    """The one file of these names in a folder, None for one that need not be there."""
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        both = " and ".join(str(path.relative_to(folder)) for path in found)
+        raise ConfigError(f"{folder} holds {both}: keep one of them")
+    if not found and required:
+        raise ConfigError(f"data_dir={folder} has no {' or '.join(names)}; {listing(folder)}")
+    return found[0] if found else None
 
 
 def tag_names(train: TaggedFile) -> tuple[str, ...]:

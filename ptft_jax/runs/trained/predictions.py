@@ -1,4 +1,4 @@
-"""What a trained model says of texts: words for masks, labels with scores, or a score.
+"""What a trained model says of texts: words for masks, labels with scores, a score, or tags.
 
 [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 """
@@ -18,6 +18,7 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
+from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import Text, checked, filled_batches, limit_of, warn_of_cut
 
 _BATCH = 32
@@ -34,7 +35,10 @@ Progress = Callable[[int, int], None]
 
 
 def predict(
-    run: TrainedRun, texts: Iterable[Text], top: int = 5, progress: Progress | None = None
+    run: TrainedRun,
+    texts: Iterable[Text | list[str]],
+    top: int = 5,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts with a run; see `Run.predict`.
 
@@ -44,10 +48,13 @@ def predict(
         TextError: a text without [MASK] was given to fill in, one where the run takes pairs, or
             one whose [MASK] lies beyond the length of the run's texts.
     """
-    texts = checked(texts, pairs=True)
+    tags = "tagging" in run.model_config.heads
+    texts = checked(texts, pairs=not tags, words=tags)
     told = progress or (lambda done, total: None)
     if not texts:
         return []
+    if tags:
+        return tag(run, texts, told)
     if "classification" in run.model_config.heads:
         return _classify(run, texts, top, told)
     if "mlm" in run.model_config.heads:

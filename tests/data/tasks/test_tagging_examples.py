@@ -9,7 +9,6 @@ from ptft_jax.data.tasks.conll import read_tagged
 from ptft_jax.data.tasks.tagging import TaggingExamples, TaggingSplit
 from ptft_jax.data.tasks.tags import inside_ids, tag_ids, tag_names
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENIZER = wordpiece([*SPECIAL, *"abcdefghij", *(f"##{letter}" for letter in "abcdefghij")])
@@ -51,7 +50,7 @@ def test_labels_are_those_of_run_ner(shared_data, label_all):
         inside=inside_ids(names),
         length_buckets=(),
     )
-    assert (len(examples), examples.num_windowed, examples.num_unknown) == (400, 0, 0)
+    assert (len(examples), examples.num_truncated, examples.num_unknown) == (400, 0, 0)
     tokenizer = BertTokenizerFast(vocab=str(vocabulary / "vocab.txt"))
     encoded = tokenizer(words, is_split_into_words=True, padding="max_length", max_length=128)
     batch = whole(examples)
@@ -73,10 +72,8 @@ def test_labels_are_those_of_run_ner(shared_data, label_all):
         np.testing.assert_array_equal(batch["labels"][row], np.where(is_read, expected, 0))
 
 
-@pytest.mark.parametrize(
-    ("length", "doc_stride"), [(5, None), (5, 0), (5, 2), (8, 5), (12, None), (12, 1), (12, 9)]
-)
-def test_each_word_of_a_long_sentence_is_labelled_once(length, doc_stride):
+@pytest.mark.parametrize("length", [5, 6, 8, 12, 33])
+def test_each_word_of_a_long_sentence_is_labelled_once(length):
     """In the window with most context; decoding takes one tag for each word from there."""
     rng = np.random.default_rng(0)
     sentences = [
@@ -85,8 +82,8 @@ def test_each_word_of_a_long_sentence_is_labelled_once(length, doc_stride):
     ]
     # The tag of a word is the id of its first token: a wrong place would show.
     tags = [[5 + "abcdefghij".index(word[0]) for word in words] for words in sentences]
-    examples = TaggingExamples(split_of(sentences, tags), TOKENIZER, length, doc_stride=doc_stride)
-    assert examples.num_windowed == sum(sum(map(len, words)) > length - 2 for words in sentences)
+    examples = TaggingExamples(split_of(sentences, tags), TOKENIZER, length)
+    assert examples.num_truncated == sum(sum(map(len, words)) > length - 2 for words in sentences)
     batch = whole(examples)
     is_read = batch["label_weights"] > 0
     assert is_read.sum() == sum(map(len, sentences))
@@ -95,15 +92,14 @@ def test_each_word_of_a_long_sentence_is_labelled_once(length, doc_stride):
     assert [[tag for tag, _ in some] for some in decoded] == tags
 
 
-@pytest.mark.parametrize("doc_stride", [None, 0, 3, 6, 7])
-def test_a_word_is_read_in_the_window_with_most_context(doc_stride):
+@pytest.mark.parametrize("length", [10, 11, 40])
+def test_a_word_is_read_in_the_window_with_most_context(length):
     """Every window that shows a word is tried; where a sentence ends its context is complete."""
     tokenizer = wordpiece([*SPECIAL, *(f"w{place}" for place in range(50))])
     examples = TaggingExamples(
         split_of([[f"w{place}" for place in range(50)]], [np.zeros(50)]),
         tokenizer,
-        10,
-        doc_stride=doc_stride,
+        length,
     )
     batch = whole(examples)
     windows = (batch["input_ids"][:, 1:-1] - len(SPECIAL)).tolist()
@@ -162,11 +158,6 @@ def test_epochs_are_shuffled_and_batches_have_the_smallest_bucket():
     ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == [5, 12, 42, 62, 64, 64]
     assert epochs[0] != epochs[1]
-
-
-def test_a_stride_that_windows_cannot_have():
-    with pytest.raises(ConfigError, match=r"doc_stride=14: .*max_seq_length=16 can share 0 to 13"):
-        TaggingExamples(split_of([["a"]]), TOKENIZER, 16, doc_stride=14)
 
 
 def test_the_fingerprint_tells_words_and_tags_apart():
