@@ -9,6 +9,7 @@ window in which it has most context.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import batched
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from ptft_jax.data.ragged import firsts, spread
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.tags import TaggingSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+
+# Sentences tokenised at once: enough for all cores, few enough lists of integers to hold.
+_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,6 @@ class TextSplit:
     def num_words(self) -> list[int]:
         """The number of words of each text."""
         return [len(spans) for spans in self.spans]
-
-    def encode(self, tokenizer: TextTokenizer) -> list[tuple[list[int], list[int]]]:
-        """The ids of each text's tokens, and the number of each token's word."""
-        return self.encoded
 
 
 class TaggingExamples:
@@ -90,7 +90,7 @@ class TaggingExamples:
         """Token t of the split, all sentences one behind the other, is self._tokens[t]."""
         unknown = self._tokenizer.unk_token_id
         stand_in = self._tokenizer.mask_token_id if unknown is None else unknown
-        encoded = split.encode(self._tokenizer)
+        encoded = _encoded(split, self._tokenizer)
         self._num_words = np.array(split.num_words, np.int64)
         ids, words, self.num_unknown = [], [], 0
         for number, (tokens, numbers) in enumerate(encoded):
@@ -189,3 +189,13 @@ class TaggingExamples:
         pairs = list(zip(tags, scores, strict=True))
         starts = firsts(self._num_words)
         return [pairs[a : a + n] for a, n in zip(starts, self._num_words, strict=True)]
+
+
+def _encoded(
+    split: TaggingSplit | TextSplit, tokenizer: TextTokenizer
+) -> list[tuple[list[int], list[int]]]:
+    """The ids of each sentence's tokens, and the number of each token's word."""
+    if isinstance(split, TextSplit):
+        return split.encoded
+    blocks = batched(split.words, _BLOCK)
+    return [encoded for block in blocks for encoded in tokenizer.encode_words(block)]

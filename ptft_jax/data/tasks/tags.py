@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import batched
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,14 +14,11 @@ import numpy as np
 
 from ptft_jax.data.tasks.conll import SUFFIXES, TaggedFile, read_tagged
 from ptft_jax.data.tasks.reading import listing, nearest
-from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 # In all of IOB1, IOB2, IOBES, BILOU and BMES.
 _ENTITY = re.compile("[BIESLUM]-.+", re.DOTALL)
 _BARE = {"O", "B", "I"}
-# Sentences tokenised at once: enough for all cores, few enough lists of integers to hold.
-_BLOCK = 8192
 _OWN = {
     split: tuple(f"{split}{suffix}" for suffix in SUFFIXES) for split in ("train", "dev", "test")
 }
@@ -40,13 +36,15 @@ class TaggingSettings:
 class TaggingTask:
     """A task of tagged sentences: a row of the table of tasks.
 
-    files: our split → the names that its file goes by in `data_dir`, of which one is there. A test
-    split may be missing, or without tags. language: of the sentences, "" if any.
+    folder: of the files, which `data_dir` is or holds. files: our split → the names that its file
+    goes by, of which one is there. A test split may be missing, or without tags. language: of the
+    sentences, "" if any.
     """
 
     kind: ClassVar[str] = "tagging"
 
     suite: str = "own"
+    folder: str = ""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _OWN)
     language: str = ""
 
@@ -63,9 +61,11 @@ class TaggingTask:
                 f"the task '{name}' needs --config.data_dir=DIR, a folder with "
                 + "; ".join(" or ".join(names) for names in self.files.values())
             )
+        folder = Path(data_dir)
+        folder = folder / self.folder if (folder / self.folder).is_dir() else folder
         files = {}
         for split, names in self.files.items():
-            path = _find(Path(data_dir), names, required=split != "test")
+            path = _find(folder, names, required=split != "test")
             if path is not None:
                 columns = settings.word_column, settings.tag_column
                 files[split] = read_tagged(path, *columns, unlabelled=split == "test")
@@ -117,14 +117,6 @@ class TaggingSplit:
     def num_words(self) -> list[int]:
         """The number of words of each sentence."""
         return [len(words) for words in self.words]
-
-    def encode(self, tokenizer: TextTokenizer) -> list[tuple[list[int], list[int]]]:
-        """The ids of each sentence's tokens, and the number of each token's word."""
-        return [
-            found
-            for block in batched(self.words, _BLOCK)
-            for found in tokenizer.encode_words(block)
-        ]
 
 
 @dataclass(frozen=True)
