@@ -14,6 +14,7 @@ from tokenizer_checks import wordpiece
 
 import ptft_jax
 from ptft_jax.convert.folder import write_hf_folder
+from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.entities import entity_scores, tag_accuracy
@@ -158,7 +159,7 @@ def test_entities_of_texts(place, tagger, capsys):
             assert one["text"][entity["start"] : entity["end"]] == entity["text"]
     assert run("predict", f"--run_dir={place}/run", *TEXTS) == 0
     assert "Anna Smith PER 0." in capsys.readouterr().out
-    with pytest.raises(ptft_jax.ConfigError, match="expected one or the other"):
+    with pytest.raises(ConfigError, match="expected one or the other"):
         tagger.predict(["a text", ["some", "words"]])
 
 
@@ -167,7 +168,7 @@ def test_the_exported_model_finds_the_same_entities_in_a_pipeline(place, tagger)
 
     "simple" reads them at every token, which is the same where each word is one.
     """
-    assert tagger.export(place / "exported").architecture == "BertForTokenClassification"
+    assert tagger.export(place / "exported").model_class == "BertForTokenClassification"
     config = json.loads((place / "exported" / "config.json").read_text())
     assert list(config["id2label"].values()) == list(tagger.labels)
     for strategy, texts in (("first", TEXTS), ("simple", ["Anna Smith, bernd rossi sees", "and"])):
