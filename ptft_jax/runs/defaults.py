@@ -136,7 +136,19 @@ KINDS: dict[str, dict[str, Any]] = {
             "multi_label": False,
         }
     },
+    "choice": {
+        "table": {"context_column": "context", "choices_column": "choices", "label_column": "label"}
+    },
 }
+
+
+def for_task(task: str) -> Config:
+    """Returns the config of `ptft finetune` for a task; "" leaves it open which one."""
+    config = expected("finetune", ConfigDict({"task": task}))
+    config.task = task
+    return config
+
+
 # The commands that take a config.
 WITH_CONFIG = ("prepare", "pretrain", "finetune")
 

@@ -5,4 +5,6 @@ reading          tables of text, as rows
 labels           classes and scores of rows
 table            labelled texts, or pairs → splits
 classification   splits → examples
+choice           contexts with choices: splits and examples
+suites           the rows of each benchmark
 """
