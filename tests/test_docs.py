@@ -23,8 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = sorted(ROOT.glob("configs/*/*.py"))
 DEFAULTS = {
-    name: flatten(getattr(defaults, name)().to_dict())
-    for name in ("prepare", "pretrain", "finetune")
+    name: flatten(getattr(defaults, name)().to_dict()) for name in ("prepare", "pretrain")
+} | {
+    "finetune": {
+        key: value
+        for kind in defaults.KINDS
+        for key, value in flatten(defaults.finetune(kind).to_dict()).items()
+    }
 }
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -18,7 +18,6 @@ from ptft_jax.runs.config import Config
 
 def get_config(task: str = "tagging") -> Config:
     """Returns the config of a task."""
-    config = defaults.finetune("tagging")
-    config.task = task
+    config = defaults.for_task(task)
     config.optimizer.learning_rate = 5e-5
     return config

@@ -137,6 +137,8 @@ KEYS: Mapping[str, Group] = {
             "table.text_pair_column": "column of the second text; empty means single texts",
             "table.label_column": "column of the label",
             "table.regression": "labels are numbers to predict",
+            "table.context_column": "column of the context of multiple choice",
+            "table.choices_column": "column of the list of choices; in a CSV choices0, choices1, …",
             "table.multi_label": "a text may have several labels, as a list or with bars between",
         },
         "tagging": {

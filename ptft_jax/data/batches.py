@@ -1,7 +1,7 @@
 """Batches of examples, made ahead of time by threads, in an order that no setting changes."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, Self
 
@@ -10,7 +10,6 @@ import numpy as np
 from ptft_jax.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
-BUCKET_STEP = 32
 
 
 class Examples(Protocol):
@@ -161,20 +160,3 @@ def evaluation_batches(
             batch[name] = batch[name].copy()
             batch[name][is_filler] = 0
         yield batch
-
-
-def bucket_lengths(
-    max_seq_length: int, length_buckets: Sequence[int] | None = None
-) -> tuple[int, ...]:
-    """The lengths that rows are padded to, ascending; the last is `max_seq_length`.
-
-    length_buckets: None means the multiples of 32; longer ones are left out. Raises ConfigError for
-    lengths that cannot be.
-    """
-    if max_seq_length < 5:  # [CLS], two times [SEP], and a token of each text
-        raise ConfigError(f"max_seq_length={max_seq_length}: expected at least 5")
-    if length_buckets is None:
-        length_buckets = range(BUCKET_STEP, max_seq_length, BUCKET_STEP)
-    if any(bucket < 1 for bucket in length_buckets):
-        raise ConfigError(f"length_buckets={tuple(length_buckets)}: expected positive lengths")
-    return (*sorted({b for b in length_buckets if b < max_seq_length}), max_seq_length)

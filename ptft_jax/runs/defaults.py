@@ -137,7 +137,19 @@ KINDS: dict[str, dict[str, Any]] = {
         }
     },
     "tagging": {"word_column": 0, "tag_column": -1, "label_all_subwords": False},
+    "choice": {
+        "table": {"context_column": "context", "choices_column": "choices", "label_column": "label"}
+    },
 }
+
+
+def for_task(task: str) -> Config:
+    """Returns the config of `ptft finetune` for a task; "" leaves it open which one."""
+    config = expected("finetune", ConfigDict({"task": task}))
+    config.task = task
+    return config
+
+
 # The commands that take a config.
 WITH_CONFIG = ("prepare", "pretrain", "finetune")
 

@@ -8,4 +8,6 @@ classification   splits → examples
 conll            files of tagged words, as sentences
 tags             sentences → splits, with the set of their tags
 tagging          splits → examples, and the tag of each word
+choice           contexts with choices: splits and examples
+suites           the rows of each benchmark
 """

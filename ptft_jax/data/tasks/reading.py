@@ -57,15 +57,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{by_lower_case[found[0]]}'?)" if found else ""
 
 
-def listing(folder: Path) -> str:
-    """What a folder holds, for the message that says what it lacks."""
-    if not folder.is_dir():
-        return f"the folder {folder} does not exist"
-    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"there are: {shown}" if names else "the folder is empty"
-
-
 def find_split(data_dir: str | Path, split: str) -> Path | None:
     """The file `split`.csv, .tsv, .jsonl or .parquet in a folder, None if there is none.
 

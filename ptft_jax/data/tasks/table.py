@@ -26,7 +26,6 @@ from ptft_jax.data.tasks.reading import (
     Table,
     classes_in_folders,
     find_split,
-    listing,
     read_table,
 )
 from ptft_jax.errors import ConfigError, DataError
@@ -333,3 +332,12 @@ def _split_of(
         labels = scores(table, label, score_range)
     texts_b = table.columns[texts[1]] if len(texts) == 2 else None
     return Split(table.columns[texts[0]], texts_b, labels, str(table.path))
+
+
+def listing(folder: Path) -> str:
+    """What a folder holds, for the message that says what it lacks."""
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist"
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"there are: {shown}" if names else "the folder is empty"

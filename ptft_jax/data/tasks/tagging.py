@@ -13,9 +13,10 @@ from itertools import batched
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch, bucket_lengths
+from ptft_jax.data.batches import Batch
 from ptft_jax.data.ragged import firsts, spread
 from ptft_jax.data.randomness import shuffled_index
+from ptft_jax.data.tasks.classification import length_buckets_of
 from ptft_jax.data.tasks.tags import TaggingSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
@@ -79,7 +80,7 @@ class TaggingExamples:
         length_buckets: None means the multiples of 32; () pads everything to max_seq_length.
         Raises ConfigError for lengths that cannot be.
         """
-        self.buckets = bucket_lengths(max_seq_length, length_buckets)
+        self.buckets = length_buckets_of(max_seq_length, length_buckets)
         self._tokenizer = tokenizer
         self._seed, self._shuffle = seed, shuffle
         self._label_all = label_all_subwords
