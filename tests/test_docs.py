@@ -20,7 +20,7 @@ from ptft_jax.runs import defaults
 from ptft_jax.runs.config import flatten
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted(ROOT.glob("configs/*/*.py"))
 DEFAULTS = {
     name: flatten(getattr(defaults, name)().to_dict())
