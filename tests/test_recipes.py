@@ -6,9 +6,11 @@ after theirs. Downloads and schedulers are left out.
 """
 
 import re
+import shlex
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -104,11 +106,12 @@ def write_bert(folder: Path, words: list[str]) -> None:
     words += [f"[unused{number}]" for number in range(VOCAB_SIZE - len(words))]
     vocab.write_text("\n".join(words) + "\n")
     tokenizer = TextTokenizer.load(vocab)
-    sizes = (flag.removeprefix("--config.model.").split("=") for flag in MODEL)
+    flags = (flag.removeprefix("--config.model.").split("=") for flag in MODEL)
+    sizes: dict[str, Any] = {name: int(size) for name, size in flags}
     config = EncoderConfig(
         vocab_size=tokenizer.vocab_size,
         heads=("pooler", "mlm", "nsp"),
-        **{name: int(size) for name, size in sizes},
+        **sizes,
     )
     params = jax.device_get(build_model(config).init(jax.random.key(0)))
     write_hf_folder(folder, params, config, tokenizer, "card", None)
@@ -161,11 +164,25 @@ def small(command: Command, only_config: bool) -> list[str]:
     return [*arguments, *sizes, *smaller, *(["--print_config"] if only_config else [])]
 
 
+def plain(text: str) -> str:
+    """The words of a table or box without its lines and columns."""
+    return re.sub(r"[│ ]+", " ", text)
+
+
+def assert_quoted(text: str, plans: list[str]) -> None:
+    """Asserts that what a page shows of plans is in them, line by line."""
+    for line in (
+        line for name, body in BLOCK.findall(text) if name == "text" for line in body.split("\n")
+    ):
+        assert any(plain(line).strip() in plain(plan) for plan in plans), line
+
+
 @pytest.mark.parametrize("page", RECIPES, ids=lambda page: page.stem)
 def test_a_recipe_can_be_followed(page, place, monkeypatch, capsys):
-    """Every command ends well where the ones before it left off, and plans say what is quoted.
+    """Every command ends well where the ones before it left off, then the page's programs.
 
-    The runs that later commands read are trained; of the other trainings the config is made.
+    The runs that later commands read are trained; of the other trainings the config is made. The
+    hours of a plan are those of the text.
     """
     monkeypatch.chdir(place)
     text = page.read_text("utf-8")
@@ -174,7 +191,7 @@ def test_a_recipe_can_be_followed(page, place, monkeypatch, capsys):
     read = {command.value("init_from") for command in commands}
     read |= {command.value("run_dir") for command in commands if command.name not in TRAININGS}
     elsewhere = {c.value("run_dir") for c in commands if c.name.startswith("launch")}
-    planned = []
+    plans = []
     for command in commands:
         if command.value("run_dir") in elsewhere and not command.name.startswith("launch"):
             continue
@@ -182,22 +199,23 @@ def test_a_recipe_can_be_followed(page, place, monkeypatch, capsys):
         assert run(*small(command, only_config)) == 0, " ".join(command.arguments)
         shown = capsys.readouterr().out
         if command.name == "plan":
+            plans.append(shown)
             (hours,) = re.findall(r"\bhours +([\d.]+) without", shown)
             assert re.search(rf"(?<![\d.]){re.escape(hours)}(?![\d.])", text), (hours, command)
-            planned.append(re.sub(r"[│ ]+", " ", shown))
-    quoted = [body for name, body in BLOCK.findall(text) if name == "text"]
-    for line in (line for body in quoted for line in body.splitlines()):
-        assert any(re.sub(r" +", " ", line).strip() in shown for shown in planned), line
-
-
-@pytest.mark.parametrize("page", RECIPES, ids=lambda page: page.stem)
-def test_the_programs_of_a_recipe_run(page, place, monkeypatch, capsys):
-    """Its Python runs on what its commands have left (so this follows the test above)."""
-    monkeypatch.chdir(place)
-    programs = [body for name, body in BLOCK.findall(page.read_text("utf-8")) if name == "python"]
-    if any("transformers" in program for program in programs):
-        pytest.importorskip("torch")
-    for program in programs:
-        exec(compile(program, page.name, "exec"), {})
+    assert_quoted(text, plans)
+    for program in (body for name, body in BLOCK.findall(text) if name == "python"):
+        if "transformers" not in program or find_spec("torch"):
+            exec(compile(program, page.name, "exec"), {})
         if "print(" in program:
             assert "mnli" in capsys.readouterr().out
+
+
+def test_the_plan_that_is_explained_is_the_one_that_is_made(monkeypatch, capsys):
+    """docs/distributed.md explains a plan line by line."""
+    text = (ROOT / "docs" / "distributed.md").read_text("utf-8")
+    (shell,) = (
+        body for _, body in BLOCK.findall(text) if "ptft plan" in body and "bfloat16" in body
+    )
+    monkeypatch.chdir(ROOT)
+    assert run(*shlex.split(shell)[1:]) == 0
+    assert_quoted(text.partition(shell)[2].partition("###")[0], [capsys.readouterr().out])
