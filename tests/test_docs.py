@@ -50,10 +50,12 @@ def inline_code(page: Path) -> list[str]:
 
 def ptft_commands(shell: str) -> Iterator[list[str]]:
     """The arguments of every ptft command in some lines of shell."""
+    # A variable of a loop stands for the first of its values.
+    values = dict(re.findall(r"\bfor (\w+) in (\S+?)[ ;]", shell))
+    values |= dict(re.findall(r"^(\w+)=(\S+)$", shell, re.MULTILINE))
     for line in shell.replace("\\\n", " ").splitlines():
-        # A shell variable stands for a number, as in a loop over seeds.
-        command = re.sub(r"\$\{?[a-z_]+\}?", "0", line.strip())
-        if command.startswith("ptft "):
+        if line.strip().startswith("ptft "):
+            command = re.sub(r"\$(\w+)", lambda variable: values[variable[1]], line)
             yield shlex.split(command, comments=True)[1:]
 
 
@@ -258,7 +260,7 @@ def test_python_examples_are_valid(page):
             continue
         for node in ast.walk(ast.parse(body)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptft_jax"):
-                module = importlib.import_module(node.module)
+                module = importlib.import_module(node.module or "")
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
 
