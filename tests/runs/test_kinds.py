@@ -3,19 +3,13 @@
 import json
 import shutil
 
-import jax
 import pytest
 from command_line import sentences
-from tokenizer_checks import wordpiece
+from small_encoder import write_encoder
 
 import ptft_jax
-from ptft_jax.convert.folder import write_hf_folder
-from ptft_jax.data.tokenizer.models import BERT_TOKENS
-from ptft_jax.models.build import build_model
-from ptft_jax.models.config import EncoderConfig
 
 TEXTS = [text for text, _ in sentences(24, 1)]
-WORDS = sorted({word for text in TEXTS for word in text.lower().split()})
 
 
 def multi_label(folder):
@@ -38,26 +32,24 @@ def choice(folder):
     return "finetune/choice", {}, "BertForMultipleChoice"
 
 
-KINDS = [multi_label, choice]
+def tagging(folder):
+    for split in ("train", "dev"):
+        rows = [
+            "\n".join(f"{word} {'B-X' if word > 's' else 'O'}" for word in text.split())
+            for text in TEXTS
+        ]
+        (folder / f"{split}.conll").write_text("\n\n".join(rows))
+    # Rows of three words, so that sentences are windowed.
+    return "finetune/tagging", {"max_seq_length": 5}, "BertForTokenClassification"
+
+
+KINDS = [multi_label, choice, tagging]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A Hugging Face folder with a tiny encoder that knows the words of the texts."""
-    folder = tmp_path_factory.mktemp("encoder") / "hf"
-    tokenizer = wordpiece([*BERT_TOKENS, *WORDS])
-    config = EncoderConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        heads=("pooler",),
-    )
-    params = build_model(config).init(jax.random.key(0))
-    write_hf_folder(folder, params, config, tokenizer, "A card.")
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "hf", TEXTS)
 
 
 def losses(run_dir):

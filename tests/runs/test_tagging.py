@@ -1,14 +1,13 @@
-"""Tagging from files to entities: trained, resumed, scored, predicted, exported."""
+"""Tagging from files to entities: trained, scored, predicted, exported."""
 
 import json
-import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import transformers
-from command_line import finetune_flags, losses, results, run
+from command_line import finetune_flags, results, run
 from foreign_folders import one_error
 from tokenizer_checks import wordpiece
 
@@ -101,19 +100,6 @@ def test_entities_are_learnt_and_scored(place, tagger, capsys):
         assert tag_accuracy(gold, tags) == scores["accuracy"]
     assert run("evaluate", f"--run_dir={place}/run", "--split=test") == 0
     assert "f1_PER" in capsys.readouterr().out
-
-
-def test_a_resumed_run_is_the_same(place):
-    """From its middle checkpoint on: dropout, order and windows are those of the whole run."""
-    settings = {"max_seq_length": 8, "checkpoint_every": 10, "eval_every": 10, "epochs": 0}
-    settings |= {"steps": 20, "model.hidden_dropout_prob": 0.1}
-    assert run(*flags(place, "whole", **settings)) == 0
-    shutil.copytree(place / "whole", place / "resumed")
-    shutil.rmtree(place / "resumed" / "checkpoints" / "20")
-    (place / "resumed" / "results.json").unlink()
-    assert run(*flags(place, "resumed", **settings)) == 0
-    assert losses(place / "resumed") == losses(place / "whole")
-    assert results(place / "resumed") == results(place / "whole")
 
 
 def test_columns_in_columns_out(place, tmp_path, capsys):
