@@ -86,7 +86,7 @@ def test_entities_are_learnt_and_scored(place, tagger, capsys):
     dev = results(place / "run")["dev"]
     assert dev["f1"] > 0.9
     by_type = {
-        f"{name}_{kind}" for name in ("f1", "precision", "recall") for kind in ("LOC", "PER")
+        f"{name}/{kind}" for name in ("f1", "precision", "recall") for kind in ("LOC", "PER")
     }
     assert dev.keys() == {"loss", "f1", "precision", "recall", "accuracy", "f1_strict"} | by_type
     assert tagger.labels == ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
@@ -99,7 +99,12 @@ def test_entities_are_learnt_and_scored(place, tagger, capsys):
         assert entity_scores(gold, tags)[0].f1 == scores["f1"]
         assert tag_accuracy(gold, tags) == scores["accuracy"]
     assert run("evaluate", f"--run_dir={place}/run", "--split=test") == 0
-    assert "f1_PER" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert [line.split()[:2] for line in said.splitlines() if "test" in line] == [
+        ["test", f"{scores['loss']:.4f}"],
+        ["test", "LOC"],
+        ["test", "PER"],
+    ]
 
 
 def test_columns_in_columns_out(place, tmp_path, capsys):

@@ -63,9 +63,9 @@ class Tagging(FineTuning):
         scores |= accuracy | {"f1_strict": strict.f1}
         for name, score in by_type.items():
             scores |= {
-                f"f1_{name}": score.f1,
-                f"precision_{name}": score.precision,
-                f"recall_{name}": score.recall,
+                f"f1/{name}": score.f1,
+                f"precision/{name}": score.precision,
+                f"recall/{name}": score.recall,
             }
         return scores
 
