@@ -42,6 +42,7 @@ KEYS: Mapping[str, Group] = {
         "common": {
             "inputs": "the sources, separated by commas; required",
             "text_column": "where records of JSON lines, Parquet and datasets have their text",
+            "join_lines": "join wrapped lines: a blank line ends a paragraph, two a document",
             "dev_fraction": "share of the documents held out as dev; at least two documents",
             "workers": "encoding processes; they do not change a byte of the result",
             "seed": "of the held-out documents and the vocabulary's sample",

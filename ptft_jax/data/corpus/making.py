@@ -237,7 +237,7 @@ class Preparation:
             splits=splits,
             files=files,
             sources=self._source_records(store),
-            settings=self.settings.content_settings(),
+            settings=content_settings(self.settings, self.sources),
             licence=self.settings.licence,
         )
         manifest.write(folder / MANIFEST)
@@ -268,12 +268,21 @@ class Preparation:
         return tuple(found)
 
 
+def content_settings(settings: PrepareSettings, sources: Sequence[Source]) -> dict[str, Any]:
+    """The settings that decide the content, with the columns of sources that have their own."""
+    content: dict[str, Any] = dict(settings.content_settings())
+    columns = [source.text_column for source in sources]
+    if any(column != settings.text_column for column in columns):
+        content["text_columns"] = columns
+    return content
+
+
 def _fingerprint(
     settings: PrepareSettings, sources: Sequence[Source], given: TextTokenizer | None
 ) -> dict[str, Any]:
     """What the content depends on, as JSON has it, told without reading the inputs."""
     content = {
-        **settings.content_settings(),
+        **content_settings(settings, sources),
         "inputs": [[part.identity for part in source.parts] for source in sources],
         "tokenizer": given.sha256 if given else settings.tokenizer,
         "format_version": FORMAT_VERSION,
