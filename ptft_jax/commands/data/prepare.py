@@ -82,6 +82,8 @@ def prepare(config: Config, out_dir: str) -> Manifest:
     with progress_bars(console) as progress:
         manifest = prepare_corpus(settings, out_dir, progress, lambda text: say(console, text))
     facts(console, _rows(manifest))
+    for warning in manifest.warnings:
+        say(console, f"warning: {warning}.")
     return manifest
 
 
