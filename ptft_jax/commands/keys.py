@@ -49,7 +49,7 @@ KEYS: Mapping[str, Group] = {
             "licence": "a note for the manifest, such as `CC BY-SA 4.0`",
         },
         "tokenizer": {
-            "vocab": "a vocab.txt or tokenizer folder to use; empty learns a vocabulary",
+            "vocab": "a vocab.txt, tokenizer folder or Hub name to use; empty learns a vocabulary",
             "tokenizer": "kind to learn: `wordpiece`, `bpe` (byte-level) or `unigram`",
             "vocab_size": "tokens of a learned vocabulary, at most; at least 64, 320 for `bpe`",
             "lowercase": "lower-case the text; for a learned vocabulary or a bare vocab.txt",

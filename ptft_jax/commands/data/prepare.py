@@ -6,9 +6,9 @@ An input is a file or pattern (.txt with a blank line between documents; .jsonl 
 document per record; .gz, .xz and .zst of the first two), a URL (gs://, s3://, https://), a dataset
 of TFDS (tfds:wikipedia/20230601.en) or of the Hugging Face Hub (hf:ORGANISATION/NAME/CONFIG:SPLIT),
 each with #COLUMN after it if its text is in another column than text_column, and with @WEIGHT to
-draw from it more or less often. A vocabulary is learned, or taken
-from --config.vocab=vocab.txt (or a tokenizer folder). A run that was interrupted goes on when it is
-started again. The result does not depend on that, nor on --config.workers.
+draw from it more or less often. A vocabulary is learned, or taken from --config.vocab=vocab.txt (or
+a tokenizer folder, or the name of a model on the Hub). A run that was interrupted goes on when it
+is started again. The result does not depend on that, nor on --config.workers.
 """
 
 import os

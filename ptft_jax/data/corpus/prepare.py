@@ -16,6 +16,7 @@ from ptft_jax.data.corpus.store import (
     corpus_problems,
 )
 from ptft_jax.data.corpus.workers import Workers
+from ptft_jax.data.hub import TOKENIZER_FILES, locate
 from ptft_jax.data.progress import Message, Progress, no_message, no_progress
 from ptft_jax.data.text.files import FilePart, unique_names
 from ptft_jax.data.text.sources import Source, open_sources
@@ -43,9 +44,10 @@ def prepare_corpus(
     sources = open_sources(settings.inputs, settings.text_column, settings.join_lines)
     given = None
     if settings.vocab:
+        path, _ = locate(settings.vocab, f"vocab={settings.vocab}", TOKENIZER_FILES)
         # A tokenizer folder knows its own case; a bare vocab.txt does not.
-        lowercase = settings.lowercase if Path(settings.vocab).is_file() else None
-        given = TextTokenizer.load(settings.vocab, lowercase=lowercase)
+        lowercase = settings.lowercase if path.is_file() else None
+        given = TextTokenizer.load(path, lowercase=lowercase)
     if out_dir.exists() and not out_dir.is_dir():
         raise ConfigError(f"{out_dir} is a file; expected the name of a folder to make")
     if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / MANIFEST).is_file():

@@ -1,6 +1,7 @@
 """What `inputs` names: sources with weights, made of files and datasets, read block by block."""
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Item(NamedTuple):
         if not (0 < weight < math.inf):
             raise ConfigError(f"inputs: {item!r}: the weight after @ must be above 0")
         column = _COLUMN.search(location)
-        if column is None or Path(location).expanduser().exists():
+        if column is None or os.path.exists(os.path.expanduser(location)):
             return cls(location, None, weight)
         return cls(location[: column.start()], column[1], weight)
 

@@ -8,6 +8,7 @@ from ptft_jax.convert.folder import ARCHITECTURES, architecture, check_out_dir, 
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus.store import MANIFEST, Manifest
+from ptft_jax.data.hub import hub_name
 from ptft_jax.data.tasks.table import GLUE_TASKS
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
@@ -70,7 +71,7 @@ def export(opened: TrainedRun, out_dir: str | Path, wanted: str | None = None) -
         scores=_scores(opened),
         training=_training(opened),
         # Its name alone: the path would tell strangers about this machine.
-        base_model=Path(source).resolve().name if source else None,
+        base_model=(hub_name(source) or Path(source).resolve().name) if source else None,
     )
     labels = opened.record.labels if "classification" in config.heads else None
     write_hf_folder(out_dir, params, config, opened.tokenizer, text, labels)
