@@ -18,7 +18,7 @@ from foreign_folders import make_folders
 
 import ptft_jax
 from ptft_jax.data.corpus.store import Manifest
-from ptft_jax.data.hub import hub_name, locate
+from ptft_jax.data.hub import TOKENIZER_FILES, hub_name, locate
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import RunFolder
 
@@ -53,7 +53,7 @@ def cache(place, tmp_path, monkeypatch) -> Path:
 
 
 def move(folder: Path, branch: str, commit: str) -> None:
-    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / branch).parent.mkdir(parents=True, exist_ok=True)
     (folder / "refs" / branch).write_text(commit)
 
 
@@ -100,6 +100,19 @@ def test_a_model_that_is_not_to_be_had_is_an_error_that_helps(cache, capsys):
     with pytest.raises(ConfigError, match="org/absent: there is no such folder here"):
         ptft_jax.load_run("org/absent")
     assert not Path("run").exists()
+
+
+def test_a_model_of_pickles_is_refused(cache, capsys):
+    """The message says where its safetensors may be; its tokenizer can be used all the same."""
+    (cache / "snapshots" / OTHER / "model.safetensors").unlink()
+    assert run("import", "--run_dir=run", f"--hf_dir={NAME}@v2") == 2
+    error = capsys.readouterr().err
+    assert f"the model {NAME} has no weights as safetensors" in error
+    assert f"name {NAME}@refs/pr/NUMBER" in error
+    assert locate(f"{NAME}@v2", "x", TOKENIZER_FILES).path == cache / "snapshots" / OTHER
+    move(cache, "refs/pr/7", COMMIT)
+    assert run("import", "--run_dir=run", f"--hf_dir={NAME}@refs/pr/7") == 0
+    assert RunFolder("run").record().init_from == f"{NAME}@{COMMIT}"
 
 
 def test_a_run_starts_from_a_model_of_the_hub(cache, place):

@@ -48,7 +48,8 @@ def locate(source: str | Path, named: str, files: tuple[str, ...] = MODEL_FILES)
         files: patterns of the files to fetch.
 
     Raises:
-        ConfigError: a model of this name is neither in the cache nor to be had.
+        ConfigError: a model of this name is neither in the cache nor to be had, or has its weights
+            as pickles only.
     """
     text = str(source)
     parsed = _parse(text)
@@ -73,6 +74,13 @@ def locate(source: str | Path, named: str, files: tuple[str, ...] = MODEL_FILES)
             f"from the Hugging Face Hub ({why}). Check the name; or run `hf download {wanted} "
             "--local-dir DIR` where there is a network, bring DIR here, and name DIR instead."
         ) from error
+    if files is MODEL_FILES and not any(folder.glob("model*.safetensors")):
+        raise ConfigError(
+            f"{named}: the model {name} has no weights as safetensors on the Hub: expected "
+            "model.safetensors. One of its pull requests may add it, as of many old models: "
+            f"name {name}@refs/pr/NUMBER. Else, on a machine with torch, from_pretrained({name!r}) "
+            "followed by save_pretrained(DIR) writes it, and DIR can be named."
+        )
     return Located(folder, f"{name}@{folder.name}")
 
 

@@ -159,7 +159,7 @@ def dev_threshold(folder: Path, fraction: float, names: Sequence[str]) -> np.uin
         raise DataError(
             f"{different} documents (copies not counted) in {inputs}, expected at least "
             f"{2 * LEAST_DOCUMENTS} (two for training, two held out); separate documents by blank "
-            "lines, or give more files"
+            "lines (by two of them with join_lines), or give more files"
         )
     wanted = round(fraction * (1 << 64))
     most, least = int(largest[-LEAST_DOCUMENTS]), int(smallest[LEAST_DOCUMENTS - 1]) + 1
