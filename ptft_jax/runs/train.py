@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ptft_jax.data.batches import Batches
+from ptft_jax.data.hub import unmoved
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
@@ -70,7 +71,8 @@ def pretrain(
     Args:
         config: of `get_config("pretrain/…")`, with `data_dir` a folder made by `ptft prepare`.
         run_dir: the run's folder, made if it is not there; see `ptft_jax.runs.folder`.
-        init_from: a run or a Hugging Face folder to take the parameters from; None: fresh ones.
+        init_from: a run, a Hugging Face folder or the name of a model on the Hub to take the
+            parameters from; None: fresh ones.
         say: takes lines of progress with an ETA (`print` shows them); None: in silence.
 
     Returns:
@@ -149,8 +151,8 @@ def train(
     folder.check_usable()
     if job.is_first:
         check_free(folder.path)
-    if init_from is None and folder.exists():
-        init_from = folder.record().init_from
+    if folder.exists():
+        init_from = unmoved(init_from, folder.record().init_from)
 
     # Data.
     kind = kind_of(command, config)
@@ -163,6 +165,7 @@ def train(
 
     # Model.
     start = kind.starting_point(init_from, folder if folder.has_checkpoint() else None)
+    init_from = start.source or init_from
     tokenizer = start.tokenizer
     model, objective = build_model(start.config), kind.objective(start.config)
     for phase in phases:
@@ -194,7 +197,8 @@ def train(
         data=dict(kind.fingerprints),
         randomness=RANDOMNESS,
     )
-    agree(job, "data", record.data)
+    # Hosts that fetch a model of the Hub each for itself may have got different ones.
+    agree(job, "data", {**record.data, "init_from": init_from})
     changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
     _check_phases(folder, phases)
     if start.source is not None:

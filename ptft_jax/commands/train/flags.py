@@ -51,7 +51,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "init_from",
         None,
-        "Run or Hugging Face folder to start from; a run that has a checkpoint goes on from it.",
+        "Run, Hugging Face folder or name of a model on the Hub (perhaps with @REVISION) to start "
+        "from; a run that has a checkpoint goes on from it.",
         flag_values=values,
     )
     flags.DEFINE_enum(

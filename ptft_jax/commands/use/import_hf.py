@@ -1,6 +1,9 @@
 """ptft import --hf_dir=HF_DIR --run_dir=RUN
 
 Turns a Hugging Face BERT folder into a run that others can start from.
+
+HF_DIR may be the name of a model on the Hub, such as bert-base-uncased or ORGANISATION/NAME, with
+@REVISION after it for another than the newest; its files are fetched into the cache of HF_HOME.
 """
 
 import json
@@ -11,6 +14,7 @@ from absl import flags
 
 from ptft_jax.commands.screen import facts, made, make_console
 from ptft_jax.convert.folder import made_whole, read_hf_folder
+from ptft_jax.data.hub import locate
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.runs.describe import describe_model
@@ -43,8 +47,9 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     folder.check_usable()
     if folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError(f"--run_dir={run_dir} is not empty: choose a new folder.")
-    params, config, tokenizer, info = read_hf_folder(hf_dir)
-    record = imported_record(hf_dir, config, info)
+    path, origin = locate(hf_dir, f"--hf_dir={hf_dir}")
+    params, config, tokenizer, info = read_hf_folder(path)
+    record = imported_record(origin, config, info)
     model = build_model(config)
     with made_whole(folder.path) as partial:
         made_run = RunFolder(partial)

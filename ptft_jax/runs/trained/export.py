@@ -9,6 +9,7 @@ from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus.store import MANIFEST, Manifest
+from ptft_jax.data.hub import hub_name
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
@@ -71,7 +72,7 @@ def export(opened: TrainedRun, out_dir: str | Path, wanted: str | None = None) -
         scores=_scores(opened),
         training=_training(opened),
         # Its name alone: the path would tell strangers about this machine.
-        base_model=Path(source).resolve().name if source else None,
+        base_model=(hub_name(source) or Path(source).resolve().name) if source else None,
     )
     has_labels = {"classification", "tagging"} & set(config.heads)
     labels = opened.record.labels if has_labels else None
