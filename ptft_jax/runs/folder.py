@@ -2,7 +2,7 @@
 
 config.json     command, config, model, labels (see `RunRecord`)
 metrics.jsonl   one object per logged step
-tensorboard/    the same for TensorBoard
+tensorboard/    the same for TensorBoard, a folder per split
 checkpoints/    see `ptft_jax.training.checkpoints.store`
 tokenizer/      tokenizer.json, vocab.txt and what Hugging Face needs beside them
 results.json    the metrics of the finished run, by split

@@ -113,7 +113,7 @@ class Report(Sink):
 
 
 class MetricsWriter(Sink):
-    """Writes `run_dir`/metrics.jsonl and `run_dir`/tensorboard.
+    """Writes `run_dir`/metrics.jsonl and `run_dir`/tensorboard/train, tensorboard/dev, ….
 
     A logged training step is one JSON object `{"step": …, "loss": …, …}`, an evaluation one with
     `"split"` after the step. Floats have all their digits; NaN, infinities and unknown values are
@@ -160,15 +160,34 @@ class MetricsWriter(Sink):
             self._file.write(json.dumps(json_ready(entry), allow_nan=False) + "\n")
             self._file.flush()
 
-    def _scalars(self, prefix: str, step: int, metrics: Metrics) -> None:
+    def _scalars(self, split: str, step: int, metrics: Metrics) -> None:
         # Opened with the first line, and not before: the first step need not wait for the import.
         with storing(self._path.parent / "tensorboard"):
             if self._events is None:
                 self._events = _TensorBoard(self._path.parent / "tensorboard", self._start_step)
-            self._events.write(step, {f"{prefix}/{n}": value for n, value in metrics.items()})
+            self._events.write(split, step, metrics)
 
 
 class _TensorBoard:
+    """Writes a folder per split, each a run to TensorBoard, which draws runs in one chart."""
+
+    def __init__(self, folder: Path, start_step: int):
+        self._folder, self._start_step = folder, start_step
+        # Of all splits: what they hold of steps that are made again is hidden from now on.
+        self._files = {path.name: _EventFile(path, start_step) for path in folder.glob("*/")}
+
+    def write(self, split: str, step: int, values: Metrics) -> None:
+        """Writes the values that are known of a step."""
+        if split not in self._files:
+            self._files[split] = _EventFile(self._folder / split, self._start_step)
+        self._files[split].write(step, values)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+class _EventFile:
     """Writes an event file for TensorBoard, each value at once.
 
     TensorBoard's own EventFileWriter writes in a thread, which a full disk ends without a word.
@@ -178,7 +197,7 @@ class _TensorBoard:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         # Made at import: no type checker knows what is in them.
         self._events: Any = event_pb2
         self._summaries: Any = summary_pb2
@@ -194,11 +213,11 @@ class _TensorBoard:
         self._file.flush()
 
     def write(self, step: int, values: Metrics) -> None:
-        """Writes the values that are known of a step."""
+        # TensorBoard opens the first groups of tags only: with a common prefix they are one.
         for name, value in values.items():
             if value is not None:
                 summary = self._summaries.Summary()
-                summary.value.add(tag=name, simple_value=float(value))
+                summary.value.add(tag=f"metrics/{name}", simple_value=float(value))
                 self._add(step, summary=summary)
         self._file.flush()
 
