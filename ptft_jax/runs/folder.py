@@ -6,6 +6,7 @@ tensorboard/    the same for TensorBoard, a folder per split
 checkpoints/    see `ptft_jax.training.checkpoints.store`
 tokenizer/      tokenizer.json, vocab.txt and what Hugging Face needs beside them
 results.json    the metrics of the finished run, by split
+tracking.json   its ids in tracking services, if it is told to any
 changes.jsonl   with which changes it went on, and from which step, if it did
 """
 

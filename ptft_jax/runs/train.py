@@ -118,6 +118,7 @@ def train(
     watch: Sink | None = None,
     allow_changes: bool = False,
     profile: tuple[int, int] | None = None,
+    track: str | None = None,
 ) -> Results:
     """Trains a run to its end: from its own last checkpoint, or `init_from`, or fresh parameters.
 
@@ -128,6 +129,7 @@ def train(
         watch: is told what happens.
         allow_changes: whether a run may go on with another config than it was started with.
         profile: the updates to trace are those after the first number up to the second.
+        track: the service to tell the run to; see `ptft_jax.training.trackers`.
 
     Returns:
         The metrics of the last evaluation by split, as written to results.json.
@@ -149,6 +151,10 @@ def train(
     folder.check_usable()
     if job.is_first:
         check_free(folder.path)
+        if track is not None:
+            from ptft_jax.training.trackers import import_tracker
+
+            import_tracker(track)
     if init_from is None and folder.exists():
         init_from = folder.record().init_from
 
@@ -198,14 +204,13 @@ def train(
     _check_phases(folder, phases)
     if start.source is not None:
         report.say(str(start))
-    report.facts(
-        {
-            "model": describe_model(model),
-            **kind.facts(examples),
-            "mesh": describe_mesh(mesh),
-            **backends,
-        }
-    )
+    facts = {
+        "model": describe_model(model),
+        **kind.facts(examples),
+        "mesh": describe_mesh(mesh),
+        **backends,
+    }
+    report.facts(facts)
     for line in kind.remarks(examples):
         report.say(line)
     for change in changes:
@@ -246,6 +251,12 @@ def train(
         job.heartbeat.step = first
         if job.is_first:
             report.add(MetricsWriter(folder.path, first))
+            if track is not None:
+                from ptft_jax.runs.trained.export import trained_on
+                from ptft_jax.training.trackers import begin_tracking
+
+                about = {**record.to_json(), "facts": facts, "trained_on": trained_on(record)}
+                report.add(begin_tracking(track, folder.path, about, report.say))
         report.begins(steps)
         started = time.monotonic()
 
@@ -307,6 +318,7 @@ def train(
         # Results.
         results = {split: dict(metrics) for split, metrics in report.results.items()}
         best = checkpoints.best_step()
+        report.ends(steps, {**results, "best": {"step": best}})
     if job.is_first:
         write_results(folder.path, {**results, "step": steps})
         report.say(

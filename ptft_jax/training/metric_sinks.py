@@ -58,6 +58,9 @@ class Sink:
     def kernels(self, updates: int, kernels: Sequence[Kernel]) -> None:
         """Takes the kernels in a trace of so many updates, those that took longest first."""
 
+    def ends(self, step: int, results: Mapping[str, Metrics]) -> None:
+        """Takes the last evaluation of each split, once all `step` updates are made and saved."""
+
     def close(self) -> None:
         """Writes out what is left of the metrics; lines may still come after."""
 
@@ -106,6 +109,10 @@ class Report(Sink):
     def kernels(self, updates: int, kernels: Sequence[Kernel]) -> None:
         for sink in self._sinks:
             sink.kernels(updates, kernels)
+
+    def ends(self, step: int, results: Mapping[str, Metrics]) -> None:
+        for sink in self._sinks:
+            sink.ends(step, results)
 
     def close(self) -> None:
         for sink in self._sinks:
