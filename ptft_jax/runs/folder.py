@@ -30,7 +30,7 @@ from ptft_jax.runs.config import Config, check_place, flatten
 from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.agreement import Gather
-from ptft_jax.training.metric_sinks import storing, write_atomically
+from ptft_jax.training.storage import storing, write_atomically
 
 # Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
 _EXECUTION = ("attention", "fused", "remat", "unroll")

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ptft_jax.data.batches import Batches
+from ptft_jax.data.progress import duration
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
@@ -322,7 +323,7 @@ def train(
     if job.is_first:
         write_results(folder.path, {**results, "step": steps})
         report.say(
-            f"{steps - first:,} updates in {time.monotonic() - started:.0f} s; checkpoints of "
+            f"{steps - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )

@@ -9,15 +9,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ptft_jax.errors import StorageError
-from ptft_jax.training.storage import refusal, write_durably
+from ptft_jax.data.progress import duration
+from ptft_jax.training.storage import json_ready, storing, write_atomically
 
 # A plain console gets at most one line per so many seconds.
 PLAIN_INTERVAL_SECONDS = 5.0
@@ -292,7 +289,7 @@ def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float |
     """
     parts = [f"step {step}/{total}  {step / total:.0%}"]
     if seconds_left is not None:
-        parts.append(f"ETA {_duration(seconds_left)}")
+        parts.append(f"ETA {duration(seconds_left)}")
     parts += [f"{name} {_short(metrics[name])}" for name in _SHOWN if name in metrics]
     forms = {
         "tokens_per_second": "{:,.0f} tokens/s",
@@ -307,13 +304,6 @@ def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float |
     return "  ".join(parts)
 
 
-def _duration(seconds: float) -> str:
-    """Writes 75 as 1:15 and 3675 as 1:01:15."""
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
-
-
 def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:
     """Write `run_dir`/results.json, whole or not at all, with sorted keys; return its path.
 
@@ -323,43 +313,6 @@ def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:
     text = json.dumps(json_ready(results), indent=2, sort_keys=True, allow_nan=False)
     write_atomically(path, text + "\n")
     return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in one move, so that no reader sees half of it.
-
-    Raises StorageError when the disk does not take it; the file is then as before.
-    """
-    with storing(path):
-        write_durably(path, text.encode(), path.with_name(f".{path.name}.{os.getpid()}.tmp"))
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn what a full or broken disk answers to writing at `path` into StorageError."""
-    try:
-        yield
-    except OSError as error:
-        reason = refusal(error)
-        if reason is None:
-            raise
-        raise StorageError(
-            f"{path} could not be written: {reason}. Expected room on its disk: make some, and "
-            "start the same command again; what was saved before is whole."
-        ) from error
-
-
-def json_ready(value: Any) -> Any:
-    """Return `value` in JSON's own types: NumPy scalars as numbers, NaN and infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _lines_until(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:

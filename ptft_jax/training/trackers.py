@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.errors import ConfigError
-from ptft_jax.training.metric_sinks import Metrics, Sink, write_atomically
+from ptft_jax.training.metric_sinks import Metrics, Sink
+from ptft_jax.training.storage import write_atomically
 
 _PROJECT = "ptft_jax"
 # The ids of the run in the services that it was told to, by service.

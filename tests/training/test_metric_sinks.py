@@ -147,9 +147,9 @@ def test_plain_console(monkeypatch):
     assert output.getvalue().splitlines() == [
         "step 1/4  25%  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
         "12,346 tokens/s  lr 1.00e-04",
-        "step 3/4  75%  ETA 0:03  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
+        "step 3/4  75%  ETA 3.0 s  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
         "12,346 tokens/s  lr 1.00e-04",
-        "step 4/4  100%  ETA 0:00  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
+        "step 4/4  100%  ETA 0.0 s  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
         "12,346 tokens/s  lr 1.00e-04",
         "step 4  dev:  loss 6.5000  accuracy n/a",
         "made [CLS] of 3",
