@@ -5,7 +5,6 @@ environment variables. What is tracked twice, because a killed run makes some st
 twice in the service, with the same values.
 """
 
-import contextvars
 import importlib
 import itertools
 import json
@@ -27,14 +26,15 @@ from ptft_jax.training.storage import write_atomically
 _PROJECT = "ptft_jax"
 # The ids of the run in the services that it was told to, by service.
 _FILE = "tracking.json"
-# How long the end of a run waits for a service that does not answer.
+# How long a run that goes on, and the end of a run, wait for a service that does not answer.
+RESUMING_SECONDS = 60.0
 CLOSING_SECONDS = 20.0
 # Calls that wait for a service: hours of logged steps.
 _WAITING_CALLS = 10_000
 
 
 class _Tracked(Protocol):
-    """A run in a service; all calls but the first come from one thread, and may raise anything."""
+    """A run in a service; all calls come from one thread, and may raise anything."""
 
     id: str
 
@@ -125,9 +125,7 @@ class _Trackio:
     def __init__(self, trackio: Any, folder: Path, known: str | None, about: Mapping[str, Any]):
         # Trackio finds a run by its name, which folders of other places may share.
         self.id = known or f"{folder.name}-{secrets.token_hex(3)}"
-        # In a context of its own: a run that is the current one is ended again as Python exits.
-        self._run = contextvars.copy_context().run(
-            trackio.init,
+        self._run = trackio.init(
             os.environ.get("TRACKIO_PROJECT", _PROJECT),
             name=self.id,
             resume="allow",
@@ -174,64 +172,81 @@ def begin_tracking(
         say: takes what the service could not be told.
 
     Returns:
-        What tells the service; nothing, where a run that it knows cannot be found or reached now.
+        What tells the service. Where a run that it knows cannot be reached, this is said: nobody
+        may be there to mend it, and the job has to go on.
 
     Raises:
-        ConfigError: the package is missing, or a run cannot be made in the service.
+        ConfigError: the package is missing, or no new run can be made in the service.
     """
     file = run_dir / _FILE
     ids = read_json_object(file, "remove it") if file.is_file() else {}
     known = ids.get(name)
-    package = import_tracker(name)
+    begin = partial(_SERVICES[name], import_tracker(name), run_dir.resolve(), known, about)
+    tracking = _Tracking(name, begin, say)
+    if known is None:
+        number = tracking.begun(None)
+        write_atomically(file, json.dumps({**ids, name: number}) + "\n")
+        say(f"tracked by {name}, run {number}")
+        return tracking
     try:
-        tracked = _SERVICES[name](package, run_dir.resolve(), known, about)
-    # Whatever the package raises: it is not ours.
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        if known is None:
-            raise ConfigError(
-                f"--track={name}: no run could be made there ({what}). Expected its environment "
-                "variables (server, login, or offline mode) to be set; see docs/pretraining.md."
-            ) from error
-        # A service that is down must not keep a job from going on.
-        say(f"not tracked from here on: {name} does not give its run {known} ({what})")
-        return Sink()
-    write_atomically(file, json.dumps({**ids, name: tracked.id}) + "\n")
-    say(f"tracked by {name}, run {tracked.id}")
-    return _Tracking(name, tracked, say)
+        say(f"tracked by {name}, run {tracking.begun(RESUMING_SECONDS)} goes on")
+    except ConfigError as error:
+        say(str(error))
+    return tracking
 
 
 class _Tracking(Sink):
     """Tells a service from a thread of its own, which it may keep waiting or fail as it likes."""
 
-    def __init__(self, name: str, tracked: _Tracked, say: Callable[[str], None]):
-        self._name, self._tracked, self._say = name, tracked, say
+    def __init__(self, name: str, begin: Callable[[], _Tracked], say: Callable[[str], None]):
+        self._name, self._begin, self._say = name, begin, say
         self._whole = False
-        self._failure: Exception | None = None
+        self._id: str | None = None
+        self._failure: BaseException | None = None
         self._told = False
-        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING_CALLS)
+        self._calls: queue.Queue[Callable[[_Tracked], None] | None] = queue.Queue(_WAITING_CALLS)
+        self._has_begun = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"ptft-{name}", daemon=True)
         self._thread.start()
 
+    def begun(self, seconds: float | None) -> str:
+        """Waits until the service has made or found the run, and returns its id.
+
+        Raises ConfigError where it does not; what is told to it then waits for it, or is lost.
+        """
+        if not self._has_begun.wait(seconds):
+            raise ConfigError(f"{self._name} has not found its run in {seconds:.0f} s: told later")
+        if self._id is None:
+            self._told = True
+            raise ConfigError(
+                f"--track={self._name}: no run could be made or found there "
+                f"({type(self._failure).__name__}: {self._failure}). Expected its environment "
+                "variables (server, login, or offline mode) to be set; see docs/pretraining.md."
+            ) from self._failure
+        return self._id
+
     def training(self, step: int, metrics: Metrics) -> None:
-        self._put(partial(self._tracked.log, step, _named("", {"train": metrics})))
+        values = _named("", {"train": metrics})
+        self._put(lambda tracked: tracked.log(step, values))
 
     def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
-        self._put(partial(self._tracked.log, step, _named("", {split: metrics})))
+        values = _named("", {split: metrics})
+        self._put(lambda tracked: tracked.log(step, values))
 
     def ends(self, step: int, results: Mapping[str, Metrics]) -> None:
         self._whole = True
-        self._put(partial(self._tracked.result, step, _named("results/", results)))
+        values = _named("results/", results)
+        self._put(lambda tracked: tracked.result(step, values))
 
     def close(self) -> None:
-        self._put(partial(self._tracked.end, whole=self._whole))
+        self._put(lambda tracked: tracked.end(whole=self._whole))
         self._put(None)
         self._thread.join(CLOSING_SECONDS)
         if self._thread.is_alive():
             self._failure = TimeoutError(f"no answer in {CLOSING_SECONDS:.0f} s at the end")
         self._tell()
 
-    def _put(self, call: Callable[[], None] | None) -> None:
+    def _put(self, call: Callable[[_Tracked], None] | None) -> None:
         self._tell()
         try:
             self._calls.put_nowait(call)
@@ -239,10 +254,19 @@ class _Tracking(Sink):
             self._failure = TimeoutError(f"{_WAITING_CALLS} calls wait")
 
     def _work(self) -> None:
+        try:
+            tracked = self._begin()
+            self._id = tracked.id
+        # Whatever the package raises, here and below: it is not ours.
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._has_begun.set()
         while (call := self._calls.get()) is not None:
             try:
-                call()
-            # Whatever the package raises; the next call may find the network again.
+                call(tracked)
+            # The next call may find the network again.
             except Exception as error:
                 self._failure = error
 

@@ -1,6 +1,6 @@
 """Stands for the package `trackio`: writes what it is told to the file $FAKE_FILE, a line per call.
 
-$FAKE_FAULT says what goes wrong: "refuse" in init, "fail" or "hang" in log.
+$FAKE_FAULT says what goes wrong: "refuse" or "away" in init, "fail" or "hang" in log.
 """
 
 import json
@@ -18,6 +18,8 @@ def _note(call: str, **content: object) -> None:
 def init(project: str, **settings: object) -> "Run":
     if os.environ.get(FAULT) == "refuse":
         raise ConnectionError("nobody answers")
+    if os.environ.get(FAULT) == "away":
+        threading.Event().wait()
     _note("init", project=project, **settings)
     return Run()
 

@@ -135,25 +135,29 @@ def test_a_service_that_fails_later_does_not_stop_a_run(place, told, fault, monk
     assert [line["step"] for line in metrics(folder) if "split" not in line] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("fault", ["refuse", "away"])
 def test_a_service_out_of_reach_is_said_before_training_and_keeps_no_job_from_going_on(
-    place, told, monkeypatch, capsys
+    place, told, fault, monkeypatch, capsys
 ):
     """Who sets up a run is there to mend it; a job that starts again by night has nobody."""
-    folder = place / "reach"
+    folder = place / f"reach_{fault}"
     monkeypatch.setenv("FAKE_FAULT", "refuse")
     flags = pretrain_flags(place / "data", folder, steps=3)
     assert run(*flags, "--track=trackio") == 2
     said = capsys.readouterr()
-    assert "--track=trackio: no run could be made there (ConnectionError: nobody" in said.err
+    assert "--track=trackio: no run could be made or found there (ConnectionError" in said.err
     assert "first step" not in said.out
     monkeypatch.delenv("FAKE_FAULT")
     assert run(*flags, "--track=trackio") == 0
-    monkeypatch.setenv("FAKE_FAULT", "refuse")
     flags = pretrain_flags(place / "data", folder, steps=6)
+    monkeypatch.setenv("FAKE_FAULT", fault)
+    monkeypatch.setattr(trackers, "RESUMING_SECONDS", 0.5)
+    monkeypatch.setattr(trackers, "CLOSING_SECONDS", 0.5)
     assert run(*flags, "--track=trackio", "--config_change=allow") == 0
-    assert "not tracked from here on: trackio does not give its run reach-" in (
-        capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    why = {"refuse": "(ConnectionError: nobody answers)", "away": "has not found its run in 0 s"}
+    assert said.count(why[fault]) == 1
+    assert results(folder)["step"] == 6
     assert len(calls(told, "init")) == 1
 
 
