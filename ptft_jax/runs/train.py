@@ -1,7 +1,6 @@
 """A run from its config to its results: config → data → model → state → loop → results."""
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -16,7 +15,6 @@ from ml_collections import ConfigDict
 
 from ptft_jax.data.batches import Batches
 from ptft_jax.data.progress import duration
-from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.dropout import RANDOMNESS
@@ -30,7 +28,6 @@ from ptft_jax.runs.phases import PhaseConfig, phases_of
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
-from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import ideal_seconds
@@ -216,7 +213,7 @@ def train(
         report.say(line)
     for change in changes:
         report.say(f"changed since the run was started: {change}")
-    checkpoints = folder.checkpoints(config.keep_last, record.best, job.gather)
+    checkpoints = folder.checkpoints(record, tokenizer, config.keep_last, job.gather)
     finished = job.gather("finished", folder.finished(record, steps, checkpoints.latest_step()))[0]
     if finished is not None:
         report.say(f"all {steps:,} updates are made already: nothing to do")
@@ -267,7 +264,6 @@ def train(
             from ptft_jax.training.profile import tracing
 
             tracer = tracing(profile, folder.path / "profile", first, report)
-        saver = _Saver(checkpoints, record, tokenizer)
         with tracer as trace:
             for phase, rows, splits in zip(phases, examples, scored, strict=True):
                 ends_run = phase is phases[-1]
@@ -302,7 +298,7 @@ def train(
                         put=partial(put_batch, mesh=mesh),
                         until=phase.until,
                         report=report,
-                        saver=saver,
+                        saver=checkpoints,
                         evaluate=kind.evaluate(model, phase, splits, mesh, job),
                         ends_run=ends_run,
                         log_every=config.log_every,
@@ -384,34 +380,3 @@ def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:
         now = config.eval_batch_size or part
         found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Saver:
-    """What the loop saves with; see `ptft_jax.training.loop.Saver`."""
-
-    checkpoints: Checkpoints
-    record: RunRecord
-    tokenizer: TextTokenizer
-
-    def save(
-        self, step: int, state: Any, next_index: int, metrics: Any, evaluation_due: bool
-    ) -> None:
-        self.checkpoints.save(
-            step,
-            state,
-            next_index,
-            self.record.to_json(),
-            json.loads(self.tokenizer.json),
-            metrics,
-            evaluation_due=evaluation_due,
-        )
-
-    def add_metrics(self, step: int, metrics: Any) -> None:
-        self.checkpoints.record_metrics(step, metrics)
-
-    def check(self) -> None:
-        self.checkpoints.check()
-
-    def wait(self) -> None:
-        self.checkpoints.wait()

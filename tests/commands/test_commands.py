@@ -383,7 +383,7 @@ def test_mnli_scores_both_dev_sets_and_the_first_decides(mnli):
     assert set(stored["dev_matched"]) == {"loss", "accuracy"}
     record = RunFolder(mnli).record()
     assert record.best == ("dev_matched_accuracy", "max")
-    with RunFolder(mnli).checkpoints(best=record.best) as checkpoints:
+    with RunFolder(mnli).checkpoints(record) as checkpoints:
         best = checkpoints.best_step()
     scores = {m["step"]: m["accuracy"] for m in metrics(mnli) if m.get("split") == "dev_matched"}
     assert best == max(scores, key=lambda step: (scores[step], -step))
