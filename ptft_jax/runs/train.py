@@ -1,7 +1,6 @@
 """A run from its config to its results: config → data → model → state → loop → results."""
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ptft_jax.data.batches import Batches
 from ptft_jax.data.hub import unmoved
-from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.data.progress import duration
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.dropout import RANDOMNESS
@@ -30,7 +29,6 @@ from ptft_jax.runs.phases import PhaseConfig, phases_of
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
-from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import ideal_seconds
@@ -120,6 +118,7 @@ def train(
     watch: Sink | None = None,
     allow_changes: bool = False,
     profile: tuple[int, int] | None = None,
+    track: str | None = None,
 ) -> Results:
     """Trains a run to its end: from its own last checkpoint, or `init_from`, or fresh parameters.
 
@@ -130,6 +129,7 @@ def train(
         watch: is told what happens.
         allow_changes: whether a run may go on with another config than it was started with.
         profile: the updates to trace are those after the first number up to the second.
+        track: the service to tell the run to; see `ptft_jax.training.trackers`.
 
     Returns:
         The metrics of the last evaluation by split, as written to results.json.
@@ -151,6 +151,10 @@ def train(
     folder.check_usable()
     if job.is_first:
         check_free(folder.path)
+        if track is not None:
+            from ptft_jax.training.trackers import import_tracker
+
+            import_tracker(track)
     if folder.exists():
         init_from = unmoved(init_from, folder.record().init_from)
 
@@ -203,19 +207,18 @@ def train(
     _check_phases(folder, phases)
     if start.source is not None:
         report.say(str(start))
-    report.facts(
-        {
-            "model": describe_model(model),
-            **kind.facts(examples),
-            "mesh": describe_mesh(mesh),
-            **backends,
-        }
-    )
+    facts = {
+        "model": describe_model(model),
+        **kind.facts(examples),
+        "mesh": describe_mesh(mesh),
+        **backends,
+    }
+    report.facts(facts)
     for line in kind.remarks(examples):
         report.say(line)
     for change in changes:
         report.say(f"changed since the run was started: {change}")
-    checkpoints = folder.checkpoints(config.keep_last, record.best, job.gather)
+    checkpoints = folder.checkpoints(record, tokenizer, config.keep_last, job.gather)
     finished = job.gather("finished", folder.finished(record, steps, checkpoints.latest_step()))[0]
     if finished is not None:
         report.say(f"all {steps:,} updates are made already: nothing to do")
@@ -251,6 +254,12 @@ def train(
         job.heartbeat.step = first
         if job.is_first:
             report.add(MetricsWriter(folder.path, first))
+            if track is not None:
+                from ptft_jax.runs.trained.export import trained_on
+                from ptft_jax.training.trackers import begin_tracking
+
+                about = {**record.to_json(), "facts": facts, "trained_on": trained_on(record)}
+                report.add(begin_tracking(track, folder.path, about, report.say))
         report.begins(steps)
         started = time.monotonic()
 
@@ -260,7 +269,6 @@ def train(
             from ptft_jax.training.profile import tracing
 
             tracer = tracing(profile, folder.path / "profile", first, report)
-        saver = _Saver(checkpoints, record, tokenizer)
         with tracer as trace:
             for phase, rows, splits in zip(phases, examples, scored, strict=True):
                 ends_run = phase is phases[-1]
@@ -295,7 +303,7 @@ def train(
                         put=partial(put_batch, mesh=mesh),
                         until=phase.until,
                         report=report,
-                        saver=saver,
+                        saver=checkpoints,
                         evaluate=kind.evaluate(model, phase, splits, mesh, job),
                         ends_run=ends_run,
                         log_every=config.log_every,
@@ -312,10 +320,11 @@ def train(
         # Results.
         results = {split: dict(metrics) for split, metrics in report.results.items()}
         best = checkpoints.best_step()
+        report.ends(steps, {**results, "best": {"step": best}})
     if job.is_first:
         write_results(folder.path, {**results, "step": steps})
         report.say(
-            f"{steps - first:,} updates in {time.monotonic() - started:.0f} s; checkpoints of "
+            f"{steps - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )
@@ -376,34 +385,3 @@ def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:
         now = config.eval_batch_size or part
         found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Saver:
-    """What the loop saves with; see `ptft_jax.training.loop.Saver`."""
-
-    checkpoints: Checkpoints
-    record: RunRecord
-    tokenizer: TextTokenizer
-
-    def save(
-        self, step: int, state: Any, next_index: int, metrics: Any, evaluation_due: bool
-    ) -> None:
-        self.checkpoints.save(
-            step,
-            state,
-            next_index,
-            self.record.to_json(),
-            json.loads(self.tokenizer.json),
-            metrics,
-            evaluation_due=evaluation_due,
-        )
-
-    def add_metrics(self, step: int, metrics: Any) -> None:
-        self.checkpoints.record_metrics(step, metrics)
-
-    def check(self) -> None:
-        self.checkpoints.check()
-
-    def wait(self) -> None:
-        self.checkpoints.wait()

@@ -70,6 +70,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     text = "START:STOP, like 100:103: traces the updates 101 to 103 into RUN/profile."
     flags.DEFINE_string("profile", None, text, flag_values=values)
+    text = "Service that is told the run too; see docs/pretraining.md."
+    flags.DEFINE_enum("track", None, ["wandb", "mlflow", "trackio"], text, flag_values=values)
     define_job_flags(values)
 
 
@@ -85,7 +87,7 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
     folder, profile = _folder(values, positional), _profile(values.profile)
     with job_of(values) as job, screen.output_may_end():
         names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches", "profile")
-        arguments = {name: values[name].value for name in names}
+        arguments = {name: values[name].value for name in (*names, "track")}
         config = values.config.to_dict()
         agree(job, "command line and software", {**arguments, "config": config, **software()})
         if values.rewind is not None:
@@ -100,6 +102,7 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
             watch=ConsoleProgress(console),
             allow_changes=values.config_change == "allow",
             profile=profile,
+            track=values.track,
         )
         console.print(results_table(results))
     return folder

@@ -6,8 +6,6 @@ HF_DIR may be the name of a model on the Hub, such as bert-base-uncased or ORGAN
 @REVISION after it for another than the newest; its files are fetched into the cache of HF_HOME.
 """
 
-import json
-
 import jax
 import jax.numpy as jnp
 from absl import flags
@@ -54,9 +52,9 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     with made_whole(folder.path) as partial:
         made_run = RunFolder(partial)
         made_run.start(record, tokenizer)
-        with made_run.checkpoints() as checkpoints:
+        with made_run.checkpoints(record, tokenizer) as checkpoints:
             state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
-            checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
+            checkpoints.save(0, state, 0, {})
     facts(console, {"model": describe_model(model), "heads": ", ".join(config.heads) or "none"})
     made(
         console,
