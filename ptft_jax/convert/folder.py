@@ -239,6 +239,14 @@ def read_hf_folder(
         id2label=_label_names(content),
     )
     tokenizer = TextTokenizer.load(path)
+    if tokenizer.foreign_template is not None:
+        cls, sep = tokenizer.cls_token, tokenizer.sep_token
+        raise ConfigError(
+            f"{path}: its tokenizer writes a pair of texts as {tokenizer.foreign_template} (A and "
+            f"B are the texts, numbers are token types): expected {cls}:0 A:0 {sep}:0 B:1 {sep}:1, "
+            "and the same of a single text, as BERT has it and as texts are written here. If that "
+            "is how the model was trained, write it as post_processor into tokenizer.json."
+        )
     if tokenizer.vocab_size > config.vocab_size:
         raise DataError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds "
