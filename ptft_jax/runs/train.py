@@ -314,6 +314,8 @@ def train(
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )
+        for line in kind.findings():
+            report.say(line)
     job.heartbeat.end(0)
     return results
 

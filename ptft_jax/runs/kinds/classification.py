@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from ptft_jax.data.batches import evaluation_batches
@@ -30,6 +31,8 @@ from ptft_jax.training.mesh import process_rows, put_batch
 from ptft_jax.training.step import make_scoring_step
 
 HEADS = ("pooler", "classification")
+# From so many examples on, one class for all of them is no chance.
+SOME = 20
 
 
 class Classification(Kind):
@@ -47,6 +50,8 @@ class Classification(Kind):
                 )
         self.task = task
         train = task.splits["train"]
+        self._train_labels = np.asarray(train.labels)
+        self._found: dict[str, str | None] = {}
         self.labels, self.pairs = task.label_names, train.texts_b is not None
         self.best = (f"{task.eval_splits[0]}_{task.metrics[0]}", "max")
         self.fingerprints = {
@@ -112,21 +117,42 @@ class Classification(Kind):
         rows = process_rows(mesh, batch_size)
         put: Any = partial(put_batch, mesh=mesh)
 
-        def score(params: Params, examples: ClassificationExamples) -> dict[str, float]:
+        def score(params: Params, examples: Any) -> tuple[dict[str, float], str | None]:
             batches = evaluation_batches(examples, batch_size, rows)
             means, outputs = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
             scores = compute_metrics(self.task.metrics, outputs["logits"], outputs["labels"])
             check_loss(means["loss"])
-            return {"loss": means["loss"], **scores}
+            return {"loss": means["loss"], **scores}, self._only_class(**outputs)
 
         def run(params: Params) -> dict[str, dict[str, float]]:
             results = {}
             for name, examples in splits.items():
                 with naming(name):
-                    results[name] = score(params, examples)
+                    results[name], self._found[name] = score(params, examples)
             return results
 
         return run
+
+    def _only_class(self, logits: np.ndarray, labels: np.ndarray) -> str | None:
+        """Says so where a split of several classes is predicted to be of one; else None."""
+        predictions = logits.argmax(axis=1)
+        few = self.labels is None or len(labels) < SOME
+        if few or np.ptp(predictions) or not np.ptp(labels):
+            return None
+        assert self.labels is not None
+        counts = np.bincount(self._train_labels, minlength=len(self.labels))
+        most = int(counts.argmax())
+        return (
+            f"all {len(labels):,} predictions are {self.labels[predictions[0]]!r}, and the labels "
+            f"are of {len(np.unique(labels))} classes: nothing was learned that tells them apart. "
+            f"Try a lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}; "
+            f"1e-5 to 5e-5 are usual), more updates (now {self.phases[-1].until:,}), another seed, "
+            f"and training examples of all classes ({self.labels[most]!r} has "
+            f"{counts[most] / counts.sum():.0%} of {counts.sum():,})"
+        )
+
+    def findings(self) -> list[str]:
+        return [f"warning: {split}: {text}" for split, text in self._found.items() if text]
 
     def rows(self, examples: list[ClassificationExamples]) -> list[tuple[int, bool]]:
         return [(tokens, False) for rows in examples for tokens in rows.buckets]
