@@ -44,7 +44,10 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
     lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
     rows = [(_flag(flag), str(flag.help)) for name, flag in own.items() if name not in JOB_FLAGS]
     if command is not None:
-        text = "A shipped config (pretrain/bert_base) or FILE.py; a task follows a colon."
+        text = (
+            "A shipped config (pretrain/bert_base) or FILE.py, a task behind a colon; or a run's "
+            "folder, for the config that it has."
+        )
         rows = [
             ("--config=NAME_OR_FILE", text),
             ("--print_config", "Print the config as the flags make it, and stop."),

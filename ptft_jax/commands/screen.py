@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shlex
 import signal
 import sys
 import time
@@ -9,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -137,24 +140,42 @@ def facts(console: Console, rows: Mapping[str, str]) -> None:
 
 
 def made(console: Console, title: str, what: Mapping[str, str], following: Sequence[str]) -> None:
-    """Prints the box that ends a command: what it made, and which commands come next."""
-    lines = Text()
-    width = max((len(name) for name in what), default=0)
+    """Prints the box that ends a command, what it made, and below it which commands come next.
+
+    `following` are lines of a shell; `flag` quotes what a person has named. They stand outside the
+    box: one that is copied from it has the box in it.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
     for name, value in what.items():
-        lines.append(f"{name:<{width}}  ", "bold")
-        lines.append(f"{value}\n")
+        table.add_row(Text(name), Text(value))
+    if what:
+        console.print(Panel(table, title=title, title_align="left", box=ROUNDED, expand=False))
     if following:
-        lines.append("\nnext\n", "bold")
-        room = max(40, console.width - 8)
-        lines.append("\n".join(f"  {_continued(command, room)}" for command in following))
-    lines.rstrip()
-    console.print(Panel(lines, title=title, title_align="left", box=ROUNDED, expand=False))
+        console.print("next", style="bold")
+        for command in following:
+            say(console, f"  {_continued(command, max(40, console.width - 4))}")
+
+
+def flag(name: str, value: object) -> str:
+    """Writes a flag as a shell reads it: `--run_dir=RUN`, in quotes where it needs them."""
+    return shlex.quote(f"--{name}={value}")
+
+
+def resume_command(command: str, run_dir: Path) -> str:
+    """Returns the command line with which a run goes on as it was last started."""
+    return f"ptft {command} {flag('config', run_dir)} {flag('run_dir', run_dir)}"
+
+
+# A word of a command line: up to a space that is in no quotes.
+_WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 
 
 def _continued(command: str, width: int) -> str:
     """Breaks a long command into lines that a shell joins again, so that it can be copied."""
     lines, line = [], ""
-    for word in command.split(" "):
+    for word in _WORD.findall(command):
         if line and len(line) + len(word) + 1 > width:
             lines.append(line)
             line = "    " + word

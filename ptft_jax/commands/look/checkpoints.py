@@ -9,7 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptft_jax.commands.screen import count, made, make_console, progress_bars, short
+from ptft_jax.commands.screen import (
+    count,
+    flag,
+    made,
+    make_console,
+    progress_bars,
+    resume_command,
+    short,
+)
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.lock import check_free
@@ -79,7 +87,7 @@ class Ls:
         if aside:
             size = sum(map(folder_size, aside))
             listed["set aside"] = f"{len(aside)}, {size_text(size)}; delete them when you wish"
-        following = [f"ptft ckpt verify --run_dir={folder.path}"] if numbers else []
+        following = [f"ptft ckpt verify {flag('run_dir', folder.path)}"] if numbers else []
         made(console, "listed", listed, following)
 
 
@@ -124,7 +132,7 @@ class Verify:
         _show(console, table)
         damaged = [str(error) for error in found.values() if error]
         whole = f"{count(len(found) - len(damaged))} of {count(len(found))} whole"
-        following = [f"ptft ckpt ls --run_dir={folder.path}"] if damaged else []
+        following = [f"ptft ckpt ls {flag('run_dir', folder.path)}"] if damaged else []
         made(console, "verified", {"run": str(folder.path), "checkpoints": whole}, following)
         if damaged:
             raise DataError(
@@ -163,9 +171,12 @@ class Rewind:
             "last checkpoint": str(values.step),
             "left out from there": f"{count(values.skip_batches)} batches",
             "set aside": ", ".join(path.name for path in aside) or "nothing",
-            "to go on": "the command line that the run was started with",
         }
-        made(make_console(), "rewound", what, [f"ptft ckpt ls --run_dir={folder.path}"])
+        following = [
+            f"ptft ckpt ls {flag('run_dir', folder.path)}",
+            resume_command(folder.record().command, folder.path),
+        ]
+        made(make_console(), "rewound", what, following)
 
 
 def _run_folder(run_dir: str | None, positional: list[str]) -> RunFolder:

@@ -7,9 +7,11 @@ config.json, model.safetensors, tokenizer files and a model card (README.md). Wi
 and its outputs are compared with ours.
 """
 
+import shlex
+
 from absl import flags
 
-from ptft_jax.commands.screen import made, make_console
+from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.evaluate import define_reading_flags
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import open_run
@@ -35,6 +37,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     out_dir = values.out_dir
     opened = open_run(values.run_dir, values.checkpoint)
     exported = export(opened, out_dir, values.architecture)
+    loader = exported.loader
+    loading = f"from transformers import {loader}; print({loader}.from_pretrained({out_dir!r}))"
     made(
         make_console(),
         "exported",
@@ -45,8 +49,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             "PyTorch check": exported.check,
         },
         [
-            "python -c 'from transformers import "
-            f'{exported.loader}; print({exported.loader}.from_pretrained("{out_dir}"))\'',
-            f"ptft import --hf_dir={out_dir} --run_dir=runs/imported",
+            f"python -c {shlex.quote(loading)}",
+            f"ptft import {flag('hf_dir', out_dir)} --run_dir=runs/imported",
         ],
     )

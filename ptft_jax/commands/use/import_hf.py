@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from ptft_jax.commands.screen import facts, made, make_console
+from ptft_jax.commands.screen import facts, flag, made, make_console
 from ptft_jax.convert.folder import made_whole, read_hf_folder
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
@@ -58,9 +58,9 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
         "imported",
         {"run": run_dir},
         [
-            f"ptft finetune --config=configs/finetune/glue.py:sst2 --init_from={run_dir} "
+            f"ptft finetune --config=configs/finetune/glue.py:sst2 {flag('init_from', run_dir)} "
             "--config.data_dir=GLUE_DIR --run_dir=runs/sst2",
-            f"ptft export --run_dir={run_dir} --out_dir=hf/again",
+            f"ptft export {flag('run_dir', run_dir)} --out_dir=hf/again",
         ],
     )
     return record

@@ -11,6 +11,7 @@ number, all columns it came with, and the prediction. --json prints JSON lines i
 """
 
 import json
+import shlex
 from typing import Any
 
 from absl import flags
@@ -69,7 +70,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         rows = rows_of(asked, predictions)
         write_rows(output, rows)
         what = {"file": str(output), "rows": count(len(rows)), "columns": ", ".join(rows[0])}
-        made(make_console(), "predicted", what, [f"head -3 {output}"])
+        made(make_console(), "predicted", what, [f"head -3 {shlex.quote(str(output))}"])
     elif values.json:
         for prediction in predictions:
             print(json.dumps(prediction, ensure_ascii=False))
