@@ -107,6 +107,7 @@ def write_hf_folder(
     tokenizer: TextTokenizer,
     card: str,
     id2label: Sequence[str] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Writes the folder that PyTorch users load, all of it or nothing.
 
@@ -117,6 +118,7 @@ def write_hf_folder(
         tokenizer: saved beside the weights for `AutoTokenizer`.
         card: content of `README.md`.
         id2label: as in `hf_config`.
+        files: others to put beside these, by their paths in the folder.
 
     Returns:
         The folder.
@@ -137,6 +139,9 @@ def write_hf_folder(
     content["pad_token_id"] = tokenizer.pad_token_id
     tensors = bert.to_hf(params, config)
     with made_whole(out_dir) as partial:
+        for name, file in (files or {}).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(file)
         # transformers takes a file without this entry for another framework's.
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         texts = {"config.json": json.dumps(content, indent=2) + "\n", "README.md": card}

@@ -7,6 +7,7 @@ config.json, model.safetensors, tokenizer files and a model card (README.md). Wi
 and its outputs are compared with ours.
 """
 
+import json
 import shlex
 
 from absl import flags
@@ -38,7 +39,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     opened = open_run(values.run_dir, values.checkpoint)
     exported = export(opened, out_dir, values.architecture)
     loader = exported.loader
-    loading = f"from transformers import {loader}; print({loader}.from_pretrained({out_dir!r}))"
+    where = json.dumps(out_dir, ensure_ascii=False)
+    loading = f"from transformers import {loader}; print({loader}.from_pretrained({where}))"
     made(
         make_console(),
         "exported",

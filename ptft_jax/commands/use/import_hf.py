@@ -1,9 +1,11 @@
 """ptft import --hf_dir=HF_DIR --run_dir=RUN
 
-Turns a Hugging Face BERT folder into a run that others can start from.
+Turns a Hugging Face BERT folder into a run that others can start from. One of sentence-transformers
+keeps its pooling.
 """
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import imported_record
+from ptft_jax.runs.trained.embeddings import recipe_files
 from ptft_jax.training.step import TrainState
 
 
@@ -49,6 +52,9 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     with made_whole(folder.path) as partial:
         made_run = RunFolder(partial)
         made_run.start(record, tokenizer)
+        for name, file in recipe_files(Path(hf_dir)).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(file)
         with made_run.checkpoints() as checkpoints:
             state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
             checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})

@@ -14,6 +14,7 @@ from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
+from ptft_jax.runs.trained.embeddings import recipe_files
 
 _TRAINING_KEYS = (
     "steps",
@@ -73,7 +74,8 @@ def export(opened: TrainedRun, out_dir: str | Path, wanted: str | None = None) -
         base_model=Path(source).resolve().name if source else None,
     )
     labels = opened.record.labels if "classification" in config.heads else None
-    write_hf_folder(out_dir, params, config, opened.tokenizer, text, labels)
+    files = recipe_files(opened.folder.path)
+    write_hf_folder(out_dir, params, config, opened.tokenizer, text, labels, files)
     verification = verify_against_torch(out_dir, params, config, opened.tokenizer)
     return Exported(architecture(config), opened.step, verification)
 
