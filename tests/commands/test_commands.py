@@ -420,7 +420,10 @@ def test_exports_load_in_pytorch_and_name_no_path(place, exported, pretrained, s
     assert "largest difference of outputs" in shown.out
     assert shown.err == "", "transformers drew its progress bar over the command's screen"
     card = (out_dir / "README.md").read_text()
-    assert "base_model: pretrained\n" in card
+    assert "Its weights started from `pretrained`." in card
+    assert "base_model:" not in card
+    assert "* 1: `positive`" in card
+    assert "name: GLUE sst2" in card
     assert str(place) not in card
     for folder, auto in (
         (exported, transformers.AutoModelForPreTraining),

@@ -18,6 +18,12 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.trained.export import export
 
+_FOR_THE_CARD = {
+    "base_model": "For the model card: what training started from, ORGANISATION/NAME on the hub.",
+    "language": "For the model card: of the texts, like en or de,fr.",
+    "licence": "For the model card: of the model, like apache-2.0; else that of the corpus.",
+}
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
@@ -26,6 +32,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "architecture", None, "transformers class; None: all heads.", flag_values=values
     )
+    for name, text in _FOR_THE_CARD.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -37,7 +45,14 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             raise ConfigError(f"--{name} is missing: name the folder.")
     out_dir = values.out_dir
     opened = open_run(values.run_dir, values.checkpoint)
-    exported = export(opened, out_dir, values.architecture)
+    exported = export(
+        opened,
+        out_dir,
+        values.architecture,
+        base_model=values.base_model,
+        languages=values.language.split(",") if values.language else (),
+        licence=values.licence,
+    )
     loader = exported.loader
     where = json.dumps(out_dir, ensure_ascii=False)
     loading = f"from transformers import {loader}; print({loader}.from_pretrained({where}))"
