@@ -133,7 +133,10 @@ def short(value: Any) -> str:
 
 
 def facts(console: Console, rows: Mapping[str, str]) -> None:
-    """Prints what a command is about to do, a line per fact."""
+    """Prints what a command is about to do, a line per fact; a window breaks long ones into two."""
+    if console.is_terminal:
+        console.print(_named(rows))
+        return
     width = max(map(len, rows))
     for name, value in rows.items():
         console.print(Text.assemble((f"{name:<{width}}  ", "bold"), value), soft_wrap=True)
@@ -145,17 +148,23 @@ def made(console: Console, title: str, what: Mapping[str, str], following: Seque
     `following` are lines of a shell; `flag` quotes what a person has named. They stand outside the
     box: one that is copied from it has the box in it.
     """
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for name, value in what.items():
-        table.add_row(Text(name), Text(value))
     if what:
-        console.print(Panel(table, title=title, title_align="left", box=ROUNDED, expand=False))
+        box = Panel(_named(what), title=title, title_align="left", box=ROUNDED, expand=False)
+        console.print(box)
     if following:
         console.print("next", style="bold")
         for command in following:
             say(console, f"  {_continued(command, max(40, console.width - 4))}")
+
+
+def _named(rows: Mapping[str, str]) -> Table:
+    """Returns names with their values, in which long ones go on below their beginning."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    return table
 
 
 def flag(name: str, value: object) -> str:

@@ -62,7 +62,10 @@ def test_a_run_goes_on_with_what_is_shown(corpus, tmp_path, capsys):
     assert resume in next_lines(said)
     assert "ended: Ctrl-C (130)" in said
     record = RunFolder(run_dir).record()
+    events = run_dir / "events.jsonl"
+    assert '"restoring"' not in events.read_text(), "there was nothing to restore yet"
     assert run(*resume) == 0
+    assert '"restoring"' in events.read_text()
     assert "resuming at step" in capsys.readouterr().out
     assert RunFolder(run_dir).record() == record
     assert sorted(losses(run_dir)) == list(range(1, STEPS + 1))

@@ -1,7 +1,9 @@
 """ptft ckpt ls, verify and rewind: the checkpoints of a run from the command line."""
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from rich.box import SIMPLE_HEAD
@@ -33,6 +35,8 @@ from ptft_jax.training.checkpoints.rewind import rewind
 from ptft_jax.training.storage import folder_size, size_text
 
 _UNLIMITED = 10_000
+# What the columns beside the metrics take: step, when, size, marks, state.
+_OTHER_COLUMNS = 62
 
 
 class Ls:
@@ -56,6 +60,7 @@ class Ls:
         checkpoints, best = folder.path / "checkpoints", folder.record().best
         manifests = retention.complete(checkpoints)
         best_step = retention.best_of({s: held.metrics for s, held in manifests.items()}, best)
+        console = make_console()
         table = Table("step", "when", "size", "metrics", "marks", "state", box=SIMPLE_HEAD)
 
         def row(path: Path, metrics: str, marks: str, state: str) -> None:
@@ -70,8 +75,7 @@ class Ls:
         numbers = retention.numbered(checkpoints)
         for step in numbers:
             path, held = checkpoints / str(step), manifests.get(step)
-            metrics = held.metrics.items() if held else ()
-            words = "  ".join(f"{name} {short(value)}" for name, value in metrics) or "-"
+            words = _metrics(held.metrics if held else {}, best and best[0], console)
             marks = ["best"] * (step == best_step)
             marks += ["last"] * (step == max(manifests, default=None))
             due = held is not None and held.evaluation_due
@@ -81,7 +85,6 @@ class Ls:
         aside = retention.aside(checkpoints)
         for path in aside:
             row(path, "-", "", f"set aside as {path.name}")
-        console = make_console()
         _show(console, table)
         listed = {"run": str(folder.path), "checkpoints": count(len(manifests))}
         if aside:
@@ -214,6 +217,21 @@ def _state(path: Path) -> str:
 def _without_path(text: object) -> str:
     """Leaves out of what is said of a damaged checkpoint which one it is: its row says that."""
     return f"damaged: {str(text).partition('is damaged: ')[2]}"
+
+
+def _metrics(metrics: Mapping[str, Any], first: str | None, console: Console) -> str:
+    """Returns metrics, the one that decides which is best before the others.
+
+    On a terminal as many as fit in a line; `ptft ckpt ls | cat` shows all.
+    """
+    names = sorted(metrics, key=lambda name: name != first)
+    words = [f"{name} {short(metrics[name])}" for name in names]
+    room = console.width - _OTHER_COLUMNS if console.is_terminal else _UNLIMITED
+    for end in range(len(words), 1, -1):
+        line = "  ".join([*words[:end], *["…"] * (end < len(words))])
+        if len(line) <= room:
+            return line
+    return words[0] if words else "-"
 
 
 def _add_row(table: Table, *cells: str) -> None:

@@ -216,8 +216,11 @@ def _process_table(processes: Sequence[_Process], pace: float) -> Table:
         kinds = Counter(one.does for one in processes).most_common()
         shown = [one for one in processes if one.does != kinds[0][0] or one.number == behind]
         title = f"{len(processes)} processes: {', '.join(f'{n} {does}' for does, n in kinds)}"
-    columns = ("process", "host", "pid", "step", "does", "waited for data", "last heard of", "")
+    columns = ["process", "host", "pid", "step", "does", "data wait", "heard of"]
+    columns += [""] * (behind is not None)
     table = Table(*columns, box=SIMPLE_HEAD, title=title, title_justify="left", title_style="")
+    # So that a row with the name of a host in a cluster is one line of 80 columns.
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     for one in shown[:_MOST_ROWS]:
         cells, beat = [str(one.number), "", "", "", one.does, "", ""], one.beat
         if beat is not None:
@@ -225,7 +228,7 @@ def _process_table(processes: Sequence[_Process], pace: float) -> Table:
             if one.does == beat.activity:
                 cells[4] += f" for {_span(beat.time - beat.since + one.age)}"
             cells[5:] = _span(beat.waited), f"{_span(one.age)} ago"
-        table.add_row(*map(Text, (*cells, "behind" if one.number == behind else "")))
+        table.add_row(*map(Text, (*cells, *["behind"] * (one.number == behind))))
     return table
 
 
