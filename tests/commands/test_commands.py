@@ -606,6 +606,34 @@ def test_every_command_explains_itself(command, capsys):
         assert shown.index("--run_dir") < shown.index("--coordinator_address")
     if command == "prepare":
         assert "--config.vocab_size=30522" in shown
+    assert "=None" not in shown.partition("Keys of the config")[0]
+    assert "['" not in shown
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_help_fills_the_window(columns):
+    """Lines of 100 columns were broken by a terminal of 80 wherever they met its edge."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    command = [sys.executable, "-m", "ptft_jax", "pretrain", "--help"]
+    with subprocess.Popen(command, stdout=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while process.poll() is None or b"max_skipped_in_row" not in said:
+            try:
+                said += os.read(ours, 1 << 16)
+            except OSError:  # how a terminal ends
+                break
+    lines = said.decode().splitlines()
+    os.close(ours)
+    assert process.returncode == 0
+    assert lines[0].startswith("ptft pretrain")
+    assert min(columns, 100) - 8 < max(map(len, lines)) <= min(columns, 100)
 
 
 def test_help_of_a_key(capsys):

@@ -149,9 +149,9 @@ class Rewind:
 
     Takes a run back to an earlier checkpoint; with K it then leaves out the K batches that follow.
 
-    Later checkpoints are renamed to N.rewound-1 and not deleted. The command line that the run was
-    started with goes on from STEP. For a loss spike: STEP is a checkpoint before it, K is large
-    enough to pass the batches that caused it.
+    Later checkpoints are renamed to N.rewound-1 and not deleted. The command line with which the
+    run goes on from STEP is shown at the end. For a loss spike: STEP is a checkpoint before it, K
+    is large enough to pass the batches that caused it.
     """
 
     @staticmethod
@@ -159,7 +159,9 @@ class Rewind:
         """Defines the command's flags."""
         Ls.define_flags(values)
         flags.DEFINE_integer("step", None, "Checkpoint to go back to.", flag_values=values)
-        flags.DEFINE_integer("skip_batches", 0, "Batches to leave out there.", flag_values=values)
+        flags.DEFINE_integer(
+            "skip_batches", 0, "How many batches to leave out from there on.", flag_values=values
+        )
 
     @staticmethod
     def run(values: flags.FlagValues, positional: list[str]) -> None:

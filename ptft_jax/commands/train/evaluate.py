@@ -32,12 +32,16 @@ def define_flags(values: flags.FlagValues) -> None:
     define_job_flags(values)
 
 
-def define_reading_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of every command that reads a run."""
-    flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
+def define_reading_flags(values: flags.FlagValues, folder: str = "Folder of the run.") -> None:
+    """Defines the flags of every command that reads a run; `folder` says which ones."""
+    flags.DEFINE_string("run_dir", None, folder, flag_values=values)
     flags.DEFINE_string(
-        "checkpoint", "last", "Which checkpoint: last, best or a step.", flag_values=values
+        "checkpoint", "last", "Which checkpoint of a run: last, best or a step.", flag_values=values
     )
+
+
+# For commands that read both.
+RUN_OR_HF = "Folder of a run, or a Hugging Face folder."
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:

@@ -65,7 +65,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "rewind", None, "Go back to the checkpoint of this step, once.", flag_values=values
     )
     flags.DEFINE_integer(
-        "skip_batches", 0, "Batches after --rewind that are left out.", flag_values=values
+        "skip_batches", 0, "How many batches to leave out after --rewind.", flag_values=values
     )
     text = "START:STOP, like 100:103: traces the updates 101 to 103 into RUN/profile."
     flags.DEFINE_string("profile", None, text, flag_values=values)

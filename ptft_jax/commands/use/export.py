@@ -29,9 +29,8 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
     flags.DEFINE_string("out_dir", None, "Folder to make.", flag_values=values)
-    flags.DEFINE_string(
-        "architecture", None, "transformers class; None: all heads.", flag_values=values
-    )
+    text = "Class of transformers, like BertForMaskedLM; else the one with all heads of the run."
+    flags.DEFINE_string("architecture", None, text, flag_values=values)
     for name, text in _FOR_THE_CARD.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
 

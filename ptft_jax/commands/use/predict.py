@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, warnings_as_lines
-from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import (
     Asked,
     check_fits,
@@ -37,8 +37,8 @@ from ptft_jax.runs.trained.predictions import TextError
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    define_reading_flags(values)
-    define_input_flags(values)
+    define_reading_flags(values, RUN_OR_HF)
+    define_input_flags(values, pairs=True)
     text = "File to make, .csv, .tsv or .jsonl, instead of showing what is predicted."
     flags.DEFINE_string("output", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
