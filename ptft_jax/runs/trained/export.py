@@ -91,10 +91,8 @@ def export(
         languages=languages or (["en"] if opened.config.get("task") in GLUE_TASKS else []),
         licence=licence,
     )
-    text, files = (
-        card(config, Path(out_dir).resolve().name, about),
-        recipe_files(opened.folder.path),
-    )
+    text = card(config, Path(out_dir).resolve().name, about)
+    files = recipe_files(opened.folder.path)
     write_hf_folder(out_dir, params, config, opened.tokenizer, text, labels, files)
     verification = verify_against_torch(out_dir, params, config, opened.tokenizer)
     return Exported(architecture(config), opened.step, verification)
