@@ -27,7 +27,7 @@ from ptft_jax.errors import ConfigError, PtftError, StopError
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.score_table import as_csv, markdown, picture, rows_of
-from ptft_jax.training.metric_sinks import write_atomically
+from ptft_jax.training.storage import write_atomically
 
 _OWN = ("--config", "--seeds", "--at_once", "--run_dir")
 

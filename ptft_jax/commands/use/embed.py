@@ -8,26 +8,25 @@ each row's text, in the column that --text_column names.
 sentence-transformers decides by its modules.json, and the others take the mean.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from ptft_jax.commands.screen import count, made, make_console, warnings_as_lines
-from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import define_input_flags, read_input
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.embeddings import POOLINGS, Recipe, recipe_of
 from ptft_jax.runs.trained.open import load_run
-from ptft_jax.training.metric_sinks import storing
+from ptft_jax.training.storage import replacing, storing
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    define_reading_flags(values)
-    define_input_flags(values)
+    define_reading_flags(values, RUN_OR_HF)
+    define_input_flags(values, pairs=False)
     flags.DEFINE_string("output", None, "File to make, FILE.npy.", flag_values=values)
     flags.DEFINE_enum("pooling", None, POOLINGS, "How vectors are made.", flag_values=values)
     flags.DEFINE_integer(
@@ -46,8 +45,6 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if output.suffix != ".npy" or output.is_dir():
         raise ConfigError(f"--output={output}: expected the name of a file to make, FILE.npy.")
     check_place("output", output.parent)
-    if values.text_pair_column is not None:
-        raise ConfigError("--text_pair_column: a vector is made of a single text; leave it out.")
     opened = load_run(values.run_dir, values.checkpoint)
     texts = [
         text if isinstance(text, str) else text[0] for text in read_input(values, opened).texts
@@ -55,7 +52,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     recipe = Recipe(values.pooling) if values.pooling else recipe_of(opened.path)
     with warnings_as_lines():
         vectors = opened.embed(texts, values.pooling, values.batch_size)
-    _save(output, vectors)
+    with storing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output) as file:
+            np.save(file, vectors)
     made(
         make_console(),
         "embedded",
@@ -66,16 +66,3 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         },
         [f'python -c \'import numpy; print(numpy.load("{output}", mmap_mode="r").shape)\''],
     )
-
-
-def _save(output: Path, vectors: np.ndarray) -> None:
-    """Writes the file in one move, so that nobody finds half of it."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    with storing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                np.save(file, vectors)
-            os.replace(partial, output)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -13,6 +13,8 @@ A tagger also reads FILE.conll, of a word on each line, and adds a column with t
 """
 
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, warnings_as_lines
-from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import (
     COLUMNS,
     Asked,
@@ -29,6 +31,7 @@ from ptft_jax.commands.use.texts import (
     check_output,
     define_input_flags,
     read_input,
+    read_sentences,
     rows_of,
     tagged_columns,
     write_file,
@@ -41,8 +44,8 @@ from ptft_jax.runs.trained.predictions import TextError
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    define_reading_flags(values)
-    define_input_flags(values)
+    define_reading_flags(values, RUN_OR_HF)
+    define_input_flags(values, pairs=True)
     text = "File to make, .csv, .tsv, .jsonl or .conll, instead of showing what is predicted."
     flags.DEFINE_string("output", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
@@ -57,7 +60,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         raise ConfigError('expected either texts ("…") or --input=FILE.')
     output = None if values.output is None else check_output(values.output, values.input)
     opened = load_run(values.run_dir, values.checkpoint)
-    asked = read_input(values, opened) if values.input else Asked(positional, {"text": positional})
+    asked = Asked(positional, {"text": positional})
+    if values.input:
+        in_columns = Path(values.input).suffix == COLUMNS
+        asked = read_sentences(values.input, opened) if in_columns else read_input(values, opened)
     if output is not None:
         check_fits(output, asked, opened)
     try:
@@ -79,7 +85,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             rows = rows_of(asked, predictions)
             write_rows(output, rows)
             what |= {"rows": count(len(rows)), "columns": ", ".join(rows[0])}
-        made(make_console(), "predicted", what, [f"head -3 {output}"])
+        made(make_console(), "predicted", what, [f"head -3 {shlex.quote(str(output))}"])
     elif values.json:
         for prediction in predictions:
             print(json.dumps(prediction, ensure_ascii=False))

@@ -17,7 +17,7 @@ from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.open import Run
 from ptft_jax.runs.trained.texts import Text
-from ptft_jax.training.metric_sinks import write_atomically
+from ptft_jax.training.storage import write_atomically
 
 OUTPUTS = (".csv", ".tsv", ".jsonl")
 # Files of a word on each line, which taggers read and write.
@@ -35,15 +35,16 @@ class Asked(NamedTuple):
     sentences: TaggedFile | None = None
 
 
-def define_input_flags(values: flags.FlagValues) -> None:
-    """Defines the flags."""
+def define_input_flags(values: flags.FlagValues, *, pairs: bool) -> None:
+    """Defines the flags of texts, or of texts and pairs of them."""
     table = ", ".join(SUFFIXES)
     text = f"File with one text per line (- reads standard input), or a table ({table})."
     flags.DEFINE_string("input", None, text, flag_values=values)
     text = "Column of a table that holds the texts; else as in the run's training, or text."
     flags.DEFINE_string("text_column", None, text, flag_values=values)
-    text = "Column that holds the second texts of pairs."
-    flags.DEFINE_string("text_pair_column", None, text, flag_values=values)
+    if pairs:
+        text = "Column of a table that holds the second texts of pairs."
+        flags.DEFINE_string("text_pair_column", None, text, flag_values=values)
 
 
 def read_input(values: flags.FlagValues, run: Run) -> Asked:
@@ -56,21 +57,16 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
     source = values.input
     if source != "-" and not Path(source).is_file():
         raise ConfigError(f"--input={source}: there is no such file.")
-    if Path(source).suffix == COLUMNS:
-        if not is_tagger(run):
-            raise ConfigError(f"--input={source}: {run.path} is no tagger; expected texts.")
-        file = read_tagged(source, run.config.get("word_column", 0), None)
-        return Asked(file.words, {"words": file.words}, file)
     if Path(source).suffix not in SUFFIXES:
         for name in ("text_column", "text_pair_column"):
-            if values[name].value is not None:
+            if name in values and values[name].value is not None:
                 raise ConfigError(f"--{name}: expected a table ({', '.join(SUFFIXES)}) as --input.")
         texts = _read_lines(source)
         return Asked(texts, {"text": texts})
     names = _columns_of(run)
     if values.text_column is not None:
         names = (values.text_column,)
-    if values.text_pair_column is not None:
+    if "text_pair_column" in values and values.text_pair_column is not None:
         names = (names[0], values.text_pair_column)
     table = read_table(source)
     for name in names:
@@ -91,6 +87,14 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
         # In a cell a tab is white space; in a line it stands between the two of a pair.
         return Asked([text.replace("\t", " ") for text in parts[0]], table.columns)
     return Asked(list(zip(*parts, strict=True)), table.columns)
+
+
+def read_sentences(source: str, run: Run) -> Asked:
+    """Reads a column file, whose sentences are asked about; errors as of `read_input`."""
+    if not is_tagger(run):
+        raise ConfigError(f"--input={source}: {run.path} is no tagger; expected texts.")
+    file = read_tagged(source, run.config.get("word_column", 0), None)
+    return Asked(file.words, {"words": file.words}, file)
 
 
 def _columns_of(run: Run) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A trained model opened for questions, from a run's folder or a Hugging Face folder."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ptft_jax.convert.folder import read_hf_folder
+from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import HEADS, EncoderConfig
@@ -31,29 +32,31 @@ def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
     """Opens a trained model, with its parameters on one device.
 
     Args:
-        path: the folder of a run, or a Hugging Face folder of a BERT model; of the latter the heads
+        path: the folder of a run, a Hugging Face folder of a BERT model, or the name of one on the
+            Hub, "bert-base-uncased", perhaps with "@" and a revision; of the latter two the heads
             that are known here are read.
         checkpoint: "last", "best" or the number of a step; for a run only.
 
     Raises:
-        ConfigError: there is no such folder or checkpoint, or it holds another kind of model.
+        ConfigError: there is no such folder, model or checkpoint, or it is of another kind.
         DataError: something in the folder is damaged, or a parameter is not finite.
     """
-    path = os.path.expanduser(path)
-    if is_run(Path(path), path):
+    given = os.path.expanduser(path)
+    path, origin = locate(given, given)
+    if is_run(path, given):
         return Run(open_run(path, checkpoint))
     if checkpoint != "last":
         raise ConfigError(
-            f"checkpoint={checkpoint!r}: {path} is a Hugging Face folder, which has no checkpoints "
+            f"checkpoint={checkpoint!r}: {given} is of Hugging Face's form and has no checkpoints "
             "to choose from; leave it out."
         )
-    return Run(_open_hf(path))
+    return Run(_open_hf(path, origin))
 
 
-def _open_hf(path: str | Path) -> TrainedRun:
+def _open_hf(path: Path, origin: str) -> TrainedRun:
     params, config, tokenizer, info = read_hf_folder(path, HEADS)
     config = config.replace(heads=info.found)
-    record = imported_record(path, config, info)
+    record = imported_record(origin, config, info)
     return TrainedRun(
         folder=RunFolder(path),
         record=record,
@@ -173,13 +176,24 @@ class Run:
         with Job() as job:
             return evaluate(self._trained, data, job, split)
 
-    def export(self, out_dir: str | Path, architecture: str | None = None) -> Exported:
+    def export(
+        self,
+        out_dir: str | Path,
+        architecture: str | None = None,
+        *,
+        base_model: str | None = None,
+        languages: Sequence[str] = (),
+        licence: str | None = None,
+    ) -> Exported:
         """Writes a folder that PyTorch users load with `AutoModel….from_pretrained`.
 
         Args:
             out_dir: a new or empty folder.
             architecture: name of the transformers class, like "BertForMaskedLM"; None: the one with
                 all heads of the model.
+            base_model, languages, licence: for the model card: the name on the Hugging Face hub of
+                what training started from, codes of the texts' languages (["en"]), and the model's
+                licence. None and (): what the run knows.
 
         Returns:
             The class, the checkpoint's step, and the comparison of our outputs with PyTorch's,
@@ -189,4 +203,11 @@ class Run:
             ConfigError: the folder is not empty, or the model has not the heads of the class.
             DataError: PyTorch's outputs are not those of the model.
         """
-        return export(self._trained, os.path.expanduser(out_dir), architecture)
+        return export(
+            self._trained,
+            os.path.expanduser(out_dir),
+            architecture,
+            base_model=base_model,
+            languages=languages,
+            licence=licence,
+        )
