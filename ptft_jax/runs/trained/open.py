@@ -120,7 +120,9 @@ class Run:
             and `masks`, for each [MASK] a list of {`token`, `score`} (tokens of BPE and Unigram
             have a space before them where they begin a word); with a classifier `label` (where a
             text has several, `labels`, those of at least one half) and `scores`, a dict from labels
-            to probabilities; with a regression `score`.
+            to probabilities; with a regression `score`; with a model of multiple choice, asked by
+            tuples of a context and its choices, `choice` (the number of one from 0), `label` (its
+            text) and `scores`, their probabilities in order.
             The best candidates come first. With a tagger of entities `entities`, a list of {`type`,
             `text`, `start`, `end` (characters), `score`}, in the order of the text; with another
             tagger `tags`, a list of {`tag`, `text`, `start`, `end`, `score`}, one for each word
