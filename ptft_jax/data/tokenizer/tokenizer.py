@@ -118,6 +118,21 @@ class TextTokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of each text as `encode_batch` gives them, and which characters each stands for.
+
+        The offsets are int32 [ids, 2], first character and the one after the last. A space before
+        a word is not part of it, though models with "Ġ" and "▁" put it into the word's token.
+        """
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        found = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            offsets = encoding.offsets
+            if not self._splits_at_spaces:
+                offsets = [_without_spaces(text, *pair) for pair in offsets]
+            found.append((encoding.ids, np.array(offsets, np.int32).reshape(-1, 2)))
+        return found
+
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all texts in one array (uint32 [N]), and how many each has (int64 [texts]).
 
@@ -206,6 +221,13 @@ class TextTokenizer:
         """
         parts = "" if self._special == BERT_TOKENS else json.dumps(self._special)
         return hashlib.sha256((self.json + parts).encode()).hexdigest()
+
+
+def _without_spaces(text: str, start: int, stop: int) -> tuple[int, int]:
+    """A stretch of a text without the spaces at its ends; one of spaces alone is empty."""
+    piece = text[start:stop]
+    start += len(piece) - len(piece.lstrip())
+    return start, start + len(piece.strip())
 
 
 def _packed(ids: list[int]) -> bytes:
