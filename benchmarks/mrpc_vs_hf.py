@@ -149,7 +149,7 @@ def check_same_start(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _task(args: argparse.Namespace):
-    from ptft_jax.data.tasks.table import load_task
+    from ptft_jax.data.tasks.catalogue import load_task
 
     return load_task("mrpc", str(args.glue_dir))
 

@@ -138,9 +138,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _config(args: argparse.Namespace) -> Any:
     """Returns the config of both sides: one phase, and a rate that stays after the warm-up."""
     from ptft_jax.commands.parsing import parse
-    from ptft_jax.runs import defaults
 
-    values, _ = parse(lambda _: None, [f"--config={args.config}", *args.changes], defaults.pretrain)
+    values, _ = parse(lambda _: None, [f"--config={args.config}", *args.changes], "pretrain")
     config = values.config
     if config.input_format != "nsp":
         sys.exit(f"--config.input_format={config.input_format}: BertForPreTraining takes nsp only")

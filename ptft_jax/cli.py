@@ -146,21 +146,21 @@ def _run(arguments: list[str]) -> int:
     keep_freed_memory()
     module = module_of(name)
     from ptft_jax.commands.parsing import parse
-    from ptft_jax.runs.defaults import BY_COMMAND
+    from ptft_jax.runs.defaults import WITH_CONFIG
 
     taken = _CONFIG_OF.get(name, name)
-    defaults = BY_COMMAND.get(taken)
+    taken = taken if taken in WITH_CONFIG else None
     if wants_help:
         from ptft_jax.commands import help
 
-        print(help.of_command(module, taken if defaults else None, rest))
+        print(help.of_command(module, taken, rest))
         return 0
     if name in _CONFIG_OPTIONAL and not any(word.startswith("--config") for word in rest):
-        defaults = None
-    prints = defaults is not None and _PRINT_CONFIG in rest
+        taken = None
+    prints = taken is not None and _PRINT_CONFIG in rest
     if prints:
         rest.remove(_PRINT_CONFIG)
-    values, positional = parse(module.define_flags, rest, defaults)
+    values, positional = parse(module.define_flags, rest, taken)
     if prints:
         from ptft_jax.commands import help
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 import transformers
 
-from ptft_jax.convert.bert import from_hf
-from ptft_jax.convert.folder import ARCHITECTURES
+from ptft_jax.convert.bert import ARCHITECTURES, from_hf
 from ptft_jax.models.config import EncoderConfig
 
 SMALL = {
@@ -28,6 +27,8 @@ def reference(heads, seed=0, **changes):
     Freshly initialised weights (std 0.02, zero biases, unit scales) leave attention almost even and
     biases untested; these are an order larger.
     """
+    if "span" in heads:  # whose class has an output for each label
+        changes["num_labels"] = 2
     hf_config = transformers.BertConfig(**{**SMALL, **changes})
     model = getattr(transformers, ARCHITECTURES[heads])(hf_config).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -104,12 +105,14 @@ def relative_gradients(ours, theirs):
     """Returns `relative` for each parameter, after checking that both sides have the same ones.
 
     A key bias moves all scores of a query alike, which softmax ignores: its gradient is zero but
-    for rounding, so its error is measured against the query bias's gradient beside it.
+    for rounding, so its error is measured against the query bias's gradient beside it. The one
+    bias of a softmax over tokens or choices is alike: measured against the largest gradient.
     """
     assert ours.keys() == theirs.keys()
     errors = {}
+    rounding = 1e-3 * max(np.abs(gradient).max() for gradient in theirs.values())
     for name, reference_gradient in theirs.items():
         scale = theirs[name.replace(".self.key.bias", ".self.query.bias")]
         difference = np.abs(ours[name].astype(np.float64) - reference_gradient).max()
-        errors[name] = float(difference / np.abs(scale).max())
+        errors[name] = float(difference / max(np.abs(scale).max(), rounding))
     return errors

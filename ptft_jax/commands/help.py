@@ -11,7 +11,7 @@ from ptft_jax.commands.keys import KEYS
 from ptft_jax.commands.parsing import config_of
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_complete, flatten, load_config, nearest
-from ptft_jax.runs.defaults import BY_COMMAND
+from ptft_jax.runs.defaults import KINDS, expected, finetune
 
 _WIDTH = 100
 # Names longer than this have their sentence on the next line.
@@ -56,13 +56,16 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
         lines += ["", "Flags of a job of several processes:", *_columns(job)]
     if command is not None:
         file = config_of(arguments)
-        config = BY_COMMAND[command]() if file is None else load_config(file)
-        check_complete(config, BY_COMMAND[command](), f"--config={file}")
+        config = expected(command) if file is None else load_config(file)
+        check_complete(config, expected(command, config), f"--config={file}")
         known = flatten(config.to_dict())
         lines += ["", f"Keys of the config, with the values of {file or 'the command itself'}:"]
         for title, keys in KEYS[command].items():
-            rows = [(f"--config.{key}={known[key]}", text) for key, text in keys.items()]
-            lines += ["", f" {title}", *_columns(rows)]
+            rows = [
+                (f"--config.{key}={known[key]}", text) for key, text in keys.items() if key in known
+            ]
+            if rows:
+                lines += ["", f" {title}", *_columns(rows)]
     return "\n".join(lines)
 
 
@@ -75,7 +78,8 @@ def of_key(name: str) -> str:
     key = name.lstrip("-").partition("=")[0].removeprefix("config.")
     found = []
     for command, groups in KEYS.items():
-        known = flatten(BY_COMMAND[command]().to_dict())
+        kinds = [expected(command)] if command != "finetune" else map(finetune, KINDS)
+        known = {k: v for config in kinds for k, v in flatten(config.to_dict()).items()}
         meaning = {name: text for keys in groups.values() for name, text in keys.items()}
         if key in meaning:
             found.append((f"ptft {command} --config.{key}={known[key]}", meaning[key]))

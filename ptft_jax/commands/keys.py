@@ -137,6 +137,7 @@ KEYS: Mapping[str, Group] = {
             "table.text_pair_column": "column of the second text; empty means single texts",
             "table.label_column": "column of the label",
             "table.regression": "labels are numbers to predict",
+            "table.multi_label": "a text may have several labels, as a list or with bars between",
         },
         "model": {
             "model.hidden_dropout_prob": "None keeps what `--init_from` says",

@@ -18,6 +18,7 @@ from ptft_jax.runs.config import (
     nearest,
     shipped_configs,
 )
+from ptft_jax.runs.defaults import expected
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET_NAMES = ("key", "sig", "auth", "pwd", "pass", "passwd", "code")
@@ -30,15 +31,15 @@ _SECRET_ENDINGS = (
 def parse(
     define: Callable[[flags.FlagValues], None],
     arguments: Sequence[str],
-    defaults: Callable[[], Config] | None = None,
+    command: str | None = None,
 ) -> tuple[flags.FlagValues, list[str]]:
     """Reads a command's flags.
 
     Args:
         define: defines the command's own flags.
         arguments: what follows the command's name.
-        defaults: makes the config that names every key of the command, which then takes
-            `--config=NAME_OR_FILE` and `--config.key=value`; None for a command without a config.
+        command: the one whose config it takes, by `--config=NAME_OR_FILE` and
+            `--config.key=value`; None for a command without a config.
 
     Returns:
         The flag values, `config` (a locked ConfigDict) among them, and the positional arguments.
@@ -49,14 +50,14 @@ def parse(
     """
     refuse_secrets(arguments)
     arguments = [_at_home(argument) for argument in arguments]
-    if defaults is None:
+    if command is None:
         return _read(define, arguments)
     file, arguments = _split_config(arguments)
     if file is None:
         raise ConfigError(f"--config is missing: name a config or its file; {shipped_configs()}.")
     config = load_config(file)
     refuse_secrets((), flatten(config.to_dict()).items())
-    check_complete(config, defaults(), f"--config={file}")
+    check_complete(config, expected(command, config), f"--config={file}")
     known = flatten(config.to_dict())
     for argument in arguments:
         if argument.startswith(("--config.", "--noconfig.")):

@@ -47,7 +47,8 @@ class Row(NamedTuple):
 
 
 # Axes: L layers, V vocabulary, S positions, Y token types, D hidden, N heads, H head size,
-# F feed-forward, C the two classes of next-sentence prediction, K labels.
+# F feed-forward, C the two classes of next-sentence prediction, K labels, A the two ends of an
+# answer, O the one output of a choice.
 # PyTorch's Linear.weight is [out, in]; our kernels are [in, out], with attention heads unflattened.
 TABLE: dict[str, tuple[Row, ...]] = {
     "encoder": (
@@ -103,7 +104,32 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row("heads.classification.kernel", "DK", "classifier.weight", "K D"),
         Row("heads.classification.bias", "K", "classifier.bias", "K"),
     ),
+    "tagging": (
+        Row("heads.tagging.kernel", "DK", "classifier.weight", "K D"),
+        Row("heads.tagging.bias", "K", "classifier.bias", "K"),
+    ),
+    "span": (
+        Row("heads.span.kernel", "DA", "qa_outputs.weight", "A D"),
+        Row("heads.span.bias", "A", "qa_outputs.bias", "A"),
+    ),
+    "choice": (
+        Row("heads.choice.kernel", "DO", "classifier.weight", "O D"),
+        Row("heads.choice.bias", "O", "classifier.bias", "O"),
+    ),
 }
+
+ARCHITECTURES: dict[tuple[str, ...], str] = {
+    (): "BertModel",
+    ("pooler",): "BertModel",
+    ("mlm",): "BertForMaskedLM",
+    ("pooler", "nsp"): "BertForNextSentencePrediction",
+    ("pooler", "mlm", "nsp"): "BertForPreTraining",
+    ("pooler", "classification"): "BertForSequenceClassification",
+    ("tagging",): "BertForTokenClassification",
+    ("span",): "BertForQuestionAnswering",
+    ("pooler", "choice"): "BertForMultipleChoice",
+}
+"""The PyTorch class with exactly these heads. Without a pooler `BertModel` makes a fresh one."""
 
 PREFIX = "bert."
 """What every class but `BertModel` itself puts before the names of the encoder and the pooler."""
@@ -230,17 +256,23 @@ def canonical(name: str) -> str:
     return name
 
 
-def head_of(name: str) -> str | None:
-    """Returns the part of the model that a tensor belongs to, a key of `TABLE`, or None."""
+def head_of(name: str, model_class: str | None = None) -> str | None:
+    """Returns the part of the model that a tensor belongs to, a key of `TABLE`, or None.
+
+    Several classes call their head `classifier`: `model_class` tells which is meant, None stands
+    for sequence classification.
+    """
     name = canonical(name)
     if name.startswith(("embeddings.", "encoder.")):
         return "encoder"
     if name in TIED:
         return "mlm"
-    for head, rows in TABLE.items():
-        if any(name == row.name for row in rows):
-            return head
-    return None
+    named = [head for head, rows in TABLE.items() if any(name == row.name for row in rows)]
+    if len(named) > 1:
+        model_class = model_class or ARCHITECTURES["pooler", "classification"]
+        own = next((heads for heads, known in ARCHITECTURES.items() if known == model_class), ())
+        named = [head for head in named if head in own]
+    return named[0] if named else None
 
 
 def _rows(heads: tuple[str, ...]) -> list[Row]:
@@ -263,6 +295,8 @@ def _sizes(config: EncoderConfig) -> tuple[dict[str, int], dict[str, int]]:
         "F": config.intermediate_size,
         "C": 2,
         "K": config.num_labels,
+        "A": 2,
+        "O": 1,
     }
     return theirs | {"V": config.padded_vocab_size}, theirs
 

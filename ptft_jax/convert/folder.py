@@ -23,19 +23,10 @@ from ptft_jax.data.foreign_files import kind_of, read_json_object, refuse_ways_o
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import HF_KEYS, EncoderConfig
+from ptft_jax.objectives.classification import PROBLEM_TYPES
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-ARCHITECTURES: dict[tuple[str, ...], str] = {
-    (): "BertModel",
-    ("pooler",): "BertModel",
-    ("mlm",): "BertForMaskedLM",
-    ("pooler", "nsp"): "BertForNextSentencePrediction",
-    ("pooler", "mlm", "nsp"): "BertForPreTraining",
-    ("pooler", "classification"): "BertForSequenceClassification",
-}
-"""The PyTorch class with exactly these heads. Without a pooler `BertModel` makes a fresh one."""
 
 
 class HeadsInfo(NamedTuple):
@@ -47,12 +38,15 @@ class HeadsInfo(NamedTuple):
         dropped: heads, or tensors of heads unknown here, that the folder has and nobody asked for.
         id2label: label names in the order of their ids; None where the folder names none, or has
             only the `LABEL_0`, `LABEL_1`, … that transformers fills in.
+        problem_type: what a classification head predicts (`objectives.classification`), None
+            without one.
     """
 
     found: tuple[str, ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
     id2label: tuple[str, ...] | None
+    problem_type: str | None = None
 
 
 def architecture(config: EncoderConfig) -> str:
@@ -61,11 +55,11 @@ def architecture(config: EncoderConfig) -> str:
     Raises:
         ConfigError: no class has this set of heads.
     """
-    for heads, name in ARCHITECTURES.items():
+    for heads, name in bert.ARCHITECTURES.items():
         if set(heads) == set(config.heads):
             return name
     known = "; ".join(
-        f"{'+'.join(heads) or 'none'} ({name})" for heads, name in ARCHITECTURES.items()
+        f"{'+'.join(heads) or 'none'} ({name})" for heads, name in bert.ARCHITECTURES.items()
     )
     raise ConfigError(
         f"model.heads={config.heads!r}: no transformers class has exactly these heads. "
@@ -73,30 +67,36 @@ def architecture(config: EncoderConfig) -> str:
     )
 
 
-def hf_config(config: EncoderConfig, id2label: Sequence[str] | None = None) -> dict[str, Any]:
+def hf_config(
+    config: EncoderConfig,
+    id2label: Sequence[str] | None = None,
+    problem_type: str | None = None,
+) -> dict[str, Any]:
     """Returns the content of `config.json` as transformers 5 reads it.
 
     Args:
         config: the model.
         id2label: names of the classes in the order of their ids; None numbers them. Only for a
-            model with a classification head.
+            model with a classification or tagging head.
+        problem_type: what a classification head predicts; None: one class, or with one label a
+            score.
 
     Raises:
         ConfigError: the number of names is not `config.num_labels`, or no class has these heads.
     """
     values = {"architectures": [architecture(config)], **config.to_hf(), "dtype": "float32"}
-    if "classification" in config.heads:
+    if {"classification", "tagging"} & set(config.heads):
         names = _numbered(config.num_labels) if id2label is None else id2label
         if len(names) != config.num_labels or len(set(names)) != len(names):
             raise ConfigError(
                 f"id2label={list(names)!r}: expected {config.num_labels} different names, one for "
-                "each output of the classification head."
+                "each output of the head."
             )
         values["id2label"] = {str(i): name for i, name in enumerate(names)}
         values["label2id"] = {name: i for i, name in enumerate(names)}
+    if "classification" in config.heads:
         # Which loss the class computes when it is given labels.
-        regression = config.num_labels == 1
-        values["problem_type"] = "regression" if regression else "single_label_classification"
+        values["problem_type"] = problem_type or _usual_problem(config)
     return dict(sorted(values.items()))
 
 
@@ -107,16 +107,17 @@ def write_hf_folder(
     tokenizer: TextTokenizer,
     card: str,
     id2label: Sequence[str] | None = None,
+    problem_type: str | None = None,
 ) -> Path:
     """Writes the folder that PyTorch users load, all of it or nothing.
 
     Args:
         out_dir: a path that does not exist yet, or an empty folder; its parents are made.
         params: parameter tree of JAX or NumPy arrays, whole in this process.
-        config: the model; its heads decide the PyTorch class (`ARCHITECTURES`).
+        config: the model; its heads decide the PyTorch class (`bert.ARCHITECTURES`).
         tokenizer: saved beside the weights for `AutoTokenizer`.
         card: content of `README.md`.
-        id2label: as in `hf_config`.
+        id2label, problem_type: as in `hf_config`.
 
     Returns:
         The folder.
@@ -127,7 +128,7 @@ def write_hf_folder(
     """
     out_dir = Path(out_dir)
     check_out_dir(out_dir)
-    content = hf_config(config, id2label)
+    content = hf_config(config, id2label, problem_type)
     if tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
             f"The tokenizer has {tokenizer.vocab_size} tokens: expected at most "
@@ -198,7 +199,8 @@ def read_hf_folder(
     path = Path(path)
     content = _read_config(path)
     tensors = _read_tensors(path)
-    owners = {name: _owner(name, content) for name in tensors}
+    model_class = next(iter(content.get("architectures") or ()), None)
+    owners = {name: bert.head_of(name, model_class) for name in tensors}
     present = tuple(head for head in bert.TABLE if head in owners.values() and head != "encoder")
     if heads is None:
         strangers = sorted(name for name, owner in owners.items() if owner is None)
@@ -209,12 +211,15 @@ def read_hf_folder(
             )
         heads = present
     found = tuple(head for head in present if head in heads)
-    if "classification" in found and content.get("problem_type") == "multi_label_classification":
-        raise ConfigError(
-            f"{path}: problem_type='multi_label_classification' is not supported: expected "
-            "'single_label_classification' or 'regression'."
-        )
     config = EncoderConfig.from_hf(content, heads=tuple(heads))
+    problem_type = None
+    if "classification" in found:
+        problem_type = content.get("problem_type") or _usual_problem(config)
+        if problem_type not in PROBLEM_TYPES:
+            raise DataError(
+                f"{path}: problem_type={problem_type!r}: expected one of "
+                f"{', '.join(PROBLEM_TYPES)}."
+            )
     # Before names are made for each of them: a number in a file must not decide about our memory.
     if config.num_hidden_layers > len(tensors):
         raise DataError(
@@ -237,6 +242,7 @@ def read_hf_folder(
         new=tuple(head for head in heads if head not in found),
         dropped=(*(head for head in present if head not in found), *sorted(strange)),
         id2label=_label_names(content),
+        problem_type=problem_type,
     )
     tokenizer = TextTokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
@@ -345,14 +351,9 @@ def _read_shards(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _owner(name: str, content: Mapping[str, Any]) -> str | None:
-    """Returns which part of the model a tensor of this folder belongs to, None if unknown."""
-    head = bert.head_of(name)
-    # Other classes (token classification, multiple choice) call their heads `classifier` as well.
-    own = ARCHITECTURES["pooler", "classification"]
-    if head == "classification" and (content.get("architectures") or [own])[0] != own:
-        return None
-    return head
+def _usual_problem(config: EncoderConfig) -> str:
+    """Returns what a classification head predicts where nothing says it, as transformers has it."""
+    return "regression" if config.num_labels == 1 else "single_label_classification"
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ _PIPELINES = {
     "BertForMaskedLM": "fill-mask",
     "BertForPreTraining": "fill-mask",
     "BertForSequenceClassification": "text-classification",
+    "BertForTokenClassification": "token-classification",
+    "BertForQuestionAnswering": "question-answering",
+    "BertForMultipleChoice": "multiple-choice",
 }
 
 

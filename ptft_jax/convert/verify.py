@@ -16,7 +16,7 @@ from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
-from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 
 TEXTS = (
     "The exported model has to say the same thing in both frameworks.",
@@ -74,7 +74,7 @@ def verify_against_torch(
     real = batch["attention_mask"].astype(bool)
     pairs = [
         # Outputs per token [B, T, …] are compared where there is a token.
-        (ours[name][real], output[real]) if output.ndim == 3 else (ours[name], output)
+        (ours[name][real], output[real]) if output.shape[:2] == real.shape else (ours[name], output)
         for name, output in theirs.items()
         if name in ours
     ]
@@ -94,8 +94,11 @@ def _torch_outputs(
     # Its progress bar would run through what the command shows.
     transformers.utils.logging.disable_progress_bar()
     model = getattr(transformers, model_class).from_pretrained(folder, dtype=torch.float32).eval()
+    inputs = {name: torch.tensor(array).long() for name, array in batch.items()}
+    if model_class == "BertForMultipleChoice":
+        inputs = {name: array[None] for name, array in inputs.items()}
     with torch.no_grad():
-        outputs = model(**{name: torch.tensor(array).long() for name, array in batch.items()})
+        outputs = model(**inputs)
     return {name: value.numpy() for name, value in outputs.items() if torch.is_tensor(value)}
 
 
@@ -112,15 +115,21 @@ def _our_outputs(
     def run(params, batch):
         encoder = model.bind(params)
         hidden = encoder.last_hidden_state(batch)
-        outputs = {"last_hidden_state": hidden}
+        outputs, pooled = {"last_hidden_state": hidden}, hidden
         if "pooler" in heads:
             pooled = encoder.pooled(hidden, jnp.zeros((shape[0], 1), jnp.int32))
             outputs["pooler_output"] = pooled[:, 0]
-            if "nsp" in heads:
-                name = "seq_relationship_logits" if "mlm" in heads else "logits"
-                outputs[name] = encoder.nsp_logits(pooled)[:, 0]
-            if "classification" in heads:
-                outputs["logits"] = encoder.classification_logits(pooled)[:, 0]
+        for head in config.linear_heads:
+            found = encoder.logits(head, pooled if LINEAR_HEADS[head].pooled else hidden)
+            if head == "nsp":
+                outputs["seq_relationship_logits" if "mlm" in heads else "logits"] = found[:, 0]
+            elif head == "span":
+                outputs["start_logits"], outputs["end_logits"] = jnp.unstack(found, axis=2)
+            elif head == "choice":
+                # The class takes all rows for the choices of one example.
+                outputs["logits"] = found[:, :, 0].T
+            else:
+                outputs["logits"] = found[:, 0] if LINEAR_HEADS[head].pooled else found
         if "mlm" in heads:
             name = "prediction_logits" if "nsp" in heads else "logits"
             outputs[name] = encoder.mlm_logits(hidden, everywhere)[..., : config.vocab_size]

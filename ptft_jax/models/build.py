@@ -16,9 +16,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ptft_jax.models import partition
-from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.models.encoder import BertEncoder, ClassificationHead, MlmHead, NspHead
+from ptft_jax.models.encoder import BertEncoder, LinearHead, MlmHead
 
 Params = dict[str, Any]
 Batch = dict[str, Any]
@@ -29,9 +29,9 @@ class Heads(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.mlm = MlmHead(config, rngs=rngs) if "mlm" in config.heads else None
-        self.nsp = NspHead(config, rngs=rngs) if "nsp" in config.heads else None
-        has_classification = "classification" in config.heads
-        self.classification = ClassificationHead(config, rngs=rngs) if has_classification else None
+        for name in LINEAR_HEADS:
+            has = name in config.heads
+            setattr(self, name, LinearHead(config, name, rngs=rngs) if has else None)
 
 
 class Encoder(nnx.Module):
@@ -76,15 +76,18 @@ class Encoder(nnx.Module):
         table_VD = self.encoder.embeddings.word_embeddings[...]
         return head(take_positions(hidden_BTD, positions_BM), table_VD)
 
-    def nsp_logits(self, pooled_BPD: Float[Array, "B P D"]) -> Float[Array, "B P 2"]:
-        """Returns float32 logits; class 0 says that B follows A, class 1 that it is random."""
-        return _required(self.heads.nsp, "nsp")(pooled_BPD)
-
-    def classification_logits(
-        self, pooled_BPD: Float[Array, "B P D"], keys: RowKeys = None
+    def logits(
+        self, head: str, hidden_BPD: Float[Array, "B P D"], keys: RowKeys = None
     ) -> Float[Array, "B P K"]:
-        """Returns float32 logits (or, with one label, the predicted value) after dropout."""
-        return _required(self.heads.classification, "classification")(pooled_BPD, keys)
+        """Returns the float32 outputs of one of `LINEAR_HEADS`.
+
+        Args:
+            head: its name. Of `nsp` class 0 says that B follows A, class 1 that it is random; of
+                `span` output 0 begins an answer and output 1 ends it.
+            hidden_BPD: pooled outputs [B, P, D], or the last hidden state [B, T, D].
+            keys: one PRNG key per row for the dropout before it; None turns it off.
+        """
+        return _required(getattr(self.heads, head), head)(hidden_BPD, keys)
 
 
 def take_positions(

@@ -2,11 +2,35 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ptft_jax.errors import ConfigError
 
-HEADS = ("pooler", "mlm", "nsp", "classification")
+
+class LinearHead(NamedTuple):
+    """A head that is one float32 linear map.
+
+    Attributes:
+        pooled: whether it reads the pooler's outputs [B, P, D]; else every token's [B, T, D].
+        outputs: its width, None for `num_labels`.
+        dropout: whether `classifier_dropout` comes before it.
+    """
+
+    pooled: bool
+    outputs: int | None
+    dropout: bool
+
+
+LINEAR_HEADS = {
+    "nsp": LinearHead(pooled=True, outputs=2, dropout=False),
+    "classification": LinearHead(pooled=True, outputs=None, dropout=True),
+    "tagging": LinearHead(pooled=False, outputs=None, dropout=True),
+    "span": LinearHead(pooled=False, outputs=2, dropout=False),
+    "choice": LinearHead(pooled=True, outputs=1, dropout=True),
+}
+"""HF `BertOnlyNSPHead` and the heads of its `BertForSequenceClassification`,
+`…TokenClassification`, `…QuestionAnswering` and `…MultipleChoice`."""
+HEADS = ("pooler", "mlm", *LINEAR_HEADS)
 DTYPES = ("float32", "bfloat16")
 # Keys that mean the same here and in a Hugging Face `config.json`. `num_labels` is written there as
 # `id2label`, so it is not among them.
@@ -40,9 +64,9 @@ class EncoderConfig:
 
     Attributes:
         vocab_size: number of token ids that exist.
-        classifier_dropout: dropout before the classification head; None means
+        classifier_dropout: dropout before the heads of fine-tuning; None means
             `hidden_dropout_prob`.
-        num_labels: outputs of the classification head; 1 is a regression.
+        num_labels: outputs of the classification or tagging head; 1 is a regression.
         heads: which of `HEADS` the model has on top of the encoder.
         vocab_size_multiple: the embedding table has its rows padded up to a multiple of this, so
             that any mesh divides it. Padded ids are never predicted and never exported.
@@ -106,13 +130,23 @@ class EncoderConfig:
         self._one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         for head in self.heads:
             self._one_of("heads", head, HEADS)
-        if {"nsp", "classification"} & set(self.heads) and "pooler" not in self.heads:
-            raise ConfigError(f"model.heads={self.heads}: nsp and classification need 'pooler'.")
+        pooled = [head for head in self.linear_heads if LINEAR_HEADS[head].pooled]
+        if pooled and "pooler" not in self.heads:
+            raise ConfigError(f"model.heads={self.heads}: {pooled[0]} needs 'pooler'.")
 
     @staticmethod
     def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         if value not in allowed:
             raise ConfigError(f"model.{name}={value!r}: expected one of {', '.join(allowed)}.")
+
+    @property
+    def linear_heads(self) -> dict[str, int]:
+        """The heads that are one linear map, with their widths, in the order of `HEADS`."""
+        return {
+            name: head.outputs or self.num_labels
+            for name, head in LINEAR_HEADS.items()
+            if name in self.heads
+        }
 
     @property
     def head_size(self) -> int:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 from ptft_jax.models.attention import SelfAttention
-from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 from ptft_jax.models.dropout import RowKeys, dropout, fold_rows
 from ptft_jax.models.fused import bias_activation, residual_norm
 from ptft_jax.models.layers import LayerNorm, Linear, activation, add_parameter, declare, product
@@ -240,21 +240,15 @@ class MlmHead(nnx.Module):
         return jnp.where(exists < self.vocab_size, logits_BMV, jnp.finfo(jnp.float32).min)
 
 
-class NspHead(Linear):
-    """A float32 linear map from the pooled [CLS] to two classes (HF `BertOnlyNSPHead`)."""
+class LinearHead(Linear):
+    """A float32 linear map from pooled or token outputs to a head's own (`config.LINEAR_HEADS`)."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, classes: int = 2):
-        inputs, outputs = {"embed": config.hidden_size}, {"labels": classes}
+    def __init__(self, config: EncoderConfig, name: str, *, rngs: nnx.Rngs):
+        inputs, outputs = {"embed": config.hidden_size}, {"labels": config.linear_heads[name]}
         super().__init__(config, "rd,dk->rk", inputs, outputs, rngs=rngs, dtype="float32")
-
-
-class ClassificationHead(NspHead):
-    """Dropout before the same map to K labels (HF `BertForSequenceClassification`)."""
-
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs, classes=config.num_labels)
         rate = config.classifier_dropout
-        self.dropout_rate = config.hidden_dropout_prob if rate is None else rate
+        rate = config.hidden_dropout_prob if rate is None else rate
+        self.dropout_rate = rate if LINEAR_HEADS[name].dropout else 0.0
 
-    def __call__(self, pooled_BPD: jax.Array, keys_B: RowKeys = None) -> jax.Array:
-        return super().__call__(dropout(pooled_BPD, self.dropout_rate, keys_B))
+    def __call__(self, hidden_BPD: jax.Array, keys_B: RowKeys = None) -> jax.Array:
+        return super().__call__(dropout(hidden_BPD, self.dropout_rate, keys_B))

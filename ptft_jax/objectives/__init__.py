@@ -1,1 +1,5 @@
-"""Losses and metrics as sums: totals, pretraining, classification, metrics."""
+"""Losses and metrics as sums (totals): pretraining, and one module for each kind of task.
+
+classification, tagging, span, choice   what fine-tuning minimises
+metrics                                 the benchmarks' own scores, on the host
+"""

@@ -1,45 +1,48 @@
-"""Sequence classification and regression on the pooled [CLS] (Devlin et al. 2019, section 4.1).
+"""Classes or scores of texts, read at their pooled [CLS] (Devlin et al. 2019, section 4.1).
 
 Shape suffixes: B batch, P pooled positions, K labels.
 """
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
-from ptft_jax.models.dropout import RowKeys, fold_rows
+from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.pretraining import weighted_cross_entropy
-from ptft_jax.objectives.totals import Totals
+from ptft_jax.objectives.totals import Totals, head_keys
 
-# Row keys are folded with this before the classifier's dropout; the encoder folds 0 … L.
-_CLASSIFIER_SITE = 1 << 16
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+"""As HF `config.problem_type` names them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationObjective:
-    """Cross-entropy over K labels, or the squared error of one predicted value.
+    """Cross-entropy over K labels, K independent yes or no, or the squared error of one value.
 
     Attributes:
-        regression: labels are float values and the loss is the squared error, as in HF
-            `BertForSequenceClassification` with `problem_type="regression"`.
+        problem_type: one of `PROBLEM_TYPES`; the losses are those of HF
+            `BertForSequenceClassification`: cross-entropy, the mean over labels of the binary
+            cross-entropy, the squared error.
     """
 
-    regression: bool = False
+    problem_type: str = "single_label_classification"
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """Returns the number of real rows (a row of weight 0 fills up a last batch)."""
+        """Returns the number of real examples (one of weight 0 fills up a last batch)."""
         return {"classification": jnp.sum(batch["weights"])}
 
-    def predict(
-        self, encoder: Encoder, batch: Batch, *, keys: RowKeys = None
-    ) -> Float[Array, "B K"]:
-        """Returns one row of logits (regression: one value) per example."""
+    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P K"]:
+        """Returns the logits (regression: one value) of each example."""
         hidden_BTD = encoder.last_hidden_state(batch, keys)
         pooled_BPD = encoder.pooled(hidden_BTD, batch["pooled_positions"])
-        logits_BPK = encoder.classification_logits(pooled_BPD, fold_rows(keys, _CLASSIFIER_SITE))
-        return logits_BPK[:, 0]
+        return encoder.logits("classification", pooled_BPD, head_keys(keys))
+
+    def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
+        """Returns `logits` [B, P, K]."""
+        return {"logits": self.logits(encoder, batch)}
 
     def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
         """Returns the sums over a batch.
@@ -47,17 +50,23 @@ class ClassificationObjective:
         Args:
             encoder: encoder with the `classification` head.
             batch: `input_ids`, `attention_mask`, `token_type_ids` [B, T]; `pooled_positions`
-                [B, 1]; `labels` [B], int32 or, for regression, float32; `weights` float32 [B].
+                [B, P]; `labels`, int32 [B, P] (multi-label float32 [B, P, K], regression float32
+                [B, P]); `weights` float32 [B, P].
             keys: one PRNG key per row; None means evaluation.
         """
-        logits_BK = self.predict(encoder, batch, keys=keys)
-        labels_B, weights_B = batch["labels"], batch["weights"]
+        logits_BPK = self.logits(encoder, batch, keys)
+        labels, weights_BP = batch["labels"], batch["weights"]
         weight = self.weights(batch)
-        if self.regression:
-            loss = jnp.sum(jnp.square(logits_BK[:, 0] - labels_B) * weights_B)
+        if self.problem_type == "regression":
+            loss = jnp.sum(jnp.square(logits_BPK[:, :, 0] - labels) * weights_BP)
             return Totals({"classification": loss}, weight, {})
-        loss, correct = weighted_cross_entropy(
-            logits_BK[:, None], labels_B[:, None], weights_B[:, None]
-        )
+        if self.problem_type == "multi_label_classification":
+            # -log sigmoid of the logit where the label is 1, of its negative where it is 0.
+            terms_BPK = jax.nn.softplus(logits_BPK) - logits_BPK * labels
+            loss = jnp.sum(jnp.mean(terms_BPK, axis=-1) * weights_BP)
+            right_BP = jnp.all((logits_BPK > 0) == (labels > 0.5), axis=-1)
+            correct = jnp.sum(right_BP * weights_BP)
+        else:
+            loss, correct = weighted_cross_entropy(logits_BPK, labels, weights_BP)
         metrics = {"accuracy": (correct, weight["classification"])}
         return Totals({"classification": loss}, weight, metrics)

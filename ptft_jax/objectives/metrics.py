@@ -16,8 +16,9 @@ from ptft_jax.errors import ConfigError, not_finite
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The share of predictions that equal their label."""
-    return float(np.mean(predictions == labels))
+    """The share of predictions that equal their label; of `[N, K]`, all K labels."""
+    right = predictions == labels
+    return float(np.mean(right if right.ndim == 1 else right.all(axis=1)))
 
 
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -53,9 +54,25 @@ def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     return pearson(rankdata(predictions), rankdata(labels))
 
 
+def f1_micro(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """F1 over all labels of all examples, both `[N, K]` of zeros and ones; 0.0 without any."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="micro", zero_division=0.0))  # type: ignore[arg-type]
+
+
+def f1_macro(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of the classes' F1: of classes `[N]`, or of K labels `[N, K]` of zeros and ones."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))  # type: ignore[arg-type]
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy,
     "f1": f1,
+    "f1_micro": f1_micro,
+    "f1_macro": f1_macro,
     "matthews_correlation": matthews_correlation,
     "pearson": pearson,
     "spearman": spearman,
@@ -69,7 +86,8 @@ def compute_metrics(
 
     outputs: logits `[N, K]`, of which the largest is the prediction; `[N, 1]` or `[N]` are the
     predictions themselves (scores for the correlations, class ids for the others).
-    labels: `[N]`, class ids or scores.
+    labels: `[N]`, class ids or scores; or `[N, K]` zeros and ones, predicted where a logit is
+    above 0.
     Raises ConfigError for an unknown metric and for no examples at all, DataError for outputs that
     are not finite, ValueError for lengths that differ.
     """
@@ -77,14 +95,17 @@ def compute_metrics(
     if unknown:
         raise ConfigError(f"no metric '{unknown[0]}'; the metrics are: {', '.join(METRICS)}")
     outputs, labels = np.asarray(outputs), np.asarray(labels)
-    if labels.ndim != 1 or outputs.shape[:1] != labels.shape or outputs.ndim > 2:
+    several = labels.ndim == 2
+    if outputs.shape[: labels.ndim] != labels.shape or outputs.ndim > 2:
         raise ValueError(f"outputs {outputs.shape} do not fit the labels {labels.shape}")
     if not len(labels):
         raise ConfigError("there are no labelled examples to score")
     # Half-precision outputs would lose digits in the sums of the correlations.
     predictions = outputs.astype(np.float64)
     check_outputs(predictions)
-    if predictions.ndim == 2:
+    if several:
+        predictions = (predictions > 0).astype(np.float64)
+    elif predictions.ndim == 2:
         one_column = predictions.shape[1] == 1
         predictions = predictions[:, 0] if one_column else predictions.argmax(axis=1)
     return {name: METRICS[name](predictions, labels) for name in names}

@@ -52,7 +52,9 @@ class PretrainingObjective:
         losses = {"mlm": loss}
         metrics = {"mlm_loss": (loss, weight["mlm"]), "mlm_accuracy": (correct, weight["mlm"])}
         if self.next_sentence:
-            logits_BP2 = encoder.nsp_logits(encoder.pooled(hidden_BTD, batch["pooled_positions"]))
+            logits_BP2 = encoder.logits(
+                "nsp", encoder.pooled(hidden_BTD, batch["pooled_positions"])
+            )
             loss, correct = weighted_cross_entropy(
                 logits_BP2, batch["next_sentence_labels"], batch["next_sentence_weights"]
             )

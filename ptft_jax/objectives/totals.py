@@ -6,7 +6,10 @@ import jax
 from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
-from ptft_jax.models.dropout import RowKeys
+from ptft_jax.models.dropout import RowKeys, fold_rows
+
+# Row keys are folded with this before the dropout of a head; the encoder folds 0 … L.
+_HEAD_SITE = 1 << 16
 
 
 class Totals(NamedTuple):
@@ -38,6 +41,19 @@ class Objective(Protocol):
     def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
         """Returns the sums over the batch's rows; `keys` None means evaluation (no dropout)."""
         ...
+
+
+class ScoringObjective(Objective, Protocol):
+    """An objective whose outputs are compared with labels on the host."""
+
+    def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
+        """Returns arrays [B, …] by name, without dropout."""
+        ...
+
+
+def head_keys(keys: RowKeys) -> RowKeys:
+    """Returns the row keys for the dropout of a head."""
+    return fold_rows(keys, _HEAD_SITE)
 
 
 def add(a: Any, b: Any) -> Any:

@@ -1,5 +1,7 @@
 """The keys of the configs and their default values; files in `configs/` start from these."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -89,8 +91,8 @@ def pretrain() -> Config:
     return config
 
 
-def finetune() -> Config:
-    """Returns the config of `ptft finetune`.
+def finetune(kind: str = "classification") -> Config:
+    """Returns the config of `ptft finetune` for a kind of task.
 
     `steps` 0 trains for `epochs`. `eval_batch_size` None takes a micro-batch of training,
     `batch_size` / `accumulate`: what fits in training fits there. `eval_every` and
@@ -107,14 +109,7 @@ def finetune() -> Config:
     config.checkpoint_every = placeholder(int)
     config.optimizer.learning_rate = 2e-5
     config.schedule.warmup_ratio = 0.1
-    config.table = ConfigDict(
-        {
-            "text_column": "text",
-            "text_pair_column": "",
-            "label_column": "label",
-            "regression": False,
-        }
-    )
+    config.update(KINDS[kind])
     config.model = ConfigDict(
         {
             "hidden_dropout_prob": placeholder(float),
@@ -130,5 +125,37 @@ def finetune() -> Config:
     return config
 
 
-# The commands that take a config, with the function that names its keys.
-BY_COMMAND = {"prepare": prepare, "pretrain": pretrain, "finetune": finetune}
+# What a kind of task has beside the keys of all.
+KINDS: dict[str, dict[str, Any]] = {
+    "classification": {
+        "table": {
+            "text_column": "text",
+            "text_pair_column": "",
+            "label_column": "label",
+            "regression": False,
+            "multi_label": False,
+        }
+    },
+}
+# The commands that take a config.
+WITH_CONFIG = ("prepare", "pretrain", "finetune")
+
+
+def expected(command: str, config: Config | None = None) -> Config:
+    """Returns the config of a command with the keys that `config` has to have.
+
+    They depend on the kind of its task; without a task they are those of a classification.
+
+    Raises:
+        ConfigError: the config names a task that there is not.
+    """
+    if command == "prepare":
+        return prepare()
+    if command == "pretrain":
+        return pretrain()
+    task = config.get("task") if config is not None else None
+    if not task:
+        return finetune()
+    from ptft_jax.data.tasks.catalogue import find_task
+
+    return finetune(find_task(task).kind)

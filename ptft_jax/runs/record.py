@@ -26,6 +26,7 @@ class RunRecord:
         best: the metric that decides which checkpoint is best, by split ("dev_loss"), and whether
             "min" or "max" is good; None for a run that is not evaluated.
         pairs: whether the texts of the task are pairs; None where that is not known.
+        problem_type: what a classification predicts (`objectives.classification`); None without.
         data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
         randomness: the version of dropout's masks (`ptft_jax.models.dropout`); None for an imported
             run, and for one that was made before there were versions.
@@ -38,6 +39,7 @@ class RunRecord:
     labels: tuple[str, ...] | None = None
     best: tuple[str, str] | None = None
     pairs: bool | None = None
+    problem_type: str | None = None
     data: dict[str, str] = dataclasses.field(default_factory=dict)
     randomness: str | None = None
 

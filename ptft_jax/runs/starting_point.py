@@ -46,13 +46,14 @@ class StartingPoint:
 
 def imported_record(hf_dir: str | Path, config: EncoderConfig, info: "HeadsInfo") -> RunRecord:
     """Returns the record of a Hugging Face folder that is taken for a run."""
-    has_names = "classification" in config.heads and config.num_labels > 1
+    has_names = {"classification", "tagging"} & set(config.heads) and config.num_labels > 1
     return RunRecord(
         command="import",
         config={"hf_dir": str(hf_dir)},
         model=dataclasses.asdict(config),
         init_from=str(hf_dir),
         labels=info.id2label if has_names else None,
+        problem_type=info.problem_type,
     )
 
 
@@ -68,9 +69,9 @@ def load_starting_point(
     Args:
         source: the folder.
         heads: the heads that the new model has.
-        labels: names of the new task's classes; a classification head of the source is kept only
-            if it has the same ones.
-        num_labels: width of a classification head; None if there is none.
+        labels: names of the new task's classes; a classification or tagging head of the source is
+            kept only if it has the same ones.
+        num_labels: width of such a head; None if there is none.
 
     Raises:
         ConfigError: the folder is neither a run nor a Hugging Face folder.
@@ -90,10 +91,8 @@ def load_starting_point(
         source_labels = info.id2label
         has = (*info.found, *info.dropped)
     kept = {head for head in has if head in heads}
-    if "classification" in kept and (
-        config.num_labels != num_labels or (labels or None) != (source_labels or None)
-    ):
-        kept.discard("classification")
+    if config.num_labels != num_labels or (labels or None) != (source_labels or None):
+        kept -= {"classification", "tagging"}
     params = {
         "encoder": {
             name: value

@@ -20,7 +20,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
-from ptft_jax.runs.defaults import BY_COMMAND
+from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_model, device_of
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
@@ -101,7 +101,7 @@ def finetune(
 
 
 def _alone(command: str, config: Config, run_dir: str, init_from: Any, say: Any) -> Results:
-    check_complete(config, BY_COMMAND[command](), "config")
+    check_complete(config, expected(command, config), "config")
     init_from = init_from and os.path.expanduser(init_from)
     watch = None if say is None else ProgressLines(say)
     with Job() as job:
@@ -190,6 +190,7 @@ def train(
         labels=kind.labels,
         best=kind.best,
         pairs=kind.pairs,
+        problem_type=kind.problem_type,
         data=dict(kind.fingerprints),
         randomness=RANDOMNESS,
     )

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from ptft_jax.models import partition
 from ptft_jax.models.attention import SHORT_ROW
 from ptft_jax.models.build import Model
-from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.mesh import AXES
@@ -176,9 +176,11 @@ def model_flops(config: EncoderConfig, *, tokens: int, predictions: int, pooled:
     width, total = config.hidden_size, 3 * _layer_flops(config, tokens)
     if "mlm" in config.heads:
         total += 6 * predictions * (width**2 + width * config.vocab_size)
-    for head, labels in (("nsp", 2), ("classification", config.num_labels)):
-        if head in config.heads:
-            total += 6 * pooled * (width**2 + width * labels)
+    for head, outputs in config.linear_heads.items():
+        if LINEAR_HEADS[head].pooled:
+            total += 6 * pooled * (width**2 + width * outputs)
+        else:
+            total += 6 * tokens * width * outputs
     return total
 
 
@@ -270,7 +272,7 @@ def exchanges(
 
 
 # Parameters that are used in float32 whatever the model's dtype is.
-_FLOAT32_PARTS = ("layer_norm", "embeddings", "'nsp'", "'classification'")
+_FLOAT32_PARTS = ("layer_norm", "embeddings", *(f"'{head}'" for head in LINEAR_HEADS))
 
 
 def ideal_seconds(

@@ -42,8 +42,9 @@ def evaluate_with_outputs(
 ) -> tuple[dict[str, float], Outputs]:
     """Return the means as `evaluate` does, and the per-row outputs of all batches in their order.
 
-    `eval_step` returns, beside the sums, arrays [B, ...] by name, for example 'logits' and
-    'labels', and 'weights' [B]: rows of weight 0 only fill a batch up and are left out.
+    `eval_step` returns, beside the sums, arrays [B, …] by name, and 'weights' [B] or [B, P]: rows
+    without any weight only fill a batch up and are left out. An array of two axes may be wider in
+    one batch than in another, as rows of tokens are: the others get zeros at their ends.
     """
     totals: Totals | None = None
     rows: list[Mapping[str, np.ndarray]] = []
@@ -57,8 +58,15 @@ def evaluate_with_outputs(
     if ahead is None:
         raise DataError("the split to evaluate gives no batch: it holds no examples")
     totals = _collect(totals, rows, ahead)
-    outputs = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+    outputs = {name: _stacked([part[name] for part in rows]) for name in rows[0]}
     return _means(totals), outputs
+
+
+def _stacked(parts: list[np.ndarray]) -> np.ndarray:
+    if parts[0].ndim == 2:
+        width = max(part.shape[1] for part in parts)
+        parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+    return np.concatenate(parts)
 
 
 def _collect(totals: Totals | None, rows: list[Mapping[str, np.ndarray]], running: Any) -> Totals:
@@ -66,7 +74,8 @@ def _collect(totals: Totals | None, rows: list[Mapping[str, np.ndarray]], runnin
     sums, outputs = jax.device_get(running)
     sums = jax.tree.map(np.float64, sums)
     if outputs:
-        real = outputs["weights"] > 0
+        weights = outputs["weights"]
+        real = weights.reshape(len(weights), -1).any(axis=1)
         rows.append({name: values[real] for name, values in outputs.items() if name != "weights"})
     else:
         rows.append({})

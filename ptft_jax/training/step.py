@@ -6,7 +6,7 @@ A state is a tree of arrays, so that all of it can be saved, split and donated.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,13 @@ from jax.sharding import PartitionSpec as P
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Model, Params
 from ptft_jax.models.dropout import row_keys
-from ptft_jax.objectives.totals import Objective, Totals, add, loss_of
+from ptft_jax.objectives.totals import Objective, ScoringObjective, Totals, add, loss_of
 from ptft_jax.training.mesh import (
     exchange_gradients,
     place_params,
     sum_gradients_locally,
     zero_gradients,
 )
-
-if TYPE_CHECKING:
-    from ptft_jax.objectives.classification import ClassificationObjective
 
 
 @jax.tree_util.register_dataclass
@@ -230,21 +227,17 @@ def _split(batch: Batch, parts: int) -> Batch:
 
 
 def make_scoring_step(
-    model: Model, objective: "ClassificationObjective"
+    model: Model, objective: ScoringObjective
 ) -> Callable[[Params, Batch], tuple[Totals, dict[str, jax.Array]]]:
     """Makes the jitted function from parameters and a batch to its sums and per-row outputs.
 
-    The outputs are `logits` [B, K], `labels` [B] and `weights` [B], whole on every device, so that
-    each process can read all of them.
+    The outputs are the objective's, and `weights`, whole on every device, so that each process can
+    read all of them.
     """
 
     def step(params: Params, batch: Batch) -> tuple[Totals, dict[str, jax.Array]]:
         encoder = model.bind(params)
-        outputs = {
-            "logits": objective.predict(encoder, batch),
-            "labels": batch["labels"],
-            "weights": batch["weights"],
-        }
+        outputs = {**objective.outputs(encoder, batch), "weights": batch["weights"]}
         if partition.has_mesh():
             outputs = {name: jax.reshard(rows, P()) for name, rows in outputs.items()}
         return objective(encoder, batch, keys=None), outputs

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hf_reference import SMALL, reference, tensors_of
 
-from ptft_jax.convert.bert import TIED, from_hf, to_hf
-from ptft_jax.convert.folder import ARCHITECTURES
+from ptft_jax.convert.bert import ARCHITECTURES, TIED, from_hf, to_hf
 from ptft_jax.errors import DataError
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig

@@ -12,8 +12,8 @@ import yaml
 from hf_reference import SMALL, our_side, reference, tensors_of
 from tokenizer_checks import wordpiece
 
-from ptft_jax.convert.bert import to_hf
-from ptft_jax.convert.folder import ARCHITECTURES, check_out_dir, read_hf_folder, write_hf_folder
+from ptft_jax.convert.bert import ARCHITECTURES, to_hf
+from ptft_jax.convert.folder import check_out_dir, read_hf_folder, write_hf_folder
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import verify_against_torch
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -132,11 +132,14 @@ def test_heads_of_other_classes(tmp_path, tokenizer):
     twin = transformers.BertForTokenClassification(transformers.BertConfig(**SMALL))
     twin.save_pretrained(tmp_path / "hf")
     tokenizer.save(tmp_path / "hf")
-    with pytest.raises(DataError, match=r"classifier\.bias, classifier\.weight belong to no known"):
-        read_hf_folder(tmp_path / "hf")
+    assert read_hf_folder(tmp_path / "hf")[3].found == ("tagging",)
     _, _, _, info = read_hf_folder(tmp_path / "hf", heads=CLASSIFIER)
     assert info.new == CLASSIFIER
-    assert info.dropped == ("classifier",)
+    assert info.dropped == ("tagging",)
+    change_config(tmp_path / "hf", architectures=["BertCrf"])
+    with pytest.raises(DataError, match=r"classifier\.bias, classifier\.weight belong to no known"):
+        read_hf_folder(tmp_path / "hf")
+    assert read_hf_folder(tmp_path / "hf", heads=CLASSIFIER)[3].dropped == ("classifier",)
 
 
 def test_shards_are_read(tmp_path, tokenizer):

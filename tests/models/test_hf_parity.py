@@ -21,8 +21,11 @@ from hf_reference import (
 
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.models.build import build_model
+from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.objectives.span import SpanObjective
+from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.objectives.totals import loss_of
 
 BOUND = 1e-4
@@ -72,7 +75,7 @@ def test_outputs_of_the_pretraining_model(pretraining):
         pooled = encoder.pooled(hidden[-1], batch["pooled_positions"])
         last = encoder.last_hidden_state(batch)
         mlm = encoder.mlm_logits(last, jnp.asarray(everywhere))
-        return hidden, last, pooled, mlm, encoder.nsp_logits(pooled)
+        return hidden, last, pooled, mlm, encoder.logits("nsp", pooled)
 
     hidden, last, pooled, mlm, nsp = run(params, batch)
     assert len(hidden) == len(outputs.hidden_states) == config.num_hidden_layers + 1
@@ -114,26 +117,121 @@ def test_activations_are_those_of_the_same_name(pretraining):
         assert relative(ours, theirs) < BOUND, name
 
 
-@pytest.mark.parametrize("num_labels", [3, 1], ids=["classification", "regression"])
-def test_sequence_classification(num_labels):
-    """Logits, loss and every gradient of the classifier agree, for labels and for a value."""
-    heads = ("pooler", "classification")
-    model, batch = reference(heads, num_labels=num_labels), random_batch()
-    rng = np.random.default_rng(1)
-    labels = rng.normal(size=5).astype(np.float32) if num_labels == 1 else rng.integers(0, 3, 5)
-    outputs = model(**torch_inputs(batch), labels=torch.tensor(labels))
-    outputs.loss.backward()
-    config, params = our_side(model, heads)
-    assert config.num_labels == num_labels
-    batch = {
-        "labels": labels if num_labels == 1 else labels.astype(np.int32),
-        "weights": np.ones(5, np.float32),
-        **batch,
+def with_choices(batch):
+    """Returns three choices a row, each in a row of its own, and the same packed into one row."""
+    length = batch["attention_mask"].sum(axis=1)
+    packed = {
+        name: np.zeros((2, 3 * batch["input_ids"].shape[1]), np.int32)
+        for name in ("input_ids", "token_type_ids", "segment_ids", "position_ids")
     }
-    objective = ClassificationObjective(regression=num_labels == 1)
-    logits = objective.predict(build_model(config).bind(params), on_device(batch))
-    assert relative(logits, outputs.logits.detach()) < BOUND
+    starts = np.zeros((2, 3), np.int32)
+    for row in range(6):
+        one, choice = divmod(row, 3)
+        start, end = starts[one, choice], starts[one, choice] + length[row]
+        for name in ("input_ids", "token_type_ids"):
+            packed[name][one, start:end] = batch[name][row, : length[row]]
+        packed["segment_ids"][one, start:end] = choice + 1
+        packed["position_ids"][one, start:end] = np.arange(length[row])
+        if choice < 2:
+            starts[one, choice + 1] = end
+    packed["attention_mask"] = (packed["segment_ids"] > 0).astype(np.int32)
+    return packed | {"pooled_positions": starts, "choice_mask": np.ones((2, 3), np.int32)}
+
+
+def classification(rng, batch):
+    labels = rng.integers(0, 3, 6)
+    ours = {"labels": labels.astype(np.int32)[:, None], "weights": np.ones((6, 1), np.float32)}
+    return ClassificationObjective(), batch | ours, {"labels": torch.tensor(labels)}
+
+
+def regression(rng, batch):
+    labels = rng.normal(size=6).astype(np.float32)
+    ours = {"labels": labels[:, None], "weights": np.ones((6, 1), np.float32)}
+    return ClassificationObjective("regression"), batch | ours, {"labels": torch.tensor(labels)}
+
+
+def multi_label(rng, batch):
+    labels = rng.integers(0, 2, (6, 3)).astype(np.float32)
+    ours = {"labels": labels[:, None], "weights": np.ones((6, 1), np.float32)}
+    objective = ClassificationObjective("multi_label_classification")
+    return objective, batch | ours, {"labels": torch.tensor(labels)}
+
+
+def tagging(rng, batch):
+    labels = rng.integers(0, 3, batch["input_ids"].shape).astype(np.int32)
+    weights = (rng.random(labels.shape) < 0.6) * batch["attention_mask"].astype(np.float32)
+    theirs = torch.tensor(np.where(weights > 0, labels, -100)).long()
+    ours = {"labels": labels, "label_weights": weights, "weights": np.ones(6, np.float32)}
+    return TaggingObjective(), batch | ours, {"labels": theirs}
+
+
+def span(rng, batch):
+    # Rows of full length: PyTorch's softmax goes over padding as well.
+    full = {"attention_mask": np.ones_like(batch["attention_mask"])}
+    batch = batch | full | {"input_ids": np.maximum(batch["input_ids"], 1)}
+    ends = np.sort(rng.integers(0, 23, (6, 2)), axis=1).astype(np.int32)
+    ours = {"start_positions": ends[:, 0], "end_positions": ends[:, 1]}
+    theirs = {name: torch.tensor(places).long() for name, places in ours.items()}
+    return SpanObjective(), batch | ours | {"weights": np.ones(6, np.float32)}, theirs
+
+
+def choice(rng, batch):
+    labels = rng.integers(0, 3, 2)
+    ours = {"labels": labels.astype(np.int32), "weights": np.ones(2, np.float32)}
+    return ChoiceObjective(), with_choices(batch) | ours, {"labels": torch.tensor(labels)}
+
+
+TASKS = {
+    classification: (("pooler", "classification"), {"num_labels": 3}),
+    regression: (("pooler", "classification"), {"num_labels": 1}),
+    multi_label: (
+        ("pooler", "classification"),
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
+    tagging: (("tagging",), {"num_labels": 3}),
+    span: (("span",), {}),
+    choice: (("pooler", "choice"), {"max_position_embeddings": 40}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
+def test_heads_of_fine_tuning(kind, dtype):
+    """Outputs, loss and every gradient of each kind of task are those of its PyTorch class.
+
+    In bfloat16 an error is measured against the whole gradient of its parameter (L2).
+    """
+    heads, changes = TASKS[kind]
+    model, padded = reference(heads, **changes), random_batch(rows=6)
+    objective, batch, labels = kind(np.random.default_rng(1), padded)
+    inputs = torch_inputs(padded if kind is choice else batch)
+    if kind is choice:
+        inputs = {name: rows.reshape(2, 3, -1) for name, rows in inputs.items()}
+    theirs = model(**inputs, **labels)
+    theirs.loss.backward()
+    config, params = our_side(model, heads, dtype=dtype)
+    assert config.num_labels == changes.get("num_labels", 2)
+    outputs = jax.jit(lambda p, b: objective.outputs(build_model(config).bind(p), b))(params, batch)
+    bound = BOUND if dtype == "float32" else 0.03
+    if kind is tagging:
+        scores, tags = torch.softmax(theirs.logits, dim=-1).max(dim=-1)
+        assert relative(outputs["scores"], scores.detach()) < bound
+        if dtype == "float32":
+            np.testing.assert_array_equal(outputs["tags"], tags)
+    elif kind is span:
+        assert relative(outputs["start"], theirs.start_logits.detach()) < bound
+        assert relative(outputs["end"], theirs.end_logits.detach()) < bound
+    else:
+        logits = np.asarray(outputs["logits"])
+        logits = logits if kind is choice else logits[:, 0]
+        assert relative(logits, theirs.logits.detach()) < bound
     loss, ours = loss_and_gradients(config, params, objective, batch)
-    assert loss == pytest.approx(outputs.loss.item(), rel=BOUND)
-    errors = relative_gradients(ours, gradients_of(model))
-    assert max(errors.values()) < BOUND, errors
+    assert loss == pytest.approx(theirs.loss.item(), rel=bound)
+    gradients = gradients_of(model)
+    if dtype == "float32":
+        errors = relative_gradients(ours, gradients)
+        assert max(errors.values()) < BOUND, errors
+    else:
+        whole = np.sqrt(sum(np.sum(np.square(one)) for one in gradients.values()))
+        off = np.sqrt(sum(np.sum(np.square(ours[n] - gradients[n])) for n in gradients))
+        assert off / whole < bound

@@ -24,8 +24,9 @@ from safetensors.numpy import load_file
 import ptft_jax
 from ptft_jax.convert.bert import BUFFERS, to_hf
 from ptft_jax.convert.folder import read_hf_folder, write_hf_folder
+from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.table import Split, load_task
+from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.metrics import METRICS

@@ -15,7 +15,7 @@ from ptft_jax import cli
 from ptft_jax.commands.parsing import parse
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import HOME, check_numbers, nearest
-from ptft_jax.runs.defaults import BY_COMMAND
+from ptft_jax.runs.defaults import WITH_CONFIG
 from ptft_jax.training.cluster.start import JobConfig
 
 # The commands that can run in several processes.
@@ -82,7 +82,8 @@ def checked_command(
             f"{', '.join(_COMMANDS)} (without the word ptft), like {example}."
         )
     name, rest = cli.command_of(words)
-    values, positional = parse(cli.module_of(name).define_flags, rest, BY_COMMAND.get(name))
+    takes = name if name in WITH_CONFIG else None
+    values, positional = parse(cli.module_of(name).define_flags, rest, takes)
     if positional:
         raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
     run_dir = required(values, "run_dir", "the folder of the run")
@@ -91,7 +92,7 @@ def checked_command(
             raise ConfigError(f"--{flag} is set by `ptft {launcher}`: leave it out.")
     job: dict[str, Any] = {name: values[name].value for name in _JOB_FLAGS}
     JobConfig(**job)  # checks them
-    if name in BY_COMMAND:
+    if takes:
         check_numbers(values.config)
     return words, run_dir
 

@@ -94,7 +94,8 @@ def predictions_table(predictions: list[dict[str, Any]]) -> Table:
     table = Table("text", "label", "scores", box=SIMPLE_HEAD)
     for prediction in predictions:
         shown = "  ".join(f"{name} {score:.3f}" for name, score in prediction["scores"].items())
-        table.add_row(_shown(prediction), prediction["label"], shown)
+        label = prediction["label"] if "label" in prediction else ", ".join(prediction["labels"])
+        table.add_row(_shown(prediction), label, shown)
     return table
 
 

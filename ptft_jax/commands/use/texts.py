@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.reading import SUFFIXES, read_table
-from ptft_jax.data.tasks.table import GLUE_TASKS
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.open import Run
@@ -83,9 +83,9 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
 
 def _columns_of(run: Run) -> tuple[str, ...]:
     """Returns the text columns of what a run was fine-tuned on, else the usual name."""
-    task = run.config.get("task")
-    if task in GLUE_TASKS:
-        return GLUE_TASKS[task].texts
+    texts = getattr(TASKS.get(run.config.get("task")), "texts", None)
+    if texts is not None:
+        return texts
     table = run.config.get("table") or {}
     pair = table.get("text_pair_column")
     return (table.get("text_column", "text"), *([pair] if pair else []))

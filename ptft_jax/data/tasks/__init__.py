@@ -1,1 +1,8 @@
-"""table (a task is a row of it), reading (tables of text), classification (rows → examples)."""
+"""From labelled files to examples; a kind of task is one module here and one in `runs/kinds`.
+
+catalogue        the one table of tasks
+reading          tables of text, as rows
+labels           classes and scores of rows
+table            labelled texts, or pairs → splits
+classification   splits → examples
+"""

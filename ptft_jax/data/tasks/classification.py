@@ -79,8 +79,8 @@ class ClassificationExamples:
         """The examples at global `indices` (int64 `[B]`), padded together.
 
         input_ids, attention_mask and token_type_ids are int32 `[B, T]`, pooled_positions int32
-        `[B, 1]` (zeros: the place of [CLS]), weights float32 `[B]` (ones), labels int32 or float32
-        `[B]`; a split without labels has no labels here.
+        `[B, 1]` (zeros: the place of [CLS]), weights float32 `[B, 1]` (ones), labels int32 or
+        float32 `[B, 1]` (multi-label `[B, 1, K]`); a split without labels has no labels here.
         """
         epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
         if self._shuffle:
@@ -96,10 +96,10 @@ class ClassificationExamples:
             "attention_mask": is_real.astype(np.int32),
             "token_type_ids": is_second.astype(np.int32),
             "pooled_positions": np.zeros((len(rows), 1), np.int32),
-            "weights": np.ones(len(rows), np.float32),
+            "weights": np.ones((len(rows), 1), np.float32),
         }
         if self._labels is not None:
-            batch["labels"] = self._labels[rows]
+            batch["labels"] = self._labels[rows][:, None]
         return batch
 
 

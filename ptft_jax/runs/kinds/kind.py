@@ -30,6 +30,8 @@ class Kind(ABC):
         config: the config.
         labels: names of the classes in the order of their ids; None without classes.
         pairs: whether the texts are pairs.
+        problem_type: what a classification predicts, as in `objectives.classification`; None for
+            other kinds.
         best: the metric that decides which checkpoint is best ("dev_loss"), and "min" or "max".
         fingerprints: SHA-256 of what is trained and scored on, by name.
         phases: the stretches of the run in which all batches are made alike, in order.
@@ -39,6 +41,7 @@ class Kind(ABC):
     config: Config
     labels: tuple[str, ...] | None
     pairs: bool
+    problem_type: str | None = None
     best: tuple[str, str]
     fingerprints: Mapping[str, str]
     phases: list[PhaseConfig]
@@ -111,9 +114,14 @@ def kind_of(command: str, config: Config) -> Kind:
 
         return Pretraining(config)
     if command == "finetune":
-        from ptft_jax.runs.kinds.classification import Classification
+        from ptft_jax.data.tasks.catalogue import find_task
 
-        return Classification(config)
+        kind = find_task(config.task).kind
+        if kind == "classification":
+            from ptft_jax.runs.kinds.classification import Classification
+
+            return Classification(config)
+        raise NotImplementedError(kind)
     raise ConfigError(
         "an imported model has no task of its own: fine-tune it with `ptft finetune --init_from`, "
         "or pretrain on from it."

@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ptft_jax.convert.folder import ARCHITECTURES, architecture, check_out_dir, write_hf_folder
+from ptft_jax.convert.bert import ARCHITECTURES
+from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus.store import MANIFEST, Manifest
-from ptft_jax.data.tasks.table import GLUE_TASKS
+from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
@@ -72,8 +73,11 @@ def export(opened: TrainedRun, out_dir: str | Path, wanted: str | None = None) -
         # Its name alone: the path would tell strangers about this machine.
         base_model=Path(source).resolve().name if source else None,
     )
-    labels = opened.record.labels if "classification" in config.heads else None
-    write_hf_folder(out_dir, params, config, opened.tokenizer, text, labels)
+    has_labels = {"classification", "tagging"} & set(config.heads)
+    labels = opened.record.labels if has_labels else None
+    write_hf_folder(
+        out_dir, params, config, opened.tokenizer, text, labels, opened.record.problem_type
+    )
     verification = verify_against_torch(out_dir, params, config, opened.tokenizer)
     return Exported(architecture(config), opened.step, verification)
 
@@ -139,7 +143,8 @@ def _data(opened: TrainedRun) -> dict[str, Any] | None:
     config = opened.record.config
     if opened.record.command == "finetune":
         task = config["task"]
-        return {"task": task} | ({"language": "en"} if task in GLUE_TASKS else {})
+        language = getattr(TASKS[task], "language", None) if task in TASKS else None
+        return {"task": task} | ({"language": language} if language else {})
     data_dir = Path(config.get("data_dir") or "")
     if opened.record.command != "pretrain" or not (data_dir / MANIFEST).is_file():
         return None

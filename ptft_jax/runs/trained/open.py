@@ -114,8 +114,9 @@ class Run:
         Returns:
             A dict per text: `text`, and with a masked LM `filled` (the text with its best words)
             and `masks`, for each [MASK] a list of {`token`, `score`} (tokens of BPE and Unigram
-            have a space before them where they begin a word); with a classifier `label` and
-            `scores`, a dict from labels to probabilities; with a regression `score`.
+            have a space before them where they begin a word); with a classifier `label` (where a
+            text has several, `labels`, those of at least one half) and `scores`, a dict from labels
+            to probabilities; with a regression `score`.
             The best candidates come first.
 
         Raises:

@@ -61,23 +61,28 @@ def predict(
 def _classify(
     run: TrainedRun, texts: list[Text], top: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    regression = run.record.labels is None and run.model_config.num_labels == 1
+    problem_type = run.record.problem_type or "single_label_classification"
     names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
-    step = _classification_step(run.model_config, regression)
+    step = _classification_step(run.model_config)
     results = []
     examples = _examples(run, _parts(run, texts))
     warn_of_cut(examples)
     for numbers, batch in filled_batches(examples, _BATCH):
-        logits = np.asarray(step(run.params, batch))[: len(numbers)]
+        logits = np.asarray(step(run.params, batch)["logits"])[: len(numbers), 0]
         check_outputs(logits)
         for number, row in zip(numbers, logits, strict=True):
-            if regression:
+            if problem_type == "regression":
                 results.append({"text": texts[number], "score": float(row[0])})
                 continue
-            probabilities = _softmax(row)
+            several = problem_type == "multi_label_classification"
+            probabilities = 1 / (1 + np.exp(-row)) if several else _softmax(row)
             order = np.argsort(-probabilities)[:top]
             scores = {names[i]: float(probabilities[i]) for i in order}
-            results.append({"text": texts[number], "label": names[order[0]], "scores": scores})
+            if several:
+                found = [name for name, logit in zip(names, row, strict=True) if logit > 0]
+                results.append({"text": texts[number], "labels": found, "scores": scores})
+            else:
+                results.append({"text": texts[number], "label": names[order[0]], "scores": scores})
         progress(len(results), len(texts))
     return results
 
@@ -179,9 +184,9 @@ def _examples(run: TrainedRun, parts: list[list[str]]) -> ClassificationExamples
 
 # Kept between calls and between runs of one shape: who asks again need not wait for a compilation.
 @lru_cache(maxsize=8)
-def _classification_step(config: EncoderConfig, regression: bool) -> Callable[..., jax.Array]:
-    model, objective = build_model(config), ClassificationObjective(regression=regression)
-    return jax.jit(lambda params, batch: objective.predict(model.bind(params), batch))
+def _classification_step(config: EncoderConfig) -> Callable[..., dict[str, jax.Array]]:
+    model, objective = build_model(config), ClassificationObjective()
+    return jax.jit(lambda params, batch: objective.outputs(model.bind(params), batch))
 
 
 @lru_cache(maxsize=8)

@@ -6,8 +6,9 @@ from tokenizer_checks import wordpiece
 from transformers import BertTokenizerFast
 
 from ptft_jax.data.batches import Batches
+from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.table import Split, load_task
+from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 
@@ -90,13 +91,13 @@ def numbered(count, **settings):
 def test_every_epoch_is_a_permutation_of_its_own():
     """Order depends on (seed, epoch) only: every example once per epoch, other epochs otherwise."""
     examples = numbered(50, seed=3, shuffle=True)
-    epochs = [examples.batch(np.arange(50) + 50 * e)["labels"].tolist() for e in range(3)]
+    epochs = [examples.batch(np.arange(50) + 50 * e)["labels"][:, 0].tolist() for e in range(3)]
     for order in epochs:
         assert sorted(order) == list(range(50))
     assert len({tuple(order) for order in epochs}) == 3
-    again = numbered(50, seed=3, shuffle=True).batch(np.arange(45, 55))["labels"].tolist()
+    again = numbered(50, seed=3, shuffle=True).batch(np.arange(45, 55))["labels"][:, 0].tolist()
     assert again == epochs[0][45:] + epochs[1][:5]
-    other_seed = numbered(50, seed=4, shuffle=True).batch(np.arange(50))["labels"].tolist()
+    other_seed = numbered(50, seed=4, shuffle=True).batch(np.arange(50))["labels"][:, 0].tolist()
     assert other_seed != epochs[0]
 
 

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from ptft_jax.data.tasks.table import GLUE_TASKS, TableSettings, load_task
+from ptft_jax.data.tasks.catalogue import load_task, tasks_of
+from ptft_jax.data.tasks.table import TableSettings
 from ptft_jax.errors import ConfigError, DataError
 
 # Official numbers of rows in train, dev and test (https://gluebenchmark.com, TFDS `glue`).
@@ -34,7 +35,7 @@ FIRST_DEV = {
 }
 
 
-@pytest.mark.parametrize("name", GLUE_TASKS)
+@pytest.mark.parametrize("name", tasks_of("glue"))
 def test_real_glue_files(name, shared_data):
     """All nine tasks are read from the standard layout, with the official number of examples."""
     data = load_task(name, shared_data / "glue")
@@ -65,7 +66,7 @@ def test_label_order_is_that_of_tfds():
     """Label i means the same in TFDS, Hugging Face and here; the builders know it offline."""
     from tensorflow_datasets.text.glue import Glue
 
-    for name, task in GLUE_TASKS.items():
+    for name, task in tasks_of("glue").items():
         theirs = vars(Glue.builder_configs[name])["label_classes"]
         assert task.label_names == tuple(theirs or ())
 

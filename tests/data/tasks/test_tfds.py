@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.data import tfds
-from ptft_jax.data.tasks import table as tasks
+from ptft_jax.data.tasks import catalogue as tasks
 from ptft_jax.errors import ConfigError
 
 RTE = {
@@ -78,7 +78,7 @@ def test_reading_imports_no_tensorflow_and_no_jax(prepared):
     """TensorFlow is no run-time dependency, and data processes must not start a JAX backend."""
     code = (
         "import sys\n"
-        "from ptft_jax.data.tasks.table import load_task\n"
+        "from ptft_jax.data.tasks.catalogue import load_task\n"
         "print(len(load_task('rte').splits['train']), {'tensorflow', 'jax'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -1,0 +1,51 @@
+"""A label for each word, read at its tokens (Devlin et al. 2019, section 5.3).
+
+Shape suffixes: B batch, T tokens, D hidden, K labels.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ptft_jax.models.build import Batch, Encoder
+from ptft_jax.models.dropout import RowKeys
+from ptft_jax.objectives.pretraining import weighted_cross_entropy
+from ptft_jax.objectives.totals import Totals, head_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggingObjective:
+    """The mean cross-entropy over labelled tokens (HF `BertForTokenClassification`)."""
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """Returns the number of labelled tokens."""
+        return {"tagging": jnp.sum(batch["label_weights"])}
+
+    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B T K"]:
+        """Returns the logits of each token."""
+        hidden_BTD = encoder.last_hidden_state(batch, keys)
+        return encoder.logits("tagging", hidden_BTD, head_keys(keys))
+
+    def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
+        """Returns `tags` int32 [B, T], the most probable labels, and `scores` float32 [B, T],
+        their probabilities; NaN where logits are not finite.
+        """
+        logits_BTK = self.logits(encoder, batch)
+        scores_BT = jnp.max(jax.nn.softmax(logits_BTK, axis=-1), axis=-1)
+        return {"tags": jnp.argmax(logits_BTK, axis=-1).astype(jnp.int32), "scores": scores_BT}
+
+    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
+        """Returns the sums over a batch.
+
+        Args:
+            encoder: encoder with the `tagging` head.
+            batch: `input_ids`, `attention_mask`, `token_type_ids` [B, T]; `labels` int32 [B, T];
+                `label_weights` float32 [B, T], 0 where a token has no label.
+            keys: one PRNG key per row; None means evaluation.
+        """
+        weight = self.weights(batch)
+        logits_BTK = self.logits(encoder, batch, keys)
+        loss, correct = weighted_cross_entropy(logits_BTK, batch["labels"], batch["label_weights"])
+        return Totals({"tagging": loss}, weight, {"accuracy": (correct, weight["tagging"])})
