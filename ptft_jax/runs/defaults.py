@@ -136,6 +136,15 @@ KINDS: dict[str, dict[str, Any]] = {
             "multi_label": False,
         }
     },
+    "span": {
+        "version": "",
+        "doc_stride": 128,
+        "max_query_length": 64,
+        "max_answer_length": 30,
+        "n_best": 20,
+        "null_score_threshold": placeholder(float),
+        "misplaced_answers_allowed": 0.05,
+    },
 }
 # The commands that take a config.
 WITH_CONFIG = ("prepare", "pretrain", "finetune")

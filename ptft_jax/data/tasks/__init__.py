@@ -5,4 +5,5 @@ reading          tables of text, as rows
 labels           classes and scores of rows
 table            labelled texts, or pairs → splits
 classification   splits → examples
+span             questions about contexts → splits;  span_examples  splits → windows → answers
 """

@@ -1,6 +1,7 @@
 """The one table of tasks: a task is a row, and the row's type says which kind it is.
 
-Columns, label order and metrics are those of the benchmarks (Wang et al. 2019, "GLUE", table 1).
+Columns, label order and metrics are those of the benchmarks (Wang et al. 2019, "GLUE", table 1;
+Rajpurkar et al. 2016 and 2018, "SQuAD"; Cui et al. 2019, "CMRC 2018").
 """
 
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ptft_jax.data.tasks.reading import nearest
+from ptft_jax.data.tasks.span import SpanTask
 from ptft_jax.data.tasks.table import ClassificationTask, TableTask
 from ptft_jax.errors import ConfigError
 
@@ -116,7 +118,16 @@ _GLUE = {
     ),
 }
 
-TASKS: dict[str, Task] = {**_GLUE, "text": TableTask()}
+_SQUAD = ("{split}.json", "{split}-v{version}.json")
+_SPANS = {
+    "squad": SpanTask("squad", _SQUAD),
+    "squad_v2": SpanTask("squad", _SQUAD, version="2.0"),
+    "cmrc2018": SpanTask(
+        "cmrc", ("{split}.json", "cmrc2018_{split}.json"), by_character=True, language="zh"
+    ),
+}
+
+TASKS: dict[str, Task] = {**_GLUE, **_SPANS, "text": TableTask()}
 """Name → row."""
 
 

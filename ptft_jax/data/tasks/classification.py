@@ -46,7 +46,7 @@ class ClassificationExamples:
         it every epoch has the order of the file. length_buckets: None means the multiples of 32;
         () pads everything to max_seq_length. Raises ConfigError for lengths that cannot be.
         """
-        self.buckets = _buckets(max_seq_length, length_buckets)
+        self.buckets = buckets_of(max_seq_length, length_buckets)
         self._pad_token_id = tokenizer.pad_token_id
         self._labels = split.labels
         self._seed = seed
@@ -103,7 +103,8 @@ class ClassificationExamples:
         return batch
 
 
-def _buckets(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple[int, ...]:
+def buckets_of(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple[int, ...]:
+    """The lengths that batches are padded to, of which the last is `max_seq_length`."""
     if max_seq_length < 5:  # [CLS], two times [SEP], and a token of each text
         raise ConfigError(f"max_seq_length={max_seq_length}: expected at least 5")
     if length_buckets is None:

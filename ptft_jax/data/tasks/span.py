@@ -12,7 +12,7 @@ but it is still an answer to score against, as for the official scripts, which r
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,6 +21,7 @@ from ptft_jax.errors import ConfigError, DataError
 
 # The share of misplaced answers up to which a file is used: CMRC 2018 dev has 2.1 %.
 MISPLACED_ALLOWED = 0.05
+VERSIONS = ("1.1", "2.0")
 _SHOWN = 3
 _MEND = "expected a file in the format of SQuAD"
 
@@ -109,76 +110,104 @@ class SpanSplit:
 
 
 @dataclass(frozen=True)
+class SpanSettings:
+    """How a file is read.
+
+    version: "1.1", in which every question has an answer, "2.0", in which it may have none, or ""
+    for the task's own. misplaced_answers_allowed: the share of misplaced answers up to which a file
+    is used.
+    """
+
+    version: str = ""
+    misplaced_answers_allowed: float = MISPLACED_ALLOWED
+
+    def __post_init__(self):
+        if self.version not in ("", *VERSIONS):
+            raise ConfigError(f"version={self.version!r}: expected {' or '.join(VERSIONS)}")
+        if not 0 <= self.misplaced_answers_allowed <= 1:
+            raise ConfigError(
+                f"misplaced_answers_allowed={self.misplaced_answers_allowed}: expected a share "
+                "from 0 to 1"
+            )
+
+
+@dataclass(frozen=True)
 class SpanData:
     """A task with its questions; see `SpanTask`."""
 
     name: str
     splits: dict[str, SpanSplit]
     metrics: tuple[str, ...]
-    eval_splits: tuple[str, ...]
-    unanswerable: bool
+    version: str
     by_character: bool
-    kind: str = "span"
+    eval_splits: tuple[str, ...] = ("dev",)
     label_names: None = None
+
+    @property
+    def unanswerable(self) -> bool:
+        """Whether a question may have no answer."""
+        return self.version == "2.0"
 
 
 @dataclass(frozen=True)
 class SpanTask:
-    """One task of questions and answers.
+    """A task of questions and answers: a row of the table of tasks.
 
-    files: our split → the names that its file may have. unanswerable: whether a question may have
-    no answer. by_character: scored as CMRC 2018 is, by characters, and not by words.
+    files: names that a file may have, with {split} and {version} to fill in. version: see
+    `SpanSettings`. by_character: scored as CMRC 2018 is, by characters, and not by words.
     """
 
-    name: str
-    files: Mapping[str, tuple[str, ...]]
-    unanswerable: bool = False
+    kind: ClassVar[str] = "span"
+    texts: ClassVar[tuple[str, str]] = ("question", "context")
+
+    suite: str
+    files: tuple[str, ...]
+    version: str = "1.1"
     by_character: bool = False
     metrics: tuple[str, ...] = ("f1", "exact_match")
-    kind: ClassVar[str] = "span"
-    optional: tuple[str, ...] = field(default=("test",))
+    language: str = "en"
 
     def load(
-        self, data_dir: str | Path | None, misplaced_allowed: float = MISPLACED_ALLOWED
+        self, name: str, data_dir: str | Path | None, settings: SpanSettings | None = None
     ) -> SpanData:
-        """Reads the splits of a folder; train and dev must be there.
+        """Returns the task's questions: train and dev, and test where there is one.
 
-        Raises ConfigError for a missing file, DataError for its content and where more than
-        `misplaced_allowed` of its answers (a share) do not stand where it says.
+        Raises ConfigError for a missing file, DataError for the content of one.
         """
+        settings = settings or SpanSettings()
+        version = settings.version or self.version
+        names = {
+            split: [name.format(split=split, version=version) for name in self.files]
+            for split in ("train", "dev", "test")
+        }
         if not data_dir or not Path(data_dir).is_dir():
             raise ConfigError(
-                f"data_dir={data_dir}: expected a folder with "
-                f"{' and '.join(self.files[split][0] for split in ('train', 'dev'))}"
+                f"data_dir={data_dir}: expected a folder with {names['train'][0]} and "
+                f"{names['dev'][0]}, in the format of SQuAD"
             )
         splits = {}
-        for split, names in self.files.items():
-            found = [path for name in names if (path := Path(data_dir, name)).is_file()]
-            if len(found) > 1:
-                held = " and ".join(path.name for path in found)
-                raise ConfigError(f"{data_dir} holds {held}: keep one file for the split '{split}'")
-            if found:
-                splits[split] = read_squad(found[0], self.unanswerable, misplaced_allowed)
-            elif split not in self.optional:
-                there = sorted(path.name for path in Path(data_dir).iterdir())[:20]
-                raise ConfigError(
-                    f"data_dir={data_dir} has no {' or '.join(names)}; there are: "
-                    f"{', '.join(there) or 'no files'}"
-                )
-        for split in ("train", "dev"):
-            if not splits[split].labelled:
-                raise DataError(f"{splits[split].source} has no answers: expected some to learn")
+        for split in names:
+            path = _find(Path(data_dir), names[split], split)
+            if path is None:
+                continue
+            splits[split] = read_squad(path, version == "2.0", settings.misplaced_answers_allowed)
+            if split != "test" and not splits[split].labelled:
+                raise DataError(f"{path} has no answers; expected some to learn from")
         splits["train"] = splits["train"].with_places()
-        return SpanData(
-            self.name, splits, self.metrics, ("dev",), self.unanswerable, self.by_character
+        return SpanData(name, splits, self.metrics, version, self.by_character)
+
+
+def _find(folder: Path, names: Sequence[str], split: str) -> Path | None:
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        held = " and ".join(path.name for path in found)
+        raise ConfigError(f"{folder} holds {held}: keep one file for the split '{split}'")
+    if not found and split != "test":
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:20])
+        raise ConfigError(
+            f"data_dir={folder} has no {' or '.join(names)}; there are: {there or 'no files'}"
         )
-
-
-def squad_files(version: str) -> dict[str, tuple[str, ...]]:
-    """The names that files of SQuAD have, by split."""
-    return {
-        split: (f"{split}.json", f"{split}-v{version}.json") for split in ("train", "dev", "test")
-    }
+    return found[0] if found else None
 
 
 def read_squad(

@@ -14,11 +14,11 @@ import numpy as np
 
 from ptft_jax.data.batches import Batch
 from ptft_jax.data.randomness import shuffled_index
+from ptft_jax.data.tasks.classification import buckets_of
 from ptft_jax.data.tasks.span import SpanSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 
-BUCKET_STEP = 32
 _BLOCK = 1024
 _SPECIAL = 3  # [CLS] and two times [SEP]
 
@@ -82,7 +82,7 @@ class SpanExamples:
         self._seed = seed
         self._shuffle = shuffle
         self._special_ids = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-        self.buckets = _buckets(max_seq_length, length_buckets)
+        self.buckets = buckets_of(max_seq_length, length_buckets)
 
         self._questions, _, lengths = _encode(split.questions, tokenizer)
         self._question_starts = _first(lengths)
@@ -274,11 +274,3 @@ def _encode(
 def _first(lengths: np.ndarray) -> np.ndarray:
     """Where each of several sequences begins when they lie one behind the other."""
     return np.cumsum(lengths) - lengths
-
-
-def _buckets(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple[int, ...]:
-    if length_buckets is None:
-        length_buckets = range(BUCKET_STEP, max_seq_length, BUCKET_STEP)
-    if any(bucket < 1 for bucket in length_buckets):
-        raise ConfigError(f"length_buckets={tuple(length_buckets)}: expected positive lengths")
-    return (*sorted({b for b in length_buckets if b < max_seq_length}), max_seq_length)

@@ -4,4 +4,5 @@ kind             what the page of a run (`runs/train.py`) asks of each
 pretraining      masked tokens and next sentences, on a corpus
 finetuning       what all kinds of labelled tasks share
 classification   labelled texts, or pairs, with classes or scores
+span             questions about contexts
 """

@@ -121,6 +121,10 @@ def kind_of(command: str, config: Config) -> Kind:
             from ptft_jax.runs.kinds.classification import Classification
 
             return Classification(config)
+        if kind == "span":
+            from ptft_jax.runs.kinds.span import Span
+
+            return Span(config)
         raise NotImplementedError(kind)
     raise ConfigError(
         "an imported model has no task of its own: fine-tune it with `ptft finetune --init_from`, "

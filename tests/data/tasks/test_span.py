@@ -12,13 +12,13 @@ import pytest
 from tokenizer_checks import wordpiece
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from ptft_jax.data.tasks.span import Answer, SpanSplit, SpanTask, read_squad, squad_files
+from ptft_jax.data.tasks.catalogue import load_task
+from ptft_jax.data.tasks.span import Answer, SpanSettings, SpanSplit, read_squad
 from ptft_jax.data.tasks.span_examples import SpanExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"])
-SQUAD = SpanTask("squad", squad_files("1.1"))
 CONTEXT = "The cat sat on the mat. It was fat."
 
 
@@ -74,7 +74,7 @@ def test_misplaced_answers(tmp_path):
         "twice: 'at' is said to be at 7, where ' s' stands; it was found in no one place"
     )
     (tmp_path / "dev.json").write_text((tmp_path / "train.json").read_text())
-    data = SQUAD.load(tmp_path, misplaced_allowed=0.25)
+    data = load_task("squad", tmp_path, SpanSettings(misplaced_answers_allowed=0.25))
     assert (len(data.splits["train"]), data.splits["train"].unplaced) == (8, 1)
     assert len(data.splits["dev"]) == 9
     assert data.splits["dev"].fingerprint() != data.splits["train"].fingerprint()
@@ -123,25 +123,38 @@ def test_bad_places(tmp_path):
 def test_a_folder(tmp_path):
     """Official names serve as well as short ones; a test file may have no answers."""
     with pytest.raises(ConfigError, match=r"expected a folder with train\.json and dev\.json"):
-        SQUAD.load(tmp_path / "nowhere")
+        load_task("squad", tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"version='3': expected 1\.1 or 2\.0"):
+        SpanSettings("3")
+    with pytest.raises(ConfigError, match="misplaced_answers_allowed=2: expected a share"):
+        SpanSettings(misplaced_answers_allowed=2)
     write(tmp_path / "train-v1.1.json", question())
     with pytest.raises(ConfigError, match=r"no dev\.json or dev-v1\.1\.json; there are: train-v1"):
-        SQUAD.load(tmp_path)
+        load_task("squad", tmp_path)
     write(tmp_path / "dev.json", question())
     write(tmp_path / "test.json", {"id": "q1", "question": "What?"})
-    data = SQUAD.load(tmp_path)
+    data = load_task("squad", tmp_path)
     assert {name: split.labelled for name, split in data.splits.items()} == {
         "train": True,
         "dev": True,
         "test": False,
     }
-    write(tmp_path / "dev-v1.1.json", question())
+    write(tmp_path / "train-v2.0.json", question(answers=[]))
+    write(tmp_path / "dev-v2.0.json", question())
+    (tmp_path / "dev.json").rename(tmp_path / "dev-v1.1.json")
+    for data in (
+        load_task("squad_v2", tmp_path),
+        load_task("squad", tmp_path, SpanSettings("2.0")),
+    ):
+        assert data.unanswerable
+        assert data.splits["train"].answers == [()]
+    write(tmp_path / "dev.json", question())
     with pytest.raises(ConfigError, match=r"holds dev\.json and dev-v1\.1\.json: keep one file"):
-        SQUAD.load(tmp_path)
+        load_task("squad", tmp_path)
     (tmp_path / "dev-v1.1.json").unlink()
     write(tmp_path / "dev.json", {"id": "q1", "question": "What?"})
     with pytest.raises(DataError, match=r"dev\.json has no answers"):
-        SQUAD.load(tmp_path)
+        load_task("squad", tmp_path)
 
 
 def tokenizers(shared_data, name):
