@@ -73,9 +73,9 @@ def best_threshold(
     """Where to predict no answer, so that the mean score is highest (`find_best_thresh`).
 
     A question whose null_score_diff is more than the threshold is given no answer. `scores` [N]
-    are those of the answers that are not empty. When it is best to answer nothing, the threshold
-    lies 1 below the smallest difference, and not at the official 0, which is meant for
-    probabilities.
+    are those of the answers that are not empty. The score is the official one; the threshold lies
+    halfway between the last difference below it and the next (beyond the ends: 1 away), where the
+    script takes the former, which a rounding error puts on the other side.
     """
     order = np.argsort(null_score_diffs, kind="stable")
     diffs = null_score_diffs[order]
@@ -83,11 +83,11 @@ def best_threshold(
     gains = np.cumsum(np.where(has_answer, scores, -1.0)[order])
     # Questions of one difference are answered together.
     gains[:-1][diffs[:-1] == diffs[1:]] = -np.inf
-    best = int(np.argmax(gains))
-    nothing = float(np.sum(~has_answer))
-    if gains[best] <= 0:
-        return Threshold(nothing / len(scores), float(diffs[0]) - 1.0)
-    return Threshold((nothing + float(gains[best])) / len(scores), float(diffs[best]))
+    gains = np.concatenate([[0.0], gains])
+    best = int(np.argmax(gains))  # so many questions are answered
+    edges = np.concatenate([[diffs[0] - 2.0], diffs, [diffs[-1] + 2.0]])
+    score = (np.sum(~has_answer) + gains[best]) / len(scores)
+    return Threshold(float(score), float(edges[best] + edges[best + 1]) / 2)
 
 
 def with_threshold(scores: Scores, null_score_diffs: np.ndarray, threshold: float) -> Scores:

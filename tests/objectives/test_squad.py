@@ -81,7 +81,7 @@ def test_threshold_by_hand():
     scores = score_answers(["a1", "no", "x", "d1"], [["a1"], ["b1"], [], ["d1"]], unanswerable=True)
     diffs = np.array([-2.0, -1.0, 0.5, 3.0])
     found = best_threshold(scores.f1, scores.has_answer, diffs)
-    assert found == (0.5, -2.0)
+    assert found == (0.5, -1.5)
     applied = with_threshold(scores, diffs, found.threshold)
     assert applied.f1.tolist() == [1, 0, 1, 0]
     assert applied.exact_match.tolist() == [1, 0, 1, 0]

@@ -1,7 +1,9 @@
 r"""ptft predict --run_dir=RUN_OR_HF_DIR "text" … | --input=FILE [--output=FILE] [--json] [--top=5]
 
-Fills in [MASK]s with a pretraining run, gives labels with scores with a fine-tuned one. [MASK] is
-the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
+Fills in [MASK]s with a pretraining run, gives labels with scores with a fine-tuned one, or answers
+questions. [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise
+(<mask>). A question stands before its context, as the first text of a pair; FILE may then be .json
+in the format of SQuAD, and --output=FILE.json gets the answers by their ids, {id: text}.
 
 FILE is a table (.csv, .tsv, .jsonl, .parquet), whose text columns are those of the run's training
 unless --text_column and --text_pair_column name others, or has one text per line; `-` reads
@@ -85,6 +87,12 @@ def predictions_table(predictions: list[dict[str, Any]]) -> Table:
             for place, candidates in enumerate(prediction["masks"], 1):
                 shown = "  ".join(f"{c['token'].strip()} {c['score']:.3f}" for c in candidates)
                 table.add_row(_shown(prediction), str(place), shown)
+        return table
+    if "answer" in predictions[0]:
+        table = Table("question", "answer", "score", "characters", box=SIMPLE_HEAD)
+        for found in predictions:
+            place = f"{found['start']}:{found['end']}"
+            table.add_row(found["text"][0], found["answer"], f"{found['score']:.3f}", place)
         return table
     if "score" in predictions[0]:
         table = Table("text", "score", box=SIMPLE_HEAD)

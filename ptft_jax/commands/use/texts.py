@@ -12,13 +12,14 @@ from absl import flags
 
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.reading import SUFFIXES, read_table
+from ptft_jax.data.tasks.span import SpanTask, read_squad
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.open import Run
 from ptft_jax.runs.trained.texts import Text
 from ptft_jax.training.metric_sinks import write_atomically
 
-OUTPUTS = (".csv", ".tsv", ".jsonl")
+OUTPUTS = (".csv", ".tsv", ".jsonl", ".json")
 
 
 class Asked(NamedTuple):
@@ -49,6 +50,8 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
     source = values.input
     if source != "-" and not Path(source).is_file():
         raise ConfigError(f"--input={source}: there is no such file.")
+    if Path(source).suffix == ".json" and "span" in run.model_config.heads:
+        return _read_questions(source)
     if Path(source).suffix not in SUFFIXES:
         for name in ("text_column", "text_pair_column"):
             if values[name].value is not None:
@@ -81,8 +84,18 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
     return Asked(list(zip(*parts, strict=True)), table.columns)
 
 
+def _read_questions(source: str) -> Asked:
+    """Reads a file in the format of SQuAD; where its answers stand does not matter."""
+    split = read_squad(source, unanswerable=True, misplaced_allowed=1.0)
+    contexts = [split.contexts[number] for number in split.context_of]
+    texts = list(zip(split.questions, contexts, strict=True))
+    return Asked(texts, {"id": split.ids, "question": split.questions})
+
+
 def _columns_of(run: Run) -> tuple[str, ...]:
     """Returns the text columns of what a run was fine-tuned on, else the usual name."""
+    if "span" in run.model_config.heads:
+        return SpanTask.texts
     texts = getattr(TASKS.get(run.config.get("task")), "texts", None)
     if texts is not None:
         return texts
@@ -127,6 +140,9 @@ def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict
         row = {name: values[number] for name, values in asked.columns.items()}
         if "masks" in found:
             new: dict[str, Any] = {"prediction": found["filled"], "masks": found["masks"]}
+        elif "answer" in found:
+            new = {"prediction": found["answer"], "probability": found["score"]}
+            new |= {key: found[key] for key in ("start", "end", "nbest")}
         elif "label" in found:
             best = found["scores"][found["label"]]
             new = {"prediction": found["label"], "probability": best, "scores": found["scores"]}
@@ -143,7 +159,15 @@ def _free(name: str, taken: Any) -> str:
 
 
 def check_fits(path: Path, asked: Asked) -> None:
-    """Raises DataError where a column cannot stand in a TSV file, which has no quotes."""
+    """Raises DataError where a column cannot stand in a TSV file, which has no quotes.
+
+    Raises ConfigError for a .json file, SQuAD's of predictions by question, where there are no ids.
+    """
+    if path.suffix == ".json" and "id" not in asked.columns:
+        raise ConfigError(
+            f"--output={path}: a .json file holds the answers by the ids of their questions, and "
+            "these have none; expected --input=FILE.json in the format of SQuAD, or another output."
+        )
     for name, values in asked.columns.items() if path.suffix == ".tsv" else ():
         if not _is_nested(values):
             for value in values:
@@ -156,7 +180,10 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     A .csv or .tsv leaves out columns with lists or objects in them. What JSON cannot hold (dates)
     is written as text.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix == ".json":
+        answers = {row["id"]: row["prediction"] for row in rows}
+        text = json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
+    elif path.suffix == ".jsonl":
         lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
         text = "".join(lines)
     else:

@@ -38,7 +38,8 @@ class SpanExamples:
 
     The windows of a question follow each other, questions as in the split. `buckets` are the
     lengths that batches are padded to, the last is `max_seq_length`. `num_windowed` counts the
-    questions with more than one window, `num_truncated` those that were cut themselves.
+    questions with more than one window, `num_truncated` those that were cut themselves. `lengths`
+    are the tokens of each window, int64 [windows].
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class SpanExamples:
         inside = number * step[self._question_of]
         self._starts = starts[self._question_of] + inside
         self._lengths = np.minimum(room[self._question_of], lengths[self._question_of] - inside)
+        self.lengths = self._question_lengths[self._question_of] + self._lengths + _SPECIAL
         self._targets = None if split.answers is None else self._find_targets(starts, lengths)
 
     def _find_targets(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

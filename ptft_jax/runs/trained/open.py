@@ -101,13 +101,13 @@ class Run:
         top: int = 5,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[dict[str, Any]]:
-        """Fills in masks, or classifies.
+        """Fills in masks, classifies, or answers questions.
 
         Texts longer than those of training are cut, with a warning that counts them.
 
         Args:
-            texts: texts; a pair is a tuple of two, or one text with a tab between them. A masked LM
-                has nothing to say of a blank one.
+            texts: texts; a pair is a tuple of two, or one text with a tab between them, as a
+                question with its context is. A masked LM has nothing to say of a blank one.
             top: how many candidates to return for each text or mask.
             progress: is told how many texts are done, and how many there are.
 
@@ -116,7 +116,10 @@ class Run:
             and `masks`, for each [MASK] a list of {`token`, `score`} (tokens of BPE and Unigram
             have a space before them where they begin a word); with a classifier `label` (where a
             text has several, `labels`, those of at least one half) and `scores`, a dict from labels
-            to probabilities; with a regression `score`.
+            to probabilities; with a regression `score`; with a model trained on spans `answer`, its
+            `score`, the characters `start` and `end` of the context between which it stands, and
+            the candidates, `nbest` (where questions may have no answer, "" stands for none, and
+            `null_score_diff` is its score less that of the best answer).
             The best candidates come first.
 
         Raises:

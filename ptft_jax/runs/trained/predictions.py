@@ -1,4 +1,4 @@
-"""What a trained model says of texts: words for masks, labels with scores, or a score.
+"""What a trained model says of texts: words for masks, labels with scores, a score, or answers.
 
 [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 """
@@ -18,6 +18,7 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
+from ptft_jax.runs.trained.answers import answer
 from ptft_jax.runs.trained.texts import Text, checked, filled_batches, limit_of, warn_of_cut
 
 _BATCH = 32
@@ -50,6 +51,8 @@ def predict(
         return []
     if "classification" in run.model_config.heads:
         return _classify(run, texts, top, told)
+    if "span" in run.model_config.heads:
+        return answer(run, _questions(run, texts), top, told)
     if "mlm" in run.model_config.heads:
         return _fill_masks(run, texts, top, told)
     raise ConfigError(
@@ -148,7 +151,8 @@ def _filled(text: str, mask: str, tokens: list[str]) -> str:
 
 def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
     """Returns each text as a list of one, or of the two of a pair, as the run was trained."""
-    takes_pairs = run.record.pairs if "classification" in run.model_config.heads else None
+    heads = run.model_config.heads
+    takes_pairs = run.record.pairs if "classification" in heads else "span" in heads or None
     if takes_pairs is None:
         # An encoder of unknown training, or one that learned single sentences and pairs alike.
         takes_pairs = any(isinstance(text, tuple) or "\t" in text for text in texts)
@@ -169,6 +173,15 @@ def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
             raise TextError(f"{text!r} is a pair of texts: this run takes single texts.")
         parts.append(found)
     return parts
+
+
+def _questions(run: TrainedRun, texts: list[Text]) -> list[tuple[str, str]]:
+    """Returns each text as a question and its context."""
+    pairs = [(question, context) for question, context in _parts(run, texts)]
+    for question, context in pairs:
+        if not context.strip():
+            raise TextError(f"{question!r} has an empty context; write it behind the tab.")
+    return pairs
 
 
 def _examples(run: TrainedRun, parts: list[list[str]]) -> ClassificationExamples:

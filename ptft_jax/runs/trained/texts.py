@@ -14,7 +14,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import TrainedRun
 
 # A warning names the caller's line, not one in here.
-_PACKAGE = str(Path(__file__).resolve().parents[2])
+PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 # A text, or the two of a pair.
@@ -55,7 +55,7 @@ def warn_of_cut(examples: ClassificationExamples) -> None:
             f"{examples.num_truncated} of {len(examples)} texts are longer than the "
             f"{examples.buckets[-1]} tokens of this model and were cut",
             stacklevel=2,
-            skip_file_prefixes=(_PACKAGE,),
+            skip_file_prefixes=(PACKAGE,),
         )
 
 

@@ -1,0 +1,148 @@
+"""Questions and answers from training to predictions, at tiny sizes.
+
+The answer is the one word of its kind in a made-up context, so that a small model learns to find
+it; every other question of the 2.0 files has none.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from command_line import BAD, GOOD, WORDS, finetune_flags, metrics, run
+from foreign_folders import make_folders
+
+import ptft_jax
+from ptft_jax.objectives.squad import score_answers
+
+SETTINGS = {
+    "max_seq_length": 28,
+    "doc_stride": 4,
+    "max_query_length": 10,
+    "epochs": 30,
+    "batch_size": 16,
+    "eval_every": 0,
+    "checkpoint_every": 0,
+    "optimizer.learning_rate": 5e-3,
+    "log_every": 50,
+    "model.hidden_dropout_prob": 0.0,
+}
+
+
+def write_questions(path, count, seed, *, unanswerable):
+    """Writes questions; contexts of 8 to 40 words, so that some have several windows."""
+    rng = np.random.default_rng(seed)
+    paragraphs = []
+    for number in range(count):
+        words = rng.choice(WORDS, rng.integers(8, 40)).tolist()
+        answers = []
+        if not (unanswerable and number % 2):
+            place = int(rng.integers(len(words)))
+            words[place] = str(rng.choice(GOOD + BAD))
+            start = len(" ".join(words[:place])) + (place > 0)
+            answers = [{"text": words[place], "answer_start": start}]
+        question = {"id": f"q{number}", "question": " is it?", "answers": answers}
+        paragraphs.append({"context": " ".join(words), "qas": [question]})
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"version": "x", "data": [{"paragraphs": paragraphs}]}))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Runs on files of SQuAD 1.1 and 2.0, `run_1.1` and `run_2.0`, from a small encoder."""
+    place = make_folders(tmp_path_factory.mktemp("questions"))
+    for version in ("1.1", "2.0"):
+        for split, count in (("train", 64), ("dev", 16)):
+            path = place / version / f"{split}-v{version}.json"
+            write_questions(path, count, len(split), unanswerable=version == "2.0")
+        settings = SETTINGS | {"version": version}
+        folders = place / version, place / "hf", place / f"run_{version}"
+        assert run(*finetune_flags("squad.py", *folders, **settings)) == 0
+    return place
+
+
+def answers_of(path):
+    """The texts of the answers by question, and the questions with their contexts."""
+    paragraphs = json.loads(path.read_text())["data"][0]["paragraphs"]
+    questions = [(qa, p["context"]) for p in paragraphs for qa in p["qas"]]
+    return (
+        {qa["id"]: [answer["text"] for answer in qa["answers"]] for qa, _ in questions},
+        [(qa["question"], context) for qa, context in questions],
+    )
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+def test_a_run_learns_and_its_predictions_score_what_it_says(place, tmp_path, version):
+    """The official predictions of dev have the F1 and exact match of results.json.
+
+    In 2.0 that is because `predict` takes the threshold that was tuned on dev.
+    """
+    folder = place / f"run_{version}"
+    results = json.loads((folder / "results.json").read_text())["dev"]
+    assert results["f1"] > 0.8
+    assert metrics(folder)[-1]["f1"] == results["f1"]
+    file = place / version / f"dev-v{version}.json"
+    out = tmp_path / "made" / "predictions.json"
+    assert run("predict", f"--run_dir={folder}", f"--input={file}", f"--output={out}") == 0
+    predicted, (right, _) = json.loads(out.read_text()), answers_of(file)
+    assert predicted.keys() == right.keys()
+    scores = score_answers(
+        list(predicted.values()), list(right.values()), unanswerable=version == "2.0"
+    )
+    assert scores.f1.mean() == pytest.approx(results["f1"])
+    assert scores.exact_match.mean() == pytest.approx(results["exact_match"])
+    if version == "2.0":
+        assert results["best_f1"] == pytest.approx(results["f1"])
+        has = scores.has_answer
+        assert results["HasAns_f1"] == pytest.approx(scores.f1[has].mean())
+        assert results["NoAns_exact"] == pytest.approx(scores.exact_match[~has].mean())
+
+
+def test_evaluate_scores_the_same(place):
+    """On its own data, and on a copy of it elsewhere."""
+    opened = ptft_jax.load_run(place / "run_2.0")
+    expected = json.loads((place / "run_2.0" / "results.json").read_text())["dev"]
+    assert opened.evaluate()["dev"] == pytest.approx(expected, rel=1e-4)
+    assert opened.evaluate(place / "2.0")["dev"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_fixed_threshold(place, tmp_path):
+    """A threshold of the config is what scores and predictions go by: here nothing is answered."""
+    settings = SETTINGS | {"version": "2.0", "epochs": 1, "null_score_threshold": -1000.0}
+    folders = place / "2.0", place / "hf", tmp_path / "run"
+    assert run(*finetune_flags("squad.py", *folders, **settings)) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["dev"]
+    assert (results["f1"], results["HasAns_f1"], results["NoAns_f1"]) == (0.5, 0.0, 1.0)
+    _, questions = answers_of(place / "2.0" / "dev-v2.0.json")
+    found = ptft_jax.load_run(tmp_path / "run").predict(questions)
+    assert {answer["answer"] for answer in found} == {""}
+
+
+def test_a_hugging_face_folder_answers_alike(place, tmp_path):
+    """Exported and read by PyTorch: its logits, put together by hand, give the same answers."""
+    import torch
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+    opened = ptft_jax.load_run(place / "run_1.1")
+    assert opened.export(tmp_path / "hf").model_class == "BertForQuestionAnswering"
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "hf").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    _, questions = answers_of(place / "1.1" / "dev-v1.1.json")
+    short = [(question, " ".join(context.split()[:6])) for question, context in questions]
+    found = opened.predict(short, top=2)
+    again = ptft_jax.load_run(tmp_path / "hf").predict(short, top=2)
+    assert [one["answer"] for one in again] == [one["answer"] for one in found]
+    for (asked, context), answer in zip(short, found, strict=True):
+        inputs = tokenizer(
+            asked.lstrip(), context, return_offsets_mapping=True, return_tensors="pt"
+        )
+        places = inputs.pop("offset_mapping")[0].tolist()
+        with torch.no_grad():
+            outputs = model(**inputs)
+        sums = outputs.start_logits[0, :, None] + outputs.end_logits[0]
+        in_context = torch.tensor([i == 1 for i in inputs.sequence_ids(0)])
+        allowed = torch.triu(in_context[:, None] & in_context)
+        best = torch.where(allowed, sums, -torch.inf).argmax()
+        start, end = divmod(best.item(), len(places))
+        assert answer["answer"] == context[places[start][0] : places[end][1]]
+        assert (answer["start"], answer["end"]) == (places[start][0], places[end][1])
+        assert len(answer["nbest"]) == 2
