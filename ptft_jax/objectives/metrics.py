@@ -9,6 +9,7 @@ commands that score nothing should not wait for.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -68,6 +69,15 @@ def f1_macro(predictions: np.ndarray, labels: np.ndarray) -> float:
     return float(f1_score(labels, predictions, average="macro", zero_division=0.0))  # type: ignore[arg-type]
 
 
+def exact_match(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """The share of questions all of whose answers are right (Khashabi et al. 2018, MultiRC).
+
+    groups: the question of each answer, int `[N]`.
+    """
+    wrong = np.bincount(groups, weights=predictions != labels)
+    return float(np.mean(wrong[np.unique(groups)] == 0))
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -80,20 +90,28 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def compute_metrics(
-    names: Sequence[str], outputs: np.ndarray, labels: np.ndarray
+    names: Sequence[str],
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Each named metric of a model's outputs against the labels.
 
     outputs: logits `[N, K]`, of which the largest is the prediction; `[N, 1]` or `[N]` are the
     predictions themselves (scores for the correlations, class ids for the others).
     labels: `[N]`, class ids or scores; or `[N, K]` zeros and ones, predicted where a logit is
-    above 0.
+    above 0. groups: as `exact_match` takes them.
     Raises ConfigError for an unknown metric and for no examples at all, DataError for outputs that
     are not finite, ValueError for lengths that differ.
     """
-    unknown = [name for name in names if name not in METRICS]
+    known = (
+        METRICS
+        if groups is None
+        else {**METRICS, "exact_match": partial(exact_match, groups=groups)}
+    )
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigError(f"no metric '{unknown[0]}'; the metrics are: {', '.join(METRICS)}")
+        raise ConfigError(f"no metric '{unknown[0]}'; the metrics are: {', '.join(known)}")
     outputs, labels = np.asarray(outputs), np.asarray(labels)
     several = labels.ndim == 2
     if outputs.shape[: labels.ndim] != labels.shape or outputs.ndim > 2:
@@ -108,7 +126,7 @@ def compute_metrics(
     elif predictions.ndim == 2:
         one_column = predictions.shape[1] == 1
         predictions = predictions[:, 0] if one_column else predictions.argmax(axis=1)
-    return {name: METRICS[name](predictions, labels) for name in names}
+    return {name: known[name](predictions, labels) for name in names}
 
 
 def check_outputs(outputs: np.ndarray) -> None:

@@ -1,16 +1,15 @@
-"""The one table of tasks: a task is a row, and the row's type says which kind it is.
+"""The one table of tasks: a task is a row, and the row's type says which kind it is."""
 
-Columns, label order and metrics are those of the benchmarks (Wang et al. 2019, "GLUE", table 1;
-Rajpurkar et al. 2016 and 2018, "SQuAD"; Cui et al. 2019, "CMRC 2018").
-"""
-
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ptft_jax.data.tasks.reading import nearest
-from ptft_jax.data.tasks.span import SpanTask
-from ptft_jax.data.tasks.table import ClassificationTask, TableTask
+from ptft_jax.data.tasks.suites.clue import CLUE
+from ptft_jax.data.tasks.suites.glue import GLUE
+from ptft_jax.data.tasks.suites.squad import SQUAD
+from ptft_jax.data.tasks.suites.superglue import SUPERGLUE
+from ptft_jax.data.tasks.suites.text_sets import TEXT_SETS
+from ptft_jax.data.tasks.table import TableTask
 from ptft_jax.errors import ConfigError
 
 
@@ -36,98 +35,14 @@ class Task(Protocol):
         ...
 
 
-_glue = partial(ClassificationTask, "glue")
-_MNLI_SPLITS = {
-    "train": ("train.tsv", "train"),
-    "dev_matched": ("dev_matched.tsv", "validation_matched"),
-    "dev_mismatched": ("dev_mismatched.tsv", "validation_mismatched"),
-    "test_matched": ("test_matched.tsv", "test_matched"),
-    "test_mismatched": ("test_mismatched.tsv", "test_mismatched"),
+TASKS: dict[str, Task] = {
+    **GLUE,
+    **SUPERGLUE,
+    **CLUE,
+    **SQUAD,
+    **TEXT_SETS,
+    "text": TableTask(),
 }
-
-_GLUE = {
-    "cola": _glue(
-        folder="CoLA",
-        texts=("sentence",),
-        label="is_acceptable",
-        label_names=("unacceptable", "acceptable"),
-        labels_in_file=("0", "1"),
-        metrics=("matthews_correlation",),
-        header=("source", "is_acceptable", "mark", "sentence"),
-    ),
-    "sst2": _glue(
-        folder="SST-2",
-        texts=("sentence",),
-        label="label",
-        label_names=("negative", "positive"),
-        labels_in_file=("0", "1"),
-    ),
-    "mrpc": _glue(
-        folder="MRPC",
-        texts=("#1 String", "#2 String"),
-        tfds_texts=("sentence1", "sentence2"),
-        label="Quality",
-        label_names=("not_equivalent", "equivalent"),
-        labels_in_file=("0", "1"),
-        metrics=("accuracy", "f1"),
-    ),
-    "stsb": _glue(
-        folder="STS-B",
-        texts=("sentence1", "sentence2"),
-        label="score",
-        label_names=(),
-        metrics=("pearson", "spearman"),
-        score_range=(0.0, 5.0),
-    ),
-    "qqp": _glue(
-        folder="QQP",
-        texts=("question1", "question2"),
-        label="is_duplicate",
-        label_names=("not_duplicate", "duplicate"),
-        labels_in_file=("0", "1"),
-        metrics=("accuracy", "f1"),
-        # Some two dozen rows of the official files are cut off; their own readers leave them out.
-        drop_short_rows=True,
-    ),
-    "mnli": _glue(
-        folder="MNLI",
-        texts=("sentence1", "sentence2"),
-        tfds_texts=("premise", "hypothesis"),
-        label="gold_label",
-        label_names=("entailment", "neutral", "contradiction"),
-        splits=_MNLI_SPLITS,
-    ),
-    "qnli": _glue(
-        folder="QNLI",
-        texts=("question", "sentence"),
-        label="label",
-        label_names=("entailment", "not_entailment"),
-    ),
-    "rte": _glue(
-        folder="RTE",
-        texts=("sentence1", "sentence2"),
-        label="label",
-        label_names=("entailment", "not_entailment"),
-    ),
-    "wnli": _glue(
-        folder="WNLI",
-        texts=("sentence1", "sentence2"),
-        label="label",
-        label_names=("not_entailment", "entailment"),
-        labels_in_file=("0", "1"),
-    ),
-}
-
-_SQUAD = ("{split}.json", "{split}-v{version}.json")
-_SPANS = {
-    "squad": SpanTask("squad", _SQUAD),
-    "squad_v2": SpanTask("squad", _SQUAD, version="2.0"),
-    "cmrc2018": SpanTask(
-        "cmrc", ("{split}.json", "cmrc2018_{split}.json"), by_character=True, language="zh"
-    ),
-}
-
-TASKS: dict[str, Task] = {**_GLUE, **_SPANS, "text": TableTask()}
 """Name → row."""
 
 

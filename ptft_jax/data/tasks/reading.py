@@ -9,7 +9,7 @@ error that names the file and the line; nothing is guessed.
 import csv
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ from typing import Any
 from ptft_jax.errors import ConfigError, DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+Record = dict[str, Any]
+# Makes the rows of examples of one record of a file.
+Flatten = Callable[[Record], Iterable[Record]]
+# Reads the records of a file, or of a folder, that is no table, with their lines.
+Reader = Callable[[Path], Iterable[tuple[int, Record]]]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # A field may be a whole document; the csv module's own limit is 128 KiB.
@@ -71,27 +76,35 @@ def read_table(
     header: Sequence[str] | None = None,
     optional: Sequence[str] = (),
     drop_short_rows: bool = False,
+    reader: Reader | None = None,
+    flatten: Flatten | None = None,
 ) -> Table:
-    """Reads one table, its format known from the suffix.
+    """Reads one table, its format known from the suffix; .json holds JSON lines as well.
 
     wanted: the columns to keep, each of which must be there; None keeps all, with None for a field
         that a record has not.
     header: names of the columns of a TSV or CSV file whose first line is already data.
     optional: columns to keep where they exist.
     drop_short_rows: rows with too few columns are left out instead of being an error.
+    reader: reads the records of another format.
+    flatten: makes rows of each record of the file, whose columns are then those of the table.
     Raises ConfigError if the file is not there or has another suffix, DataError for its content.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if not reader and path.suffix not in (*SUFFIXES, ".json"):
         raise ConfigError(f"{path}: a table must end in {', '.join(SUFFIXES)}, not '{path.suffix}'")
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"no such file: {path}")
-    if path.suffix == ".jsonl":
+    if reader is not None:
+        records = reader(path)
+    elif path.suffix in (".jsonl", ".json"):
         records = _json_records(path)
     elif path.suffix == ".parquet":
         records = _parquet_records(path)
     else:
         records = _delimited_records(path, header, drop_short_rows)
+    if flatten is not None:
+        records = _flat(path, records, flatten)
     columns: dict[str, list] = {}
     lines = []
     for number, record in records:
@@ -120,7 +133,21 @@ def read_table(
     return Table(path, columns, lines)
 
 
-def _text_lines(path: Path) -> Iterator[str]:
+def _flat(
+    path: Path, records: Iterable[tuple[int, Record]], flatten: Flatten
+) -> Iterator[tuple[int, Record]]:
+    for number, record in records:
+        try:
+            rows = list(flatten(record))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise DataError(
+                f"{path}, line {number}: not a record of this task ({error!r}); there are: "
+                f"{', '.join(record)}"
+            ) from error
+        yield from ((number, row) for row in rows)
+
+
+def text_lines(path: Path) -> Iterator[str]:
     """Yields the lines of a UTF-8 file with their line ends; only \\n ends a line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -136,9 +163,21 @@ def _text_lines(path: Path) -> Iterator[str]:
                 ) from None
 
 
+def classes_in_folders(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yields the texts of a folder with a folder of .txt files for each label, as `text`, `label`.
+
+    The number of a record is that of its file in the order of their names.
+    """
+    number = 0
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+        for file in sorted(folder.glob("*.txt")):
+            number += 1
+            yield number, {"text": "".join(text_lines(file)), "label": folder.name}
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows of a CSV or TSV file with the lines on which they begin."""
-    lines = _text_lines(path)
+    lines = text_lines(path)
     if path.suffix == ".csv":
         reader = csv.reader(lines, strict=True)
     else:
@@ -185,7 +224,7 @@ def _delimited_records(
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_text_lines(path), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         try:

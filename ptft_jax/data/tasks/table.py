@@ -5,7 +5,7 @@ Label i of a benchmark's task means the same here as in Hugging Face's and TFDS'
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,14 +20,18 @@ from ptft_jax.data.tasks.labels import (
     multi_hot,
     scores,
 )
-from ptft_jax.data.tasks.reading import Table, find_split, read_table
+from ptft_jax.data.tasks.reading import (
+    Flatten,
+    Reader,
+    Table,
+    classes_in_folders,
+    find_split,
+    read_table,
+)
 from ptft_jax.errors import ConfigError, DataError
 
-TSV_SPLITS = {
-    "train": ("train.tsv", "train"),
-    "dev": ("dev.tsv", "validation"),
-    "test": ("test.tsv", "test"),
-}
+_FILES = {"train": ("train.tsv",), "dev": ("dev.tsv",), "test": ("test.tsv",)}
+_TFDS_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,13 @@ class ClassificationTask:
 
     folder: below `data_dir`. texts, label: columns. label_names: in the order of their ids; none
     for a regression. labels_in_file: what stands for them in the files, if not the names.
-    tfds_texts: the text columns in TFDS, if named otherwise. header: the columns of train and dev
-    files without a header line. metrics: names in `objectives.metrics`, the first decides which
-    checkpoint is best. splits: our split → (file, name in TFDS). language: of the texts.
+    no_label: what stands where annotators did not agree; such rows are left out. metrics: names in
+    `objectives.metrics`, the first decides which checkpoint is best. header: the columns of train
+    and dev files without a header line. reader: of files that are no tables. flatten: makes rows
+    with those columns of a record. group: column by which rows belong to one question. files: our
+    split → names, of which the first that is there is read; test's labels only count with
+    `test_has_labels`. language: of the texts.
+    tfds_texts, tfds_splits: columns and splits of GLUE in TFDS, where named otherwise.
     """
 
     kind: ClassVar[str] = "classification"
@@ -54,7 +62,13 @@ class ClassificationTask:
     header: tuple[str, ...] | None = None
     drop_short_rows: bool = False
     score_range: tuple[float, float] | None = None
-    splits: dict[str, tuple[str, str]] = field(default_factory=lambda: TSV_SPLITS)
+    no_label: str | None = None
+    reader: Reader | None = None
+    flatten: Flatten | None = None
+    group: str | None = None
+    files: dict[str, tuple[str, ...]] = field(default_factory=lambda: _FILES)
+    tfds_splits: dict[str, str] = field(default_factory=lambda: _TFDS_SPLITS)
+    test_has_labels: bool = False
     language: str = "en"
 
     def load(
@@ -64,7 +78,15 @@ class ClassificationTask:
 
         Raises ConfigError for missing files, DataError for their content.
         """
-        splits = _read_files(self, Path(data_dir)) if data_dir else _read_tfds(name, self)
+        if data_dir:
+            splits = _read_files(self, Path(data_dir))
+        elif self.suite == "glue":
+            splits = _read_tfds(name, self)
+        else:
+            raise ConfigError(
+                f"the task '{name}' needs --config.data_dir=DIR, a folder with {self.folder or '.'}"
+                f"/{self.files['train'][0]} and so on."
+            )
         return TaskData(
             name=name,
             splits=splits,
@@ -117,13 +139,15 @@ class Split:
 
     texts_b: the second texts of pairs, None for single texts. labels: int32 class ids or float32
     scores `[N]`, multi-label float32 `[N, K]` of zeros and ones; None where they are not known.
-    source: where it came from, for messages.
+    source: where it came from, for messages. groups: the question of each example, where several
+    belong to one; `[N]`.
     """
 
     texts_a: list[str]
     texts_b: list[str] | None
     labels: np.ndarray | None
     source: str
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts_a)
@@ -172,37 +196,53 @@ def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
     if not folder.is_dir():
         inside = " (data_dir seems to be the folder of one task; give the folder above it)"
         raise ConfigError(
-            f"data_dir={data_dir} has no folder '{task.folder}'; expected the standard GLUE layout"
-            f"{inside if (data_dir / 'train.tsv').is_file() else ''}; {_listing(data_dir)}"
+            f"data_dir={data_dir} has no folder '{task.folder}'; expected the layout of "
+            f"{task.suite}"
+            f"{inside if (data_dir / task.files['train'][0]).exists() else ''}; "
+            f"{_listing(data_dir)}"
         )
     splits = {}
-    for split, (file, _) in task.splits.items():
+    names = task.labels_in_file or task.label_names
+    for split, files in task.files.items():
         is_test = split.startswith("test")
-        path = folder / file
-        if not path.is_file():
+        path = next((folder / file for file in files if (folder / file).exists()), None)
+        if path is None:
             if is_test:
                 continue
-            raise ConfigError(f"{path} is missing; {_listing(folder)}")
+            raise ConfigError(f"{folder / files[0]} is missing; {_listing(folder)}")
+        label = None if is_test and not task.test_has_labels else task.label
         table = read_table(
             path,
             task.texts if is_test else (*task.texts, task.label),
+            optional=[name for name in (label, task.group) if name],
             header=None if is_test else task.header,
             drop_short_rows=task.drop_short_rows,
+            reader=task.reader,
+            flatten=task.flatten,
         )
-        splits[split] = _split_of(
-            table,
-            task.texts,
-            None if is_test else task.label,
-            task.labels_in_file or task.label_names,
-            task.score_range,
-        )
+        if label not in table.columns or (is_test and is_unlabelled(table, label, names)):
+            label = None
+        if label is not None and task.no_label is not None:
+            table = _without(table, label, task.no_label)
+        split_of = _split_of(table, task.texts, label, names, task.score_range)
+        if task.group:
+            groups = np.unique(np.array(table.columns[task.group]), return_inverse=True)[1]
+            split_of = replace(split_of, groups=groups)
+        splits[split] = split_of
     return splits
+
+
+def _without(table: Table, column: str, value: str) -> Table:
+    """The rows of a table whose column holds another value."""
+    kept = [row for row, found in enumerate(table.columns[column]) if found != value]
+    columns = {name: [values[row] for row in kept] for name, values in table.columns.items()}
+    return Table(table.path, columns, [table.lines[row] for row in kept])
 
 
 def _read_tfds(name: str, task: ClassificationTask) -> dict[str, Split]:
     prepared = tfds.read_glue(name, task.tfds_texts or task.texts, task.folder)
     splits = {}
-    for split, (_, tfds_name) in task.splits.items():
+    for split, tfds_name in task.tfds_splits.items():
         texts, found = prepared[tfds_name]
         labels = None
         if not split.startswith("test"):
@@ -228,9 +268,15 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
             # A test set may come without labels.
             required = texts if split == "test" else (*texts, settings.label_column)
             tables[split] = read_table(path, required, optional=(settings.label_column,))
+        elif (Path(data_dir) / split).is_dir():
+            folder = Path(data_dir) / split
+            tables[split] = read_table(
+                folder, (*texts, settings.label_column), reader=classes_in_folders
+            )
         elif split != "test":
             raise ConfigError(
-                f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet; "
+                f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet, and no folder "
+                f"{split} with a folder of .txt files for each label; "
                 f"{_listing(Path(data_dir))}"
             )
     if settings.regression and settings.multi_label:

@@ -41,4 +41,5 @@ class Classification(FineTuning):
         self, split: Split, examples: ClassificationExamples, outputs: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
         assert split.labels is not None  # `scored` names labelled splits only
-        return compute_metrics(self.task.metrics, outputs["logits"][:, 0], split.labels)
+        logits = outputs["logits"][:, 0]
+        return compute_metrics(self.task.metrics, logits, split.labels, split.groups)

@@ -1,0 +1,69 @@
+"""Tasks of SuperGLUE (Wang et al. 2019, "SuperGLUE", table 1), from its JSON lines.
+
+Label order is that of the labels' names in the benchmark's own code (false, true).
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from ptft_jax.data.tasks.table import ClassificationTask
+
+_FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl",), "test": ("test.jsonl",)}
+_superglue = partial(ClassificationTask, "superglue", files=_FILES, label="label")
+_truth = partial(_superglue, label_names=("false", "true"))
+
+
+def _wic(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The word stands before the first sentence, as which of its words is meant must be known."""
+    first = f"{record['word']}: {record['sentence1']}"
+    yield {**record, "sentence1": first}
+
+
+def _wsc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The noun and the pronoun are marked in the text, `_noun_` and `[pronoun]`."""
+    target, words = record["target"], record["text"].split(" ")
+    for which, before, after in (("span1", "_", "_"), ("span2", "[", "]")):
+        start = target[f"{which}_index"]
+        last = start + len(target[f"{which}_text"].split(" ")) - 1
+        words[start] = before + words[start]
+        words[last] += after
+    yield {**record, "text": " ".join(words)}
+
+
+def _multirc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row for each answer to each question on a passage."""
+    for question in record["passage"]["questions"]:
+        for answer in question["answers"]:
+            row = {
+                "passage": record["passage"]["text"],
+                "question and answer": f"{question['question']} {answer['text']}",
+                "question": f"{record['idx']}-{question['idx']}",
+            }
+            yield row | ({"label": answer["label"]} if "label" in answer else {})
+
+
+SUPERGLUE: dict[str, ClassificationTask] = {
+    "boolq": _truth(folder="BoolQ", texts=("question", "passage")),
+    "cb": _superglue(
+        folder="CB",
+        texts=("premise", "hypothesis"),
+        label_names=("entailment", "contradiction", "neutral"),
+        metrics=("accuracy", "f1_macro"),
+    ),
+    "multirc": _truth(
+        folder="MultiRC",
+        texts=("passage", "question and answer"),
+        labels_in_file=("0", "1"),
+        metrics=("f1", "exact_match"),
+        flatten=_multirc,
+        group="question",
+    ),
+    "superglue_rte": _superglue(
+        folder="RTE",
+        texts=("premise", "hypothesis"),
+        label_names=("entailment", "not_entailment"),
+    ),
+    "wic": _truth(folder="WiC", texts=("sentence1", "sentence2"), flatten=_wic),
+    "wsc": _truth(folder="WSC", texts=("text",), flatten=_wsc),
+}
