@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 
 from ptft_jax import cli
 from ptft_jax.commands.keys import KEYS
@@ -25,6 +26,12 @@ CONFIGS = sorted(ROOT.glob("configs/*/*.py"))
 DEFAULTS = {
     name: flatten(getattr(defaults, name)().to_dict())
     for name in ("prepare", "pretrain", "finetune")
+}
+# What a kind of task has beside the keys of a classification has a table of its own.
+DEFAULTS |= {
+    f"finetune_{kind}": flatten(ConfigDict(keys).to_dict())
+    for kind, keys in defaults.KINDS.items()
+    if kind != "classification"
 }
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -111,8 +118,8 @@ def test_key_tables_are_complete_and_true(command):
         name: rows for page in PAGES for name, rows in KEY_TABLE.findall(page.read_text("utf-8"))
     }
     shown, helped = {}, {}
-    for keys in KEYS[command].values():
-        helped |= keys
+    for keys in KEYS[command.partition("_")[0]].values():
+        helped |= {key: text for key, text in keys.items() if key in DEFAULTS[command]}
     for row in tables[command].splitlines()[2:]:
         key, default, meaning = (cell.strip() for cell in row.strip("|").split("|"))
         assert key not in shown, key
@@ -121,6 +128,9 @@ def test_key_tables_are_complete_and_true(command):
         shown[key.strip("`")] = ast.literal_eval(default.strip("`"))
     assert shown == DEFAULTS[command]
     assert not helped
+    known = {key for name, keys in DEFAULTS.items() if name.startswith(command) for key in keys}
+    for keys in KEYS.get(command, {}).values():
+        assert keys.keys() <= known
     # 1 == 1.0 == True, but a reader who copies them gets another type.
     types = {key: type(value) for key, value in DEFAULTS[command].items()}
     assert {key: type(value) for key, value in shown.items()} == types

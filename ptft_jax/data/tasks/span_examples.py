@@ -136,10 +136,9 @@ class SpanExamples:
     def batch(self, indices: np.ndarray) -> Batch:
         """The windows at global `indices` (int64 `[B]`), padded together.
 
-        input_ids, attention_mask, token_type_ids and answer_mask are int32 `[B, T]`; answer_mask is
-        1 where an answer may begin or end: in the context, and at [CLS], which stands for none.
-        start_positions and end_positions are int32 `[B]` (0: no answer here); a split without
-        answers has none. weights is float32 `[B]` (ones).
+        input_ids, attention_mask and token_type_ids are int32 `[B, T]`; start_positions and
+        end_positions are int32 `[B]` (0, [CLS]: no answer here), and absent in a split without
+        answers; weights is float32 `[B]` (ones).
         """
         epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
         if self._shuffle:
@@ -163,7 +162,6 @@ class SpanExamples:
             "input_ids": input_ids,
             "attention_mask": is_real.astype(np.int32),
             "token_type_ids": (is_real & (positions >= first)).astype(np.int32),
-            "answer_mask": (in_context | (positions == 0)).astype(np.int32),
             "weights": np.ones(len(rows), np.float32),
         }
         if self._targets is not None:

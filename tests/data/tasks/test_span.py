@@ -212,8 +212,6 @@ def test_windows_and_targets_are_those_of_run_qa(shared_data, vocabulary, file, 
     found = 0
     for window, offsets in enumerate(encoded["offset_mapping"]):
         in_context = np.array([place == 1 for place in encoded.sequence_ids(window)])
-        answer_mask = in_context | (np.arange(length) == 0)
-        np.testing.assert_array_equal(batch["answer_mask"][window], answer_mask)
         after = np.arange(length) >= np.argmax(in_context)
         types = after & (batch["attention_mask"][window] == 1)
         np.testing.assert_array_equal(batch["token_type_ids"][window], types)
