@@ -146,3 +146,64 @@ def test_a_hugging_face_folder_answers_alike(place, tmp_path):
         assert answer["answer"] == context[places[start][0] : places[end][1]]
         assert (answer["start"], answer["end"]) == (places[start][0], places[end][1])
         assert len(answer["nbest"]) == 2
+
+
+def test_tables_and_lines_of_questions(place, tmp_path):
+    """JSON lines by their columns, lines with a tab; the answers are those of `Run.predict`."""
+    _, questions = answers_of(place / "1.1" / "dev-v1.1.json")
+    rows = [{"n": n, "context": c, "question": q} for n, (q, c) in enumerate(questions)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "in.txt").write_text("".join(f"{q}\t{c}\n" for q, c in questions))
+    expected = ptft_jax.load_run(place / "run_1.1").predict(questions)
+    for source in ("in.jsonl", "in.txt"):
+        asked = [f"--input={tmp_path / source}", f"--output={tmp_path}/out.jsonl"]
+        assert run("predict", f"--run_dir={place}/run_1.1", *asked) == 0
+        found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert [row["prediction"] for row in found] == [one["answer"] for one in expected]
+        for row, (_, context) in zip(found, questions, strict=True):
+            assert context[row["start"] : row["end"]] == row["prediction"]
+            assert row["nbest"][0]["text"] == row["prediction"]
+            assert 0 < row["probability"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["is it?"], 2, "'is it?' has 0 tabs: expected a pair of texts"),
+        (["is it?\t "], 2, "'is it?' has an empty context"),
+        (["--input={place}/none.json"], 65, "none.json has no questions"),
+        (
+            ["--input={place}/lines.txt", "--output={place}/out.json"],
+            2,
+            "these have none; expected",
+        ),
+        (["--input={place}/lines.txt"], 65, "lines.txt: 'what' has 0 tabs"),
+    ],
+)
+def test_what_cannot_be_asked(place, words, code, said, capsys):
+    """Each is one line that names the file or the text."""
+    (place / "none.json").write_text('{"data": []}')
+    (place / "lines.txt").write_text("is it?\tit is\nwhat\n")
+    arguments = [word.format(place=place) for word in words]
+    assert run("predict", f"--run_dir={place}/run_1.1", *arguments) == code
+    assert said in capsys.readouterr().err
+
+
+def test_misplaced_answers_are_said_on_screen(place, tmp_path, capsys):
+    """How many, the first of them, and how many questions are left out for it."""
+    for split, count in (("train", 40), ("dev", 4)):
+        write_questions(tmp_path / f"{split}.json", count, 5, unanswerable=False)
+    content = json.loads((tmp_path / "train.json").read_text())
+    (answer,) = content["data"][0]["paragraphs"][3]["qas"][0]["answers"]
+    answer["text"] = "nowhere"
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    folders = tmp_path, place / "hf", tmp_path / "run"
+    settings = SETTINGS | {"epochs": 1}
+    assert run(*finetune_flags("squad.py", *folders, **settings)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "squad: 39 training examples" in said
+    assert "train: 1 answers do not stand at their answer_start; 0 were found elsewhere" in said
+    assert "and 1 questions are left out, all of whose answers are lost. q3: 'nowhere' is" in said
+    settings["misplaced_answers_allowed"] = 0.01
+    assert run(*finetune_flags("squad.py", *folders, **settings)) == 65
+    assert "train.json: 1 of 40 answers do not stand" in capsys.readouterr().err
