@@ -4,7 +4,7 @@
 #   bash launch/lock.sh              keeps every pin that still satisfies pyproject.toml
 #   bash launch/lock.sh --upgrade    takes the newest versions
 #
-# requirements.lock holds every extra with hashes, for all platforms; it names no package index, so it
+# requirements.lock holds every extra but the tracking services with hashes, for all platforms; it names no package index, so it
 # works behind a mirror too. requirements.txt is the run-time part of it, without extras.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,7 +1,7 @@
 """Draws what a command printed as the picture of a terminal, an SVG.
 
     bash launch/demo.sh | tee demo.log
-    .venv/bin/python launch/picture.py demo.log docs/demo.svg --from "5/6"
+    .venv/bin/python launch/picture.py demo.log docs/demo.svg --from "step 350/390"
 
 `--from` begins the picture at the first line that holds this text.
 """

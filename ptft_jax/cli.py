@@ -157,6 +157,12 @@ def _run(arguments: list[str]) -> int:
         return 0
     if name in _CONFIG_OPTIONAL and not any(word.startswith("--config") for word in rest):
         taken = None
+    if name == "finetune" and _PRINT_CONFIG not in rest:
+        from ptft_jax.commands.train import many
+
+        if many.is_asked(rest):
+            many.run(rest)
+            return 0
     prints = taken is not None and _PRINT_CONFIG in rest
     if prints:
         rest.remove(_PRINT_CONFIG)

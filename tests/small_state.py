@@ -7,6 +7,7 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.step import TrainState
 
 SPECS = {"dense": {"kernel": P("fsdp", "tensor"), "bias": P(None)}}
@@ -52,4 +53,9 @@ def assert_same(a, b):
 
 
 def save(checkpoints, step, state, metrics=None):
-    checkpoints.save(step, state, step * 32, CONFIG, TOKENIZER, metrics or {})
+    checkpoints.save(step, state, step * 32, metrics or {})
+
+
+def checkpoints_in(folder, **options):
+    """Returns the checkpoints of a run with a small config and tokenizer."""
+    return Checkpoints(folder, config=CONFIG, tokenizer_json=TOKENIZER, **options)

@@ -12,31 +12,32 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from ml_collections import ConfigDict
 
 from ptft_jax import cli
 from ptft_jax.commands.keys import KEYS
 from ptft_jax.data.tasks.catalogue import tasks_of
 from ptft_jax.runs import defaults
 from ptft_jax.runs.config import flatten
+from ptft_jax.training.accounting.time_account import totals
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted(ROOT.glob("configs/*/*.py"))
 DEFAULTS = {
-    name: flatten(getattr(defaults, name)().to_dict())
-    for name in ("prepare", "pretrain", "finetune")
-}
-# What a kind of task has beside the keys of a classification has a table of its own.
-DEFAULTS |= {
-    f"finetune_{kind}": flatten(ConfigDict(keys).to_dict())
-    for kind, keys in defaults.KINDS.items()
-    if kind != "classification"
+    name: flatten(getattr(defaults, name)().to_dict()) for name in ("prepare", "pretrain")
+} | {
+    "finetune": {
+        key: value
+        for kind in defaults.KINDS
+        for key, value in flatten(defaults.finetune(kind).to_dict()).items()
+    }
 }
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"^(?:ptft_jax|configs|docs|launch|tests|\.ci)/[\w./*{},-]*")
+# Not the 16 of bfloat16, nor a version's parts.
+NUMBER = r"(?<![A-Za-z\d_.])\d(?:[\d.,]*\d)?(?:e-?\d+)?"
 KEY_TABLE = re.compile(r"<!-- keys: (\w+) -->\n\n((?:\|.*\n)+)")
 
 
@@ -54,10 +55,12 @@ def inline_code(page: Path) -> list[str]:
 
 def ptft_commands(shell: str) -> Iterator[list[str]]:
     """The arguments of every ptft command in some lines of shell."""
+    # A variable of a loop stands for the first of its values.
+    values = dict(re.findall(r"\bfor (\w+) in (\S+?)[ ;]", shell))
+    values |= dict(re.findall(r"^(\w+)=(\S+)$", shell, re.MULTILINE))
     for line in shell.replace("\\\n", " ").splitlines():
-        # A shell variable stands for a number, as in a loop over seeds.
-        command = re.sub(r"\$\{?[a-z_]+\}?", "0", line.strip())
-        if command.startswith("ptft "):
+        if line.strip().startswith("ptft "):
+            command = re.sub(r"\$(\w+)", lambda variable: values[variable[1]], line)
             yield shlex.split(command, comments=True)[1:]
 
 
@@ -118,8 +121,8 @@ def test_key_tables_are_complete_and_true(command):
         name: rows for page in PAGES for name, rows in KEY_TABLE.findall(page.read_text("utf-8"))
     }
     shown, helped = {}, {}
-    for keys in KEYS[command.partition("_")[0]].values():
-        helped |= {key: text for key, text in keys.items() if key in DEFAULTS[command]}
+    for keys in KEYS[command].values():
+        helped |= keys
     for row in tables[command].splitlines()[2:]:
         key, default, meaning = (cell.strip() for cell in row.strip("|").split("|"))
         assert key not in shown, key
@@ -128,9 +131,6 @@ def test_key_tables_are_complete_and_true(command):
         shown[key.strip("`")] = ast.literal_eval(default.strip("`"))
     assert shown == DEFAULTS[command]
     assert not helped
-    known = {key for name, keys in DEFAULTS.items() if name.startswith(command) for key in keys}
-    for keys in KEYS.get(command, {}).values():
-        assert keys.keys() <= known
     # 1 == 1.0 == True, but a reader who copies them gets another type.
     types = {key: type(value) for key, value in DEFAULTS[command].items()}
     assert {key: type(value) for key, value in shown.items()} == types
@@ -188,6 +188,41 @@ def test_listed_messages_are_those_of_the_code():
                 assert len(part) < 8 or part in known, f"{message!r}: {part!r}"
 
 
+def contents(page: Path) -> list[tuple[str, list[str] | str]]:
+    """What a translation leaves alone: code, and the links, code and numbers of each line."""
+    text = page.read_text("utf-8")
+    found = BLOCK.findall(text)
+    for line in BLOCK.sub("", text).splitlines():
+        links = [link for link in LINK.findall(line) if not link.startswith("README")]
+        if line.startswith("|"):
+            kept = re.finditer(rf"`[^`]+`|{NUMBER}", line)
+            found.append(("row", [*links, *(match[0] for match in kept)]))
+        else:
+            found += [("text", one) for one in [*links, *re.findall(NUMBER, line)]]
+    return found
+
+
+def test_the_chinese_readme_says_the_same():
+    """Who reads the one must not be told other commands, figures or places than by the other."""
+    assert contents(ROOT / "README.zh.md") == contents(ROOT / "README.md")
+
+
+def test_the_glossary_has_the_words_of_the_screen():
+    """The kinds of time of `ptft status`, and the metrics, under the names that are printed."""
+    defined = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.M)
+    words = {word for row in defined for word in re.findall(r"`(\w+)`", row)}
+    assert words >= set(totals([]))
+    assert words >= {"loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "data_wait"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_metric_has_one_name(page):
+    """What is logged as `mlm_accuracy` is called so in the text, too."""
+    assert not re.search(
+        r"MLM acc|masked(?: word| token)? acc|masked words right", page.read_text()
+    )
+
+
 def slugs(page: Path) -> set[str]:
     """The anchors that GitHub makes of a page's headings."""
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -230,7 +265,7 @@ def test_python_examples_are_valid(page):
             continue
         for node in ast.walk(ast.parse(body)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptft_jax"):
-                module = importlib.import_module(node.module)
+                module = importlib.import_module(node.module or "")
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
 

@@ -20,8 +20,7 @@ from ptft_jax.runs.config import Config
 
 def get_config(task: str = "squad") -> Config:
     """Returns the config of a task."""
-    config = defaults.finetune("span")
-    config.task = task
+    config = defaults.for_task(task)
     config.epochs = 2.0
     config.batch_size = 12
     config.max_seq_length = 384

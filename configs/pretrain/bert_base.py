@@ -5,6 +5,7 @@ The base model of Devlin et al. 2019; batch 256, 1M updates, learning rate 1e-4,
     ptft pretrain --config=configs/pretrain/bert_base.py --config.data_dir=DATA --run_dir=RUN
 
 Expected: GLUE test average 79.6 after the authors' pretraining (Devlin et al. 2019, table 1).
+docs/recipes/wikipedia_bert_base.md goes from set-up to export.
 """
 
 from ptft_jax.runs import defaults

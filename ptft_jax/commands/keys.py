@@ -42,13 +42,14 @@ KEYS: Mapping[str, Group] = {
         "common": {
             "inputs": "the sources, separated by commas; required",
             "text_column": "where records of JSON lines, Parquet and datasets have their text",
+            "join_lines": "join wrapped lines: a blank line ends a paragraph, two a document",
             "dev_fraction": "share of the documents held out as dev; at least two documents",
             "workers": "encoding processes; they do not change a byte of the result",
             "seed": "of the held-out documents and the vocabulary's sample",
             "licence": "a note for the manifest, such as `CC BY-SA 4.0`",
         },
         "tokenizer": {
-            "vocab": "a vocab.txt or tokenizer folder to use; empty learns a vocabulary",
+            "vocab": "a vocab.txt, tokenizer folder or Hub name to use; empty learns a vocabulary",
             "tokenizer": "kind to learn: `wordpiece`, `bpe` (byte-level) or `unigram`",
             "vocab_size": "tokens of a learned vocabulary, at most; at least 64, 320 for `bpe`",
             "lowercase": "lower-case the text; for a learned vocabulary or a bare vocab.txt",
@@ -137,6 +138,8 @@ KEYS: Mapping[str, Group] = {
             "table.text_pair_column": "column of the second text; empty means single texts",
             "table.label_column": "column of the label",
             "table.regression": "labels are numbers to predict",
+            "table.context_column": "column of the context of multiple choice",
+            "table.choices_column": "column of the list of choices; in a CSV choices0, choices1, …",
             "table.multi_label": "a text may have several labels, as a list or with bars between",
         },
         "questions": {

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any, TextIO, cast
 
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -26,6 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from ptft_jax.data.progress import duration
 
 _PIPE_WIDTH = 120
 # In a log, a long task says how far it is this often.
@@ -187,7 +188,7 @@ def progress_bars(console: Console) -> Iterator[Any]:
         BarColumn(),
         TaskProgressColumn(),
         _RateColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, speed_estimate_period=60) as bars:
         tasks: dict[str, TaskID] = {}
@@ -216,7 +217,7 @@ def _progress_lines(console: Console) -> Any:
             console.print(f"{description}: done")
         elif done < total and now - last >= _LINE_SECONDS and done > at:
             last = now
-            left = round((total - done) / (done - at) * (now - began))
-            console.print(f"{description}: {done / total:.0%}, {timedelta(seconds=left)} left")
+            left = (total - done) / (done - at) * (now - began)
+            console.print(f"{description}: {done / total:.0%}, {duration(left)} left")
 
     return draw

@@ -1,4 +1,4 @@
-"""How long tasks say how far they are, whoever shows it."""
+"""How long tasks say how far they are, whoever shows it, and how lengths of time are written."""
 
 from typing import Protocol
 
@@ -21,3 +21,16 @@ class Message(Protocol):
 
 def no_message(text: str) -> None:
     """Say nothing."""
+
+
+def duration(seconds: float) -> str:
+    """Writes a length of time: '9.5 s', '48 s', '4:05', '3:04:05', '2 days 3:04:05'."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
+    days, hours = divmod(hours, 24)
+    before = f"{days} day{'s' if days > 1 else ''} " if days else ""
+    return f"{before}{hours}:{minutes:02d}:{rest:02d}"

@@ -136,6 +136,9 @@ KINDS: dict[str, dict[str, Any]] = {
             "multi_label": False,
         }
     },
+    "choice": {
+        "table": {"context_column": "context", "choices_column": "choices", "label_column": "label"}
+    },
     "span": {
         "version": "",
         "doc_stride": 128,
@@ -146,6 +149,15 @@ KINDS: dict[str, dict[str, Any]] = {
         "misplaced_answers_allowed": 0.05,
     },
 }
+
+
+def for_task(task: str) -> Config:
+    """Returns the config of `ptft finetune` for a task; "" leaves it open which one."""
+    config = expected("finetune", ConfigDict({"task": task}))
+    config.task = task
+    return config
+
+
 # The commands that take a config.
 WITH_CONFIG = ("prepare", "pretrain", "finetune")
 

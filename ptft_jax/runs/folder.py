@@ -2,10 +2,11 @@
 
 config.json     command, config, model, labels (see `RunRecord`)
 metrics.jsonl   one object per logged step
-tensorboard/    the same for TensorBoard
+tensorboard/    the same for TensorBoard, a folder per split
 checkpoints/    see `ptft_jax.training.checkpoints.store`
 tokenizer/      tokenizer.json, vocab.txt and what Hugging Face needs beside them
 results.json    the metrics of the finished run, by split
+tracking.json   its ids in tracking services, if it is told to any
 changes.jsonl   with which changes it went on, and from which step, if it did
 """
 
@@ -28,8 +29,8 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import Config, check_place, flatten
 from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.checkpoints.store import Checkpoints
-from ptft_jax.training.cluster.agreement import Gather
-from ptft_jax.training.metric_sinks import storing, write_atomically
+from ptft_jax.training.cluster.agreement import Gather, alone
+from ptft_jax.training.storage import storing, write_atomically
 
 # Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
 _EXECUTION = ("attention", "fused", "remat", "unroll")
@@ -124,13 +125,20 @@ class RunFolder:
 
     def checkpoints(
         self,
+        record: RunRecord | None = None,
+        tokenizer: TextTokenizer | None = None,
         keep_last: int = 1,
-        best: tuple[str, str] | None = None,
-        gather: Gather | None = None,
+        gather: Gather = alone,
     ) -> Checkpoints:
-        """Returns the run's checkpoints; the arguments matter for saving, and to a job."""
-        more = {} if gather is None else {"gather": gather}
-        return Checkpoints(self.path / "checkpoints", keep_last, best, **more)
+        """Returns the run's checkpoints: with its record to find the best, with all to save."""
+        return Checkpoints(
+            self.path / "checkpoints",
+            keep_last,
+            record and record.best,
+            gather,
+            record and record.to_json(),
+            tokenizer and json.loads(tokenizer.json),
+        )
 
     def record(self) -> RunRecord:
         """Reads config.json; see `read_record`."""
@@ -309,7 +317,7 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
     folder.check_name()
     # What computes the model is decided where it is read: a run made on a GPU goes on anywhere.
     config = record.encoder_config.replace(attention="auto", fused="auto")
-    with folder.checkpoints(best=record.best) as checkpoints:
+    with folder.checkpoints(record) as checkpoints:
         step = checkpoints.choose(which)
         params = checkpoints.restore_params(step, build_model(config).abstract())
     for path, value in jax.tree_util.tree_leaves_with_path(host_params(params)):

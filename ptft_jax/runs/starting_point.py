@@ -1,9 +1,9 @@
 """What a run starts from: another run's parameters or a Hugging Face folder."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
@@ -23,7 +23,8 @@ class StartingPoint:
             the run's seed.
         config: the model with the heads that were asked for.
         tokenizer: text to ids.
-        source: the folder that `params` come from, None where there are none.
+        source: the folder that `params` come from, or NAME@COMMIT of a model of the Hub; None
+            where there are none.
         new: heads that the source lacks.
         dropped: heads of the source that were not asked for.
     """
@@ -44,14 +45,14 @@ class StartingPoint:
         return text
 
 
-def imported_record(hf_dir: str | Path, config: EncoderConfig, info: "HeadsInfo") -> RunRecord:
-    """Returns the record of a Hugging Face folder that is taken for a run."""
+def imported_record(origin: str, config: EncoderConfig, info: "HeadsInfo") -> RunRecord:
+    """Returns the record of a Hugging Face folder, or model of the Hub, that is taken for a run."""
     has_names = {"classification", "tagging"} & set(config.heads) and config.num_labels > 1
     return RunRecord(
         command="import",
-        config={"hf_dir": str(hf_dir)},
+        config={"hf_dir": origin},
         model=dataclasses.asdict(config),
-        init_from=str(hf_dir),
+        init_from=origin,
         labels=info.id2label if has_names else None,
         problem_type=info.problem_type,
     )
@@ -64,22 +65,24 @@ def load_starting_point(
     labels: tuple[str, ...] | None = None,
     num_labels: int | None = None,
 ) -> StartingPoint:
-    """Reads the parameters of a run or of a Hugging Face folder.
+    """Reads the parameters of a run, a Hugging Face folder or a model of the Hub.
 
     Args:
-        source: the folder.
+        source: the folder, or the model's name (`ptft_jax.data.hub.locate`).
         heads: the heads that the new model has.
         labels: names of the new task's classes; a classification or tagging head of the source is
             kept only if it has the same ones.
         num_labels: width of such a head; None if there is none.
 
     Raises:
-        ConfigError: the folder is neither a run nor a Hugging Face folder.
+        ConfigError: the folder is neither a run nor a Hugging Face folder, or the model is not to
+            be had.
         DataError: its content is damaged.
     """
-    path = Path(source)
-    if is_run(path, f"--init_from={source}"):
-        run = open_run(source)
+    named = f"--init_from={source}"
+    path, origin = locate(source, named)
+    if is_run(path, named):
+        run = open_run(path)
         params, config, tokenizer = host_params(run.params), run.model_config, run.tokenizer
         source_labels = run.record.labels
         has = config.heads
@@ -106,7 +109,7 @@ def load_starting_point(
         params=params,
         config=config.replace(**changes),
         tokenizer=tokenizer,
-        source=source,
+        source=origin,
         new=tuple(head for head in heads if head not in kept),
         dropped=tuple(head for head in has if head not in kept),
     )

@@ -1,7 +1,6 @@
 """A run from its config to its results: config → data → model → state → loop → results."""
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -15,7 +14,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ptft_jax.data.batches import Batches
-from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.data.hub import unmoved
+from ptft_jax.data.progress import duration
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.dropout import RANDOMNESS
@@ -29,7 +29,6 @@ from ptft_jax.runs.phases import PhaseConfig, phases_of
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
-from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import ideal_seconds
@@ -70,7 +69,8 @@ def pretrain(
     Args:
         config: of `get_config("pretrain/…")`, with `data_dir` a folder made by `ptft prepare`.
         run_dir: the run's folder, made if it is not there; see `ptft_jax.runs.folder`.
-        init_from: a run or a Hugging Face folder to take the parameters from; None: fresh ones.
+        init_from: a run, a Hugging Face folder or the name of a model on the Hub to take the
+            parameters from; None: fresh ones.
         say: takes lines of progress with an ETA (`print` shows them); None: in silence.
 
     Returns:
@@ -118,6 +118,7 @@ def train(
     watch: Sink | None = None,
     allow_changes: bool = False,
     profile: tuple[int, int] | None = None,
+    track: str | None = None,
 ) -> Results:
     """Trains a run to its end: from its own last checkpoint, or `init_from`, or fresh parameters.
 
@@ -128,6 +129,7 @@ def train(
         watch: is told what happens.
         allow_changes: whether a run may go on with another config than it was started with.
         profile: the updates to trace are those after the first number up to the second.
+        track: the service to tell the run to; see `ptft_jax.training.trackers`.
 
     Returns:
         The metrics of the last evaluation by split, as written to results.json.
@@ -149,8 +151,12 @@ def train(
     folder.check_usable()
     if job.is_first:
         check_free(folder.path)
-    if init_from is None and folder.exists():
-        init_from = folder.record().init_from
+        if track is not None:
+            from ptft_jax.training.trackers import import_tracker
+
+            import_tracker(track)
+    if folder.exists():
+        init_from = unmoved(init_from, folder.record().init_from)
 
     # Data.
     kind = kind_of(command, config)
@@ -163,6 +169,7 @@ def train(
 
     # Model.
     start = kind.starting_point(init_from, folder if folder.has_checkpoint() else None)
+    init_from = start.source or init_from
     tokenizer = start.tokenizer
     model, objective = build_model(start.config), kind.objective(start.config)
     for phase in phases:
@@ -194,24 +201,24 @@ def train(
         data=dict(kind.fingerprints),
         randomness=RANDOMNESS,
     )
-    agree(job, "data", record.data)
+    # Hosts that fetch a model of the Hub each for itself may have got different ones.
+    agree(job, "data", {**record.data, "init_from": init_from})
     changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
     _check_phases(folder, phases)
     if start.source is not None:
         report.say(str(start))
-    report.facts(
-        {
-            "model": describe_model(model),
-            **kind.facts(examples),
-            "mesh": describe_mesh(mesh),
-            **backends,
-        }
-    )
+    facts = {
+        "model": describe_model(model),
+        **kind.facts(examples),
+        "mesh": describe_mesh(mesh),
+        **backends,
+    }
+    report.facts(facts)
     for line in kind.remarks(examples):
         report.say(line)
     for change in changes:
         report.say(f"changed since the run was started: {change}")
-    checkpoints = folder.checkpoints(config.keep_last, record.best, job.gather)
+    checkpoints = folder.checkpoints(record, tokenizer, config.keep_last, job.gather)
     finished = job.gather("finished", folder.finished(record, steps, checkpoints.latest_step()))[0]
     if finished is not None:
         report.say(f"all {steps:,} updates are made already: nothing to do")
@@ -247,6 +254,12 @@ def train(
         job.heartbeat.step = first
         if job.is_first:
             report.add(MetricsWriter(folder.path, first))
+            if track is not None:
+                from ptft_jax.runs.trained.export import trained_on
+                from ptft_jax.training.trackers import begin_tracking
+
+                about = {**record.to_json(), "facts": facts, "trained_on": trained_on(record)}
+                report.add(begin_tracking(track, folder.path, about, report.say))
         report.begins(steps)
         started = time.monotonic()
 
@@ -256,7 +269,6 @@ def train(
             from ptft_jax.training.profile import tracing
 
             tracer = tracing(profile, folder.path / "profile", first, report)
-        saver = _Saver(checkpoints, record, tokenizer)
         with tracer as trace:
             for phase, rows, splits in zip(phases, examples, scored, strict=True):
                 ends_run = phase is phases[-1]
@@ -291,7 +303,7 @@ def train(
                         put=partial(put_batch, mesh=mesh),
                         until=phase.until,
                         report=report,
-                        saver=saver,
+                        saver=checkpoints,
                         evaluate=kind.evaluate(model, phase, splits, mesh, job),
                         ends_run=ends_run,
                         log_every=config.log_every,
@@ -308,10 +320,11 @@ def train(
         # Results.
         results = {split: dict(metrics) for split, metrics in report.results.items()}
         best = checkpoints.best_step()
+        report.ends(steps, {**results, "best": {"step": best}})
     if job.is_first:
         write_results(folder.path, {**results, "step": steps})
         report.say(
-            f"{steps - first:,} updates in {time.monotonic() - started:.0f} s; checkpoints of "
+            f"{steps - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )
@@ -372,34 +385,3 @@ def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:
         now = config.eval_batch_size or part
         found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Saver:
-    """What the loop saves with; see `ptft_jax.training.loop.Saver`."""
-
-    checkpoints: Checkpoints
-    record: RunRecord
-    tokenizer: TextTokenizer
-
-    def save(
-        self, step: int, state: Any, next_index: int, metrics: Any, evaluation_due: bool
-    ) -> None:
-        self.checkpoints.save(
-            step,
-            state,
-            next_index,
-            self.record.to_json(),
-            json.loads(self.tokenizer.json),
-            metrics,
-            evaluation_due=evaluation_due,
-        )
-
-    def add_metrics(self, step: int, metrics: Any) -> None:
-        self.checkpoints.record_metrics(step, metrics)
-
-    def check(self) -> None:
-        self.checkpoints.check()
-
-    def wait(self) -> None:
-        self.checkpoints.wait()

@@ -6,6 +6,7 @@ cluster/             the processes of a job: start, agree, stop together
 checkpoints/         written, named whole, kept, restored, rewound
 accounting/          where the time goes, and whether it still goes on
 metric_sinks         metrics.jsonl, TensorBoard, lines of progress;  profile  a trace
+trackers             Weights & Biases, MLflow, Trackio
 cost                 what a step needs;  accelerators  what can be got
 memory, storage      what is full
 """

@@ -53,7 +53,7 @@ class Saver(Protocol):
         goes on from here.
         """
 
-    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+    def record_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of an evaluation that was due to the checkpoint of its step."""
 
     def check(self) -> None:
@@ -139,7 +139,7 @@ def fit(
         except EvaluationStopError:
             raise job.stopped("in an evaluation, which is made at the next start") from None
         if evaluation_due:
-            saver.add_metrics(done, scores)
+            saver.record_metrics(done, scores)
         if done >= until:
             if ends_run:
                 job.finishing()

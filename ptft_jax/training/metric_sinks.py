@@ -9,15 +9,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ptft_jax.errors import StorageError
-from ptft_jax.training.storage import refusal, write_durably
+from ptft_jax.data.progress import duration
+from ptft_jax.training.storage import json_ready, storing, write_atomically
 
 # A plain console gets at most one line per so many seconds.
 PLAIN_INTERVAL_SECONDS = 5.0
@@ -57,6 +54,9 @@ class Sink:
 
     def kernels(self, updates: int, kernels: Sequence[Kernel]) -> None:
         """Takes the kernels in a trace of so many updates, those that took longest first."""
+
+    def ends(self, step: int, results: Mapping[str, Metrics]) -> None:
+        """Takes the last evaluation of each split, once all `step` updates are made and saved."""
 
     def close(self) -> None:
         """Writes out what is left of the metrics; lines may still come after."""
@@ -107,13 +107,17 @@ class Report(Sink):
         for sink in self._sinks:
             sink.kernels(updates, kernels)
 
+    def ends(self, step: int, results: Mapping[str, Metrics]) -> None:
+        for sink in self._sinks:
+            sink.ends(step, results)
+
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
 
 
 class MetricsWriter(Sink):
-    """Writes `run_dir`/metrics.jsonl and `run_dir`/tensorboard.
+    """Writes `run_dir`/metrics.jsonl and `run_dir`/tensorboard/train, tensorboard/dev, ….
 
     A logged training step is one JSON object `{"step": …, "loss": …, …}`, an evaluation one with
     `"split"` after the step. Floats have all their digits; NaN, infinities and unknown values are
@@ -160,15 +164,34 @@ class MetricsWriter(Sink):
             self._file.write(json.dumps(json_ready(entry), allow_nan=False) + "\n")
             self._file.flush()
 
-    def _scalars(self, prefix: str, step: int, metrics: Metrics) -> None:
+    def _scalars(self, split: str, step: int, metrics: Metrics) -> None:
         # Opened with the first line, and not before: the first step need not wait for the import.
         with storing(self._path.parent / "tensorboard"):
             if self._events is None:
                 self._events = _TensorBoard(self._path.parent / "tensorboard", self._start_step)
-            self._events.write(step, {f"{prefix}/{n}": value for n, value in metrics.items()})
+            self._events.write(split, step, metrics)
 
 
 class _TensorBoard:
+    """Writes a folder per split, each a run to TensorBoard, which draws runs in one chart."""
+
+    def __init__(self, folder: Path, start_step: int):
+        self._folder, self._start_step = folder, start_step
+        # Of all splits: what they hold of steps that are made again is hidden from now on.
+        self._files = {path.name: _EventFile(path, start_step) for path in folder.glob("*/")}
+
+    def write(self, split: str, step: int, values: Metrics) -> None:
+        """Writes the values that are known of a step."""
+        if split not in self._files:
+            self._files[split] = _EventFile(self._folder / split, self._start_step)
+        self._files[split].write(step, values)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+class _EventFile:
     """Writes an event file for TensorBoard, each value at once.
 
     TensorBoard's own EventFileWriter writes in a thread, which a full disk ends without a word.
@@ -178,7 +201,7 @@ class _TensorBoard:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         # Made at import: no type checker knows what is in them.
         self._events: Any = event_pb2
         self._summaries: Any = summary_pb2
@@ -194,11 +217,11 @@ class _TensorBoard:
         self._file.flush()
 
     def write(self, step: int, values: Metrics) -> None:
-        """Writes the values that are known of a step."""
+        # TensorBoard opens the first groups of tags only: with a common prefix they are one.
         for name, value in values.items():
             if value is not None:
                 summary = self._summaries.Summary()
-                summary.value.add(tag=name, simple_value=float(value))
+                summary.value.add(tag=f"metrics/{name}", simple_value=float(value))
                 self._add(step, summary=summary)
         self._file.flush()
 
@@ -266,7 +289,7 @@ def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float |
     """
     parts = [f"step {step}/{total}  {step / total:.0%}"]
     if seconds_left is not None:
-        parts.append(f"ETA {_duration(seconds_left)}")
+        parts.append(f"ETA {duration(seconds_left)}")
     parts += [f"{name} {_short(metrics[name])}" for name in _SHOWN if name in metrics]
     forms = {
         "tokens_per_second": "{:,.0f} tokens/s",
@@ -281,13 +304,6 @@ def progress_line(step: int, total: int, metrics: Metrics, seconds_left: float |
     return "  ".join(parts)
 
 
-def _duration(seconds: float) -> str:
-    """Writes 75 as 1:15 and 3675 as 1:01:15."""
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
-
-
 def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:
     """Write `run_dir`/results.json, whole or not at all, with sorted keys; return its path.
 
@@ -297,43 +313,6 @@ def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:
     text = json.dumps(json_ready(results), indent=2, sort_keys=True, allow_nan=False)
     write_atomically(path, text + "\n")
     return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in one move, so that no reader sees half of it.
-
-    Raises StorageError when the disk does not take it; the file is then as before.
-    """
-    with storing(path):
-        write_durably(path, text.encode(), path.with_name(f".{path.name}.{os.getpid()}.tmp"))
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn what a full or broken disk answers to writing at `path` into StorageError."""
-    try:
-        yield
-    except OSError as error:
-        reason = refusal(error)
-        if reason is None:
-            raise
-        raise StorageError(
-            f"{path} could not be written: {reason}. Expected room on its disk: make some, and "
-            "start the same command again; what was saved before is whole."
-        ) from error
-
-
-def json_ready(value: Any) -> Any:
-    """Return `value` in JSON's own types: NumPy scalars as numbers, NaN and infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _lines_until(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:

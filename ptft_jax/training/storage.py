@@ -1,12 +1,16 @@
-"""Files that have to last: forced to the disk, removed whole, and how a disk says it is full."""
+"""Files that have to last: written whole or not at all, removed whole; what a full disk says."""
 
 import contextlib
 import errno
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
+
+from ptft_jax.errors import StorageError
 
 # What a disk, a quota or a file server answers when it does not take what it is given.
 _REFUSALS = (
@@ -86,20 +90,61 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes, temporary: Path) -> None:
-    """Replaces the file at `path` in one move, which a power cut leaves done or not done.
+@contextlib.contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
+    """Gives a file to write, which takes the place of that at `path` in one move.
 
-    `temporary` is a path on the same file system that nothing else uses.
+    A power cut leaves the move done or not done, an error the file as before. `temporary` is a path
+    on the same file system that nothing else uses; None: one beside it.
     """
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file at `path` by `text`; see `replacing`.
+
+    Raises StorageError when the disk does not take it.
+    """
+    with storing(path), replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turns what a full or broken disk answers to writing at `path` into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        raise StorageError(
+            f"{path} could not be written: {reason}. Expected room on its disk: make some, and "
+            "start the same command again; what was saved before is whole."
+        ) from error
+
+
+def json_ready(value: Any) -> Any:
+    """Returns `value` in JSON's own types: NumPy scalars as numbers, NaN and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    # By what it has: every command loads this module, and few load NumPy.
+    if hasattr(value, "dtype"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def remove(path: Path) -> None:

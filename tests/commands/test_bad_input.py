@@ -88,9 +88,8 @@ def _save_changed(source: Path, target: Path, value: float) -> None:
     norm = params["encoder"]["embeddings"]["layer_norm"]
     norm["scale"] = np.full_like(norm["scale"], value)
     state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
-    with RunFolder(target).checkpoints() as checkpoints:
-        record, tokenizer = opened.record.to_json(), json.loads(opened.tokenizer.json)
-        checkpoints.save(0, state, 0, record, tokenizer, {})
+    with RunFolder(target).checkpoints(opened.record, opened.tokenizer) as checkpoints:
+        checkpoints.save(0, state, 0, {})
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_a_run_folder_holds_what_others_rely_on(pretrained):
     }
     assert {path.name for path in (pretrained / "checkpoints").iterdir()} == {"3", "6"}
     assert (pretrained / "tokenizer" / "tokenizer.json").is_file()
-    assert list((pretrained / "tensorboard").iterdir())
+    assert {path.name for path in (pretrained / "tensorboard").iterdir()} == {"train", "dev"}
     training = [line for line in metrics(pretrained) if "split" not in line]
     assert [line["step"] for line in training] == [1, 2, 3, 4, 5, 6]
     wanted = {"loss", "mlm_accuracy", "nsp_accuracy", "learning_rate", "tokens_per_second"}
@@ -383,7 +383,7 @@ def test_mnli_scores_both_dev_sets_and_the_first_decides(mnli):
     assert set(stored["dev_matched"]) == {"loss", "accuracy"}
     record = RunFolder(mnli).record()
     assert record.best == ("dev_matched_accuracy", "max")
-    with RunFolder(mnli).checkpoints(best=record.best) as checkpoints:
+    with RunFolder(mnli).checkpoints(record) as checkpoints:
         best = checkpoints.best_step()
     scores = {m["step"]: m["accuracy"] for m in metrics(mnli) if m.get("split") == "dev_matched"}
     assert best == max(scores, key=lambda step: (scores[step], -step))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ptft_jax.commands import screen
 from ptft_jax.commands.use.predict import predictions_table
+from ptft_jax.data.progress import duration
 
 
 @pytest.fixture
@@ -18,6 +19,24 @@ def clock(monkeypatch) -> list[float]:
     now = [1000.0]
     monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
     return now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1e-9, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1:00"),
+        (3599.6, "1:00:00"),
+        (86399.6, "1 day 0:00:00"),
+        (183845, "2 days 3:04:05"),
+    ],
+)
+def test_lengths_of_time_are_written_in_one_way(seconds, text):
+    """The live line, `ptft status` and the progress of long tasks each had a way of their own."""
+    assert duration(seconds) == text
 
 
 def test_a_log_gets_a_line_a_minute(clock):
@@ -30,7 +49,7 @@ def test_a_log_gets_a_line_a_minute(clock):
         progress("Encoding the text", 100_000, 100_000)
         progress("Checksums", 0, 0)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "Encoding the text: 6%, 0:15:40 left"
+    assert lines[0] == "Encoding the text: 6%, 15:40 left"
     assert lines[-2:] == ["Encoding the text: done", "Checksums: done"]
     assert len(lines) == 16 + 2
 
@@ -42,7 +61,7 @@ def test_a_resumed_task_is_not_thought_faster(clock):
         progress("Encoding the text", 80, 100)
         clock[0] += 100.0
         progress("Encoding the text", 90, 100)
-    assert out.getvalue() == "Encoding the text: 90%, 0:01:40 left\n"
+    assert out.getvalue() == "Encoding the text: 90%, 1:40 left\n"
 
 
 def test_a_terminal_gets_share_rate_and_time(monkeypatch):

@@ -59,7 +59,7 @@ class Record:
         if evaluation_due:
             self.events.append(("due", step))
 
-    def add_metrics(self, step, metrics):
+    def record_metrics(self, step, metrics):
         self.events.append(("add", step, dict(metrics)))
 
     def check(self):

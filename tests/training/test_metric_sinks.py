@@ -4,11 +4,12 @@ import io
 import json
 import subprocess
 import sys
+from collections import defaultdict
 
 import numpy as np
 import pytest
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.training import metric_sinks as writers
@@ -35,31 +36,39 @@ def test_lines_have_all_digits_and_no_nan(tmp_path):
             {"step": 1, "loss": loss, "grad_norm": None, "tokens_per_second": None},
             {"step": 1, "split": "dev", "loss": None, "accuracy": 0.25},
         ]
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert report.results["dev"]["accuracy"] == 0.25
 
 
-def scalars(folder):
-    """Returns what TensorBoard itself shows of a folder: the value of each step by tag."""
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+def charts(run_dir):
+    """Returns what TensorBoard shows: by chart and run, the value of each step."""
+    found = EventMultiplexer().AddRunsFromDirectory(str(run_dir)).Reload()
+    charts = defaultdict(dict)
+    for run, kinds in found.Runs().items():
+        for tag in kinds["scalars"]:
+            if shown := found.Scalars(run, tag):
+                charts[tag][run] = {event.step: event.value for event in shown}
+    return charts
 
 
-def test_tensorboard_shows_each_step_once(tmp_path):
-    """The steps that a killed run is about to make again are shown as they were made last."""
+def test_tensorboard_shows_all_splits_in_one_chart_and_each_step_once(tmp_path):
+    """A chart has a tag and lines of several runs, so train and dev differ in run, not in tag; the
+    steps that a killed run is about to make again are shown as they were made last.
+    """
     with Report(MetricsWriter(tmp_path)) as report:
         for step in (1, 2, 3):
             report.training(step, {"loss": float(step), "tokens_per_second": None})
         report.evaluation(3, "dev", {"loss": 0.5})
         # A viewer sees each value at once.
-        assert scalars(tmp_path / "tensorboard") == {
-            "train/loss": {1: 1.0, 2: 2.0, 3: 3.0},
-            "dev/loss": {3: 0.5},
+        assert charts(tmp_path) == {
+            "metrics/loss": {
+                "tensorboard/train": {1: 1.0, 2: 2.0, 3: 3.0},
+                "tensorboard/dev": {3: 0.5},
+            }
         }
     # A second start within a second may not take the first one's file.
     with Report(MetricsWriter(tmp_path, start_step=1)) as report:
         report.training(2, {"loss": 2.5})
-    assert scalars(tmp_path / "tensorboard")["train/loss"] == {1: 1.0, 2: 2.5}
+    assert charts(tmp_path)["metrics/loss"] == {"tensorboard/train": {1: 1.0, 2: 2.5}}
 
 
 def test_writing_for_tensorboard_needs_no_torch(tmp_path):
@@ -138,9 +147,9 @@ def test_plain_console(monkeypatch):
     assert output.getvalue().splitlines() == [
         "step 1/4  25%  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
         "12,346 tokens/s  lr 1.00e-04",
-        "step 3/4  75%  ETA 0:03  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
+        "step 3/4  75%  ETA 3.0 s  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
         "12,346 tokens/s  lr 1.00e-04",
-        "step 4/4  100%  ETA 0:00  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
+        "step 4/4  100%  ETA 0.0 s  loss 7.1235  mlm_accuracy 0.2500  nsp_accuracy 0.5000  "
         "12,346 tokens/s  lr 1.00e-04",
         "step 4  dev:  loss 6.5000  accuracy n/a",
         "made [CLS] of 3",

@@ -15,6 +15,7 @@ from absl import flags
 from ptft_jax.commands.data.prepare import settings_of
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, say
 from ptft_jax.data.corpus.check import check_corpus, check_inputs
+from ptft_jax.data.hub import TOKENIZER_FILES, locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
@@ -47,7 +48,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             settings = settings_of(config)
             settings.check()
             if settings.vocab:
-                TextTokenizer.load(settings.vocab)
+                path, _ = locate(settings.vocab, f"vocab={settings.vocab}", TOKENIZER_FILES)
+                TextTokenizer.load(path)
             checked["inputs"] = ", ".join(settings.inputs)
             checks.append(check_inputs(settings.inputs, settings.text_column, progress))
         if values.data_dir:

@@ -5,9 +5,10 @@ Turns text into a tokenizer and shards of token ids.
 An input is a file or pattern (.txt with a blank line between documents; .jsonl or .parquet with a
 document per record; .gz, .xz and .zst of the first two), a URL (gs://, s3://, https://), a dataset
 of TFDS (tfds:wikipedia/20230601.en) or of the Hugging Face Hub (hf:ORGANISATION/NAME/CONFIG:SPLIT),
-each with @WEIGHT after it to draw from it more or less often. A vocabulary is learned, or taken
-from --config.vocab=vocab.txt (or a tokenizer folder). A run that was interrupted goes on when it is
-started again. The result does not depend on that, nor on --config.workers.
+each with #COLUMN after it if its text is in another column than text_column, and with @WEIGHT to
+draw from it more or less often. A vocabulary is learned, or taken from --config.vocab=vocab.txt (or
+a tokenizer folder, or the name of a model on the Hub). A run that was interrupted goes on when it
+is started again. The result does not depend on that, nor on --config.workers.
 """
 
 import os
@@ -18,7 +19,7 @@ from ptft_jax.commands.screen import count, facts, made, make_console, progress_
 from ptft_jax.data.corpus.prepare import prepare_corpus
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import Manifest
-from ptft_jax.data.text.sources import split_weight
+from ptft_jax.data.text.sources import Item
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_place
 
@@ -71,7 +72,7 @@ def split_inputs(inputs: str) -> tuple[str, ...]:
 
 
 def _is_file(name: str) -> bool:
-    return os.path.isfile(os.path.expanduser(split_weight(name)[0]))
+    return os.path.isfile(os.path.expanduser(Item.parse(name).location))
 
 
 def prepare(config: Config, out_dir: str) -> Manifest:
@@ -81,6 +82,8 @@ def prepare(config: Config, out_dir: str) -> Manifest:
     with progress_bars(console) as progress:
         manifest = prepare_corpus(settings, out_dir, progress, lambda text: say(console, text))
     facts(console, _rows(manifest))
+    for warning in manifest.warnings:
+        say(console, f"warning: {warning}.")
     return manifest
 
 

@@ -116,6 +116,7 @@ def _as_json(measured: Measured) -> dict[str, Any]:
             split: [{k: v for k, v in vars(source).items() if k != "id_counts"} for source in found]
             for split, found in measured.sources.items()
         },
+        "warnings": manifest.warnings,
         "duplicates": {
             source.name: {"exact": source.exact_duplicates, "near": source.near_duplicates}
             for source in manifest.sources
@@ -194,15 +195,19 @@ def _summary(measured: Measured) -> dict[str, str]:
 def _report(measured: Measured) -> str:
     """Returns the tables as Markdown."""
     opened = measured.opened
-    licence = opened.corpus.manifest.licence
+    manifest = opened.corpus.manifest
     frequent = [
         (str(index), opened.tokenizer.text_of(index).replace(" ", "␣"), _percent(share))
         for index, share in measured.tokens.frequent
     ]
-    about = opened.describe() | ({"licence": licence} if licence else {}) | _summary(measured)
+    licence = {"licence": manifest.licence} if manifest.licence else {}
+    about = opened.describe() | licence | _summary(measured)
     text = io.StringIO()
     page = Console(file=text, markup=False, emoji=False, width=10_000, color_system=None)
     page.print("# Corpus statistics\n", _table(MARKDOWN, ("", ""), about.items(), texts=2))
+    if manifest.warnings:
+        rows = [(warning,) for warning in manifest.warnings]
+        page.print("\n## Warnings of the preparation\n", _table(MARKDOWN, ("",), rows))
     page.print("\n![Lengths, predicted words in a row, use of the vocabulary](stats.png)\n")
     page.print("## Sources\n", _sources(measured, MARKDOWN))
     head = ("id", "token", "of the text")

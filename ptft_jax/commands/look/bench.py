@@ -25,8 +25,7 @@ from ptft_jax.runs.config import check_length, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model
 from ptft_jax.runs.phases import phase_of
 from ptft_jax.runs.trained.open import load_run
-from ptft_jax.training.metric_sinks import json_ready, write_atomically
-from ptft_jax.training.storage import size_text
+from ptft_jax.training.storage import json_ready, size_text, write_atomically
 
 _FORMATS = (".svg", ".png", ".pdf")
 _SIZES: dict[str, Any] = {

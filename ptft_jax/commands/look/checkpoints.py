@@ -180,7 +180,7 @@ def _run_folder(run_dir: str | None, positional: list[str]) -> RunFolder:
 
 
 def _chosen(folder: RunFolder, which: str) -> list[Path]:
-    checkpoints = folder.checkpoints(best=folder.record().best)
+    checkpoints = folder.checkpoints(folder.record())
     steps = retention.numbered(checkpoints.folder)
     if not steps:
         raise ConfigError(f"{checkpoints.folder} holds no checkpoint yet: let the run save one.")

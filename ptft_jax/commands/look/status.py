@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptft_jax.commands.screen import count, facts, made, make_console, short
+from ptft_jax.data.progress import duration
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.accounting.heartbeat import INTERVAL, read_heartbeats
@@ -106,7 +106,7 @@ def show(run_dir: Path, console: Console) -> None:
     rows = {"run": words.rstrip(), "state": state, "step": f"{count(step)}{share}"}
     pace = starts[-1].steps_per_second if starts and state.startswith("running") else 0.0
     if pace > 0 and until:
-        rows["pace"] = f"{pace:.3g} steps/s, about {_span((until - step) / pace)} left"
+        rows["pace"] = f"{pace:.3g} steps/s, about {duration((until - step) / pace)} left"
     if training:
         speed = training.get("tokens_per_second")
         rate = f", {speed:,.0f} tokens/s" if isinstance(speed, int | float) else ""
@@ -183,7 +183,7 @@ def _checkpoint_words(folder: Path, record: RunRecord, manifests: Mapping[int, A
     if manifests:
         with suppress(OSError):  # retention may just have removed it: another one is the last
             age = time.time() - (folder / str(max(manifests))).stat().st_mtime
-            words += f"; last: {max(manifests):,}, {_span(age)} ago"
+            words += f"; last: {max(manifests):,}, {duration(age)} ago"
     best = retention.best_of({s: held.metrics for s, held in manifests.items()}, record.best)
     if best is not None and record.best is not None:
         name = record.best[0]
@@ -216,8 +216,8 @@ def _process_table(processes: Sequence[_Process], pace: float) -> Table:
         if beat is not None:
             cells[1:4] = beat.host, str(beat.pid), "" if beat.step is None else f"{beat.step:,}"
             if one.does == beat.activity:
-                cells[4] += f" for {_span(beat.time - beat.since + one.age)}"
-            cells[5:] = _span(beat.waited), f"{_span(one.age)} ago"
+                cells[4] += f" for {duration(beat.time - beat.since + one.age)}"
+            cells[5:] = duration(beat.waited), f"{duration(one.age)} ago"
         table.add_row(*map(Text, (*cells, "behind" if one.number == behind else "")))
     return table
 
@@ -229,7 +229,7 @@ def _print_account(starts: list[Start], console: Console) -> None:
     table = Table("time", "", "share", box=SIMPLE_HEAD)
     for kind, spent in {**seconds, "all": wall}.items():
         if spent >= 0.05:
-            table.add_row(kind, _span(spent), f"{spent / wall:.1%}")
+            table.add_row(kind, duration(spent), f"{spent / wall:.1%}")
     console.print(table)
     lost = sum(start.lost_steps for start in starts)
     goodput = seconds["training"] / max(wall, 1e-9)
@@ -255,8 +255,3 @@ def _print_next(
             following.append(f"ptft export --run_dir={place} --out_dir={name}")
     if to_do or following:
         made(console, "status", {"to do": to_do} if to_do else {}, following)
-
-
-def _span(seconds: float) -> str:
-    """Writes a length of time: '12.3 s', '0:04:05', '2 days, 3:04:05'."""
-    return f"{max(seconds, 0.0):.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

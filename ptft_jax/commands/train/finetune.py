@@ -5,6 +5,9 @@ Fine-tunes an encoder on a GLUE task or on a table of your own, and scores it.
 --config.data_dir=GLUE_DIR is the folder with CoLA/, SST-2/, …; without it GLUE comes from
 tensorflow_datasets. configs/finetune/text.py takes any folder with train and dev as .csv, .tsv,
 .jsonl or .parquet. The same command started again resumes the run.
+
+A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the benchmark, and
+--seeds=0,1,2,3,4 for a run with each seed: RUN/TASK/seed-N, and a table of all scores in RUN.
 """
 
 from absl import flags
@@ -16,6 +19,10 @@ from ptft_jax.commands.train.flags import define_training_flags, trained
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_training_flags(values)
+    text = "A run with each of these seeds, like 0,1,2, and a table of their scores."
+    flags.DEFINE_list("seeds", [], text, flag_values=values)
+    text = "How many of several runs at once; else one on each GPU."
+    flags.DEFINE_integer("at_once", None, text, lower_bound=1, flag_values=values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:

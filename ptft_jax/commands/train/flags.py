@@ -51,7 +51,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "init_from",
         None,
-        "Run or Hugging Face folder to start from; a run that has a checkpoint goes on from it.",
+        "Run, Hugging Face folder or name of a model on the Hub (perhaps with @REVISION) to start "
+        "from; a run that has a checkpoint goes on from it.",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -69,6 +70,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
     )
     text = "START:STOP, like 100:103: traces the updates 101 to 103 into RUN/profile."
     flags.DEFINE_string("profile", None, text, flag_values=values)
+    text = "Service that is told the run too; see docs/pretraining.md."
+    flags.DEFINE_enum("track", None, ["wandb", "mlflow", "trackio"], text, flag_values=values)
     define_job_flags(values)
 
 
@@ -84,7 +87,7 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
     folder, profile = _folder(values, positional), _profile(values.profile)
     with job_of(values) as job, screen.output_may_end():
         names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches", "profile")
-        arguments = {name: values[name].value for name in names}
+        arguments = {name: values[name].value for name in (*names, "track")}
         config = values.config.to_dict()
         agree(job, "command line and software", {**arguments, "config": config, **software()})
         if values.rewind is not None:
@@ -99,6 +102,7 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
             watch=ConsoleProgress(console),
             allow_changes=values.config_change == "allow",
             profile=profile,
+            track=values.track,
         )
         console.print(results_table(results))
     return folder

@@ -8,7 +8,6 @@ each row's text, in the column that --text_column names.
 sentence-transformers decides by its modules.json, and the others take the mean.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.embeddings import POOLINGS, Recipe, recipe_of
 from ptft_jax.runs.trained.open import load_run
-from ptft_jax.training.metric_sinks import storing
+from ptft_jax.training.storage import replacing, storing
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,7 +54,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     recipe = Recipe(values.pooling) if values.pooling else recipe_of(opened.path)
     with warnings_as_lines():
         vectors = opened.embed(texts, values.pooling, values.batch_size)
-    _save(output, vectors)
+    with storing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output) as file:
+            np.save(file, vectors)
     made(
         make_console(),
         "embedded",
@@ -66,16 +68,3 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         },
         [f'python -c \'import numpy; print(numpy.load("{output}", mmap_mode="r").shape)\''],
     )
-
-
-def _save(output: Path, vectors: np.ndarray) -> None:
-    """Writes the file in one move, so that nobody finds half of it."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    with storing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                np.save(file, vectors)
-            os.replace(partial, output)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -1,9 +1,10 @@
 """ptft import --hf_dir=HF_DIR --run_dir=RUN
 
 Turns a Hugging Face BERT folder into a run that others can start from.
-"""
 
-import json
+HF_DIR may be the name of a model on the Hub, such as bert-base-uncased or ORGANISATION/NAME, with
+@REVISION after it for another than the newest; its files are fetched into the cache of HF_HOME.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from absl import flags
 
 from ptft_jax.commands.screen import facts, made, make_console
 from ptft_jax.convert.folder import made_whole, read_hf_folder
+from ptft_jax.data.hub import locate
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.runs.describe import describe_model
@@ -43,15 +45,16 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     folder.check_usable()
     if folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError(f"--run_dir={run_dir} is not empty: choose a new folder.")
-    params, config, tokenizer, info = read_hf_folder(hf_dir)
-    record = imported_record(hf_dir, config, info)
+    path, origin = locate(hf_dir, f"--hf_dir={hf_dir}")
+    params, config, tokenizer, info = read_hf_folder(path)
+    record = imported_record(origin, config, info)
     model = build_model(config)
     with made_whole(folder.path) as partial:
         made_run = RunFolder(partial)
         made_run.start(record, tokenizer)
-        with made_run.checkpoints() as checkpoints:
+        with made_run.checkpoints(record, tokenizer) as checkpoints:
             state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
-            checkpoints.save(0, state, 0, record.to_json(), json.loads(tokenizer.json), {})
+            checkpoints.save(0, state, 0, {})
     facts(console, {"model": describe_model(model), "heads": ", ".join(config.heads) or "none"})
     made(
         console,

@@ -17,7 +17,7 @@ from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.open import Run
 from ptft_jax.runs.trained.texts import Text
-from ptft_jax.training.metric_sinks import write_atomically
+from ptft_jax.training.storage import write_atomically
 
 OUTPUTS = (".csv", ".tsv", ".jsonl", ".json")
 

@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from ptft_jax.data.corpus.advice import warnings_about
 from ptft_jax.data.corpus.encode import encode_documents, token_dtype
 from ptft_jax.data.corpus.journal import WorkFolder, sync_file, sync_folder
 from ptft_jax.data.corpus.settings import PrepareSettings
@@ -33,6 +34,7 @@ from ptft_jax.data.corpus.workers import Workers
 from ptft_jax.data.corpus.writer import StoreWriter
 from ptft_jax.data.progress import Message, Progress
 from ptft_jax.data.text.files import unique_names
+from ptft_jax.data.text.signs import Signs
 from ptft_jax.data.text.sources import Block, Position, Source, changed, read_blocks
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.data.tokenizer.training import train_tokenizer
@@ -55,6 +57,8 @@ class _State:
     records: list[FileRecord | DatasetRecord] = field(default_factory=list)
     # Of each source: documents that are kept, exact duplicates, near duplicates.
     sources: list[list[int]] = field(default_factory=list)
+    # What was seen in the text of each source.
+    signs: list[Signs] = field(default_factory=list)
     store: dict[str, Any] | None = None
 
     @classmethod
@@ -66,7 +70,9 @@ class _State:
             FileRecord(**record) if "sha256" in record else DatasetRecord(**record)
             for record in journal["records"]
         ]
-        return cls(**journal | {"records": records, "position": Position(*journal["position"])})
+        signs = [Signs(**seen) for seen in journal["signs"]]
+        position = Position(*journal["position"])
+        return cls(**journal | {"records": records, "signs": signs, "position": position})
 
 
 @dataclass
@@ -135,7 +141,7 @@ class Preparation:
 
     def _read_all(self) -> None:
         """The survey."""
-        survey = Survey(self.work, self.settings, self._state.sources)
+        survey = Survey(self.work, self.settings, self._state.sources, self._state.signs)
         jobs = (
             (block.documents, block) for block in read_blocks(self.sources, self._state.position)
         )
@@ -237,9 +243,12 @@ class Preparation:
             splits=splits,
             files=files,
             sources=self._source_records(store),
-            settings=self.settings.content_settings(),
+            settings=content_settings(self.settings, self.sources),
             licence=self.settings.licence,
         )
+        signs, join_lines = self._state.signs, self.settings.join_lines
+        warnings = tuple(warnings_about(folder, manifest, signs, join_lines))
+        manifest = replace(manifest, warnings=warnings)
         manifest.write(folder / MANIFEST)
         sync_file(folder / MANIFEST)
         self.work.publish()
@@ -268,12 +277,21 @@ class Preparation:
         return tuple(found)
 
 
+def content_settings(settings: PrepareSettings, sources: Sequence[Source]) -> dict[str, Any]:
+    """The settings that decide the content, with the columns of sources that have their own."""
+    content: dict[str, Any] = dict(settings.content_settings())
+    columns = [source.text_column for source in sources]
+    if any(column != settings.text_column for column in columns):
+        content["text_columns"] = columns
+    return content
+
+
 def _fingerprint(
     settings: PrepareSettings, sources: Sequence[Source], given: TextTokenizer | None
 ) -> dict[str, Any]:
     """What the content depends on, as JSON has it, told without reading the inputs."""
     content = {
-        **settings.content_settings(),
+        **content_settings(settings, sources),
         "inputs": [[part.identity for part in source.parts] for source in sources],
         "tokenizer": given.sha256 if given else settings.tokenizer,
         "format_version": FORMAT_VERSION,

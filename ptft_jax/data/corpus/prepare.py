@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ptft_jax.data.corpus.journal import WorkFolder, sync_folder
-from ptft_jax.data.corpus.making import Preparation
+from ptft_jax.data.corpus.making import Preparation, content_settings
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import (
     MANIFEST,
@@ -16,6 +16,7 @@ from ptft_jax.data.corpus.store import (
     corpus_problems,
 )
 from ptft_jax.data.corpus.workers import Workers
+from ptft_jax.data.hub import TOKENIZER_FILES, locate
 from ptft_jax.data.progress import Message, Progress, no_message, no_progress
 from ptft_jax.data.text.files import FilePart, unique_names
 from ptft_jax.data.text.sources import Source, open_sources
@@ -40,12 +41,13 @@ def prepare_corpus(
     """
     settings.check()
     out_dir = Path(out_dir)
-    sources = open_sources(settings.inputs, settings.text_column)
+    sources = open_sources(settings.inputs, settings.text_column, settings.join_lines)
     given = None
     if settings.vocab:
+        path, _ = locate(settings.vocab, f"vocab={settings.vocab}", TOKENIZER_FILES)
         # A tokenizer folder knows its own case; a bare vocab.txt does not.
-        lowercase = settings.lowercase if Path(settings.vocab).is_file() else None
-        given = TextTokenizer.load(settings.vocab, lowercase=lowercase)
+        lowercase = settings.lowercase if path.is_file() else None
+        given = TextTokenizer.load(path, lowercase=lowercase)
     if out_dir.exists() and not out_dir.is_dir():
         raise ConfigError(f"{out_dir} is a file; expected the name of a folder to make")
     if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / MANIFEST).is_file():
@@ -84,14 +86,16 @@ def _finished(
     if not (out_dir / MANIFEST).is_file():
         return None
     manifest = Manifest.read(out_dir)
-    wanted: dict[str, object] = dict(settings.content_settings())
+    wanted: dict[str, object] = content_settings(settings, sources)
     found: dict[str, object] = dict(manifest.settings)
     if given is not None:
         wanted["tokenizer"], found["tokenizer"] = given.sha256, manifest.tokenizer_sha256
     differences = [
-        name if name == "tokenizer" and given else f"{name}={found.get(name)}, now {value}"
-        for name, value in wanted.items()
-        if found.get(name) != value
+        name
+        if name == "tokenizer" and given
+        else f"{name}={found.get(name)}, now {wanted.get(name)}"
+        for name in wanted | found
+        if found.get(name) != wanted.get(name)
     ]
     if not differences and not _same_sources(sources, manifest.sources, progress):
         differences = ["sources"]

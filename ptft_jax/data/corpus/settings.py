@@ -16,18 +16,21 @@ class PrepareSettings:
 
     `inputs`: files, glob patterns, URLs, tfds: and hf: datasets, each perhaps with @WEIGHT after
     it; one source each. `text_column` is where records of JSON lines, Parquet and datasets have
-    their text. `vocab`: a tokenizer folder or vocab.txt to use; "" learns a `tokenizer` of that
-    kind with `vocab_size` tokens from at most `vocab_sample_characters` characters of documents
-    drawn at random. `lowercase` concerns a learned vocabulary and a bare vocab.txt;
-    `strip_accents` (None: as `lowercase`) and `handle_chinese_chars` a learned one. `deduplicate`:
-    none, exact or near; near duplicates have a Jaccard index of `near_threshold` or more, estimated
-    with `near_permutations` hash functions. `dev_fraction` of the documents, and at least two, are
-    held out. `shard_tokens`: a token file is closed once it has this many. `workers` processes,
-    which do not change the result. `licence` is a note for the manifest.
+    their text, unless an input names its own with #COLUMN after it. `join_lines`: a paragraph may
+    stand on several lines and ends at a blank one. `vocab`: a tokenizer folder or vocab.txt to use;
+    "" learns a `tokenizer` of that kind with `vocab_size` tokens from at most
+    `vocab_sample_characters` characters of documents drawn at random. `lowercase` concerns a
+    learned vocabulary and a bare vocab.txt; `strip_accents` (None: as `lowercase`) and
+    `handle_chinese_chars` a learned one. `deduplicate`: none, exact or near; near duplicates have a
+    Jaccard index of `near_threshold` or more, estimated with `near_permutations` hash functions.
+    `dev_fraction` of the documents, and at least two, are held out. `shard_tokens`: a token file is
+    closed once it has this many. `workers` processes, which do not change the result. `licence` is
+    a note for the manifest.
     """
 
     inputs: tuple[str, ...]
     text_column: str = "text"
+    join_lines: bool = False
     vocab: str = ""
     tokenizer: str = "wordpiece"
     vocab_size: int = 30522
@@ -85,6 +88,8 @@ class PrepareSettings:
         if self.vocab:
             unused += ["tokenizer", "vocab_size", "lowercase", "strip_accents"]
             unused += ["handle_chinese_chars", "vocab_sample_characters"]
+        if not self.join_lines:
+            unused += ["join_lines"]
         if self.deduplicate != "near":
             unused += ["near_threshold", "near_permutations"]
         for name in unused:

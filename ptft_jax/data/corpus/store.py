@@ -111,7 +111,7 @@ class Manifest:
     `tokenizer_sha256` is the tokenizer's own (TextTokenizer.sha256). `files` maps each file's
     path in the folder to its size and SHA-256. `sources` are in the order of their documents.
     `settings` are those settings of `prepare` that the content depends on. `licence` is a note for
-    the reader.
+    the reader, `warnings` are what there was to say against the text.
     """
 
     vocab_size: int
@@ -124,10 +124,13 @@ class Manifest:
     sources: tuple[SourceRecord, ...]
     settings: dict[str, Any]
     licence: str = ""
+    warnings: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON; equal manifests give equal bytes."""
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        if not self.warnings:
+            del content["warnings"]
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
@@ -152,6 +155,7 @@ class Manifest:
             raise ConfigError(
                 f"{path}: corpus format {version}, expected {FORMAT_VERSION}; prepare it again"
             )
+        content.setdefault("warnings", [])
         manifest = from_json(cls, content, str(path))
         inner_paths(manifest.files, path)
         return manifest

@@ -19,6 +19,7 @@ from ptft_jax.data.corpus.journal import AppendFile, WorkFolder
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import map_numbers
 from ptft_jax.data.randomness import random_uint64
+from ptft_jax.data.text.signs import Signs
 from ptft_jax.data.text.sources import Block
 from ptft_jax.errors import DataError
 
@@ -37,10 +38,14 @@ _HEADER = struct.Struct("<HI")
 
 
 class Digest(NamedTuple):
-    """Hashes of documents, uint64 [N], and their MinHash signatures, uint32 [N, permutations]."""
+    """Hashes of documents, uint64 [N], and their MinHash signatures, uint32 [N, permutations].
+
+    `signs` are what is seen in their text.
+    """
 
     hashes: np.ndarray
     signatures: np.ndarray | None
+    signs: Signs
 
 
 def digest_documents(documents: Sequence[Sequence[str]], *, seed: int, permutations: int) -> Digest:
@@ -49,6 +54,7 @@ def digest_documents(documents: Sequence[Sequence[str]], *, seed: int, permutati
     return Digest(
         document_hashes(texts, seed),
         minhash_signatures(texts, permutations) if permutations else None,
+        Signs.of(documents),
     )
 
 
@@ -57,15 +63,20 @@ class Survey:
 
     Memory does not grow with the number of documents, except for duplicates: see `HashSet` and
     `NearIndex`. `sources` counts, for each source, the documents that are kept, exact duplicates
-    and near duplicates.
+    and near duplicates; `signs` are what was seen in all of them.
     """
 
     def __init__(
-        self, work: WorkFolder, settings: PrepareSettings, sources: list[list[int]]
+        self,
+        work: WorkFolder,
+        settings: PrepareSettings,
+        sources: list[list[int]],
+        signs: list[Signs],
     ) -> None:
         """Go on with what the work folder holds, where `sources` are counted already."""
         self._work = work
         self.sources = sources
+        self.signs = signs
         permutations = settings.near_permutations if settings.deduplicate == "near" else 0
         self.digest = partial(digest_documents, seed=settings.seed, permutations=permutations)
         self._hashes, self._removed = work.open(_HASHES), work.open(_REMOVED)
@@ -104,6 +115,8 @@ class Survey:
             self._sample.add(first, block.documents, removed == KEPT)
         while len(self.sources) <= block.source:
             self.sources.append([0, 0, 0])
+            self.signs.append(Signs())
+        self.signs[block.source].add(digest.signs)
         counts = self.sources[block.source]
         for verdict, number in enumerate(np.bincount(removed, minlength=3).tolist()):
             counts[verdict] += number
@@ -146,7 +159,7 @@ def dev_threshold(folder: Path, fraction: float, names: Sequence[str]) -> np.uin
         raise DataError(
             f"{different} documents (copies not counted) in {inputs}, expected at least "
             f"{2 * LEAST_DOCUMENTS} (two for training, two held out); separate documents by blank "
-            "lines, or give more files"
+            "lines (by two of them with join_lines), or give more files"
         )
     wanted = round(fraction * (1 << 64))
     most, least = int(largest[-LEAST_DOCUMENTS]), int(smallest[LEAST_DOCUMENTS - 1]) + 1

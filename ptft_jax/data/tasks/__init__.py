@@ -6,4 +6,6 @@ labels           classes and scores of rows
 table            labelled texts, or pairs → splits
 classification   splits → examples
 span             questions about contexts → splits;  span_examples  splits → windows → answers
+choice           contexts with choices: splits and examples
+suites           the rows of each benchmark
 """

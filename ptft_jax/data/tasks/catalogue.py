@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.reading import nearest
 from ptft_jax.data.tasks.suites.clue import CLUE
 from ptft_jax.data.tasks.suites.glue import GLUE
@@ -42,6 +43,7 @@ TASKS: dict[str, Task] = {
     **SQUAD,
     **TEXT_SETS,
     "text": TableTask(),
+    "choice": ChoiceTask("own", language=None),
 }
 """Name → row."""
 

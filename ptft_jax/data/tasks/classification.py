@@ -7,6 +7,7 @@ et al. 2019, section 3.2). Truncation is that of Hugging Face's fast tokenizers 
 
 from collections.abc import Sequence
 from itertools import batched
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,49 @@ from ptft_jax.errors import ConfigError
 BUCKET_STEP = 32
 # Texts tokenised at once: enough for all cores, and few enough lists of Python integers to hold.
 _BLOCK = 8192
+
+
+class Formatted(NamedTuple):
+    """Texts, or pairs, with [CLS] and [SEP], one behind the other.
+
+    Attributes:
+        tokens: int32; text i is tokens[starts[i]:][: lengths[i]].
+        starts, lengths: int64 `[N]`.
+        first_lengths: where the second text of a pair begins, int64 `[N]`.
+        is_cut: whether a text did not fit, bool `[N]`.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    first_lengths: np.ndarray
+    is_cut: np.ndarray
+
+
+def format_texts(
+    texts_a: Sequence[str],
+    texts_b: Sequence[str] | None,
+    tokenizer: TextTokenizer,
+    max_seq_length: int,
+) -> Formatted:
+    """Tokenises texts, or pairs, cuts them and puts the special tokens around them."""
+    tokens_a, lengths_a = _encode(texts_a, tokenizer)
+    special, tokens_b = 2, None
+    lengths_b = np.zeros_like(lengths_a)
+    if texts_b is not None:
+        special = 3
+        tokens_b, lengths_b = _encode(texts_b, tokenizer)
+    kept_a, kept_b = _longest_first(lengths_a, lengths_b, max_seq_length - special)
+    lengths, first_lengths = kept_a + kept_b + special, kept_a + 2
+    starts = _first(lengths)
+    tokens = np.full(int(lengths.sum()), tokenizer.sep_token_id, np.int32)
+    tokens[starts] = tokenizer.cls_token_id
+    tokens[spread(starts + 1, kept_a)] = tokens_a[spread(_first(lengths_a), kept_a)]
+    if tokens_b is not None:
+        begin_b = starts + first_lengths
+        tokens[spread(begin_b, kept_b)] = tokens_b[spread(_first(lengths_b), kept_b)]
+    is_cut = (kept_a < lengths_a) | (kept_b < lengths_b)
+    return Formatted(tokens, starts, lengths, first_lengths, is_cut)
 
 
 class ClassificationExamples:
@@ -46,34 +90,16 @@ class ClassificationExamples:
         it every epoch has the order of the file. length_buckets: None means the multiples of 32;
         () pads everything to max_seq_length. Raises ConfigError for lengths that cannot be.
         """
-        self.buckets = buckets_of(max_seq_length, length_buckets)
+        self.buckets = length_buckets_of(max_seq_length, length_buckets)
         self._pad_token_id = tokenizer.pad_token_id
         self._labels = split.labels
         self._seed = seed
         self._shuffle = shuffle
-        tokens_a, lengths_a = _encode(split.texts_a, tokenizer)
-        special, tokens_b = 2, None
-        lengths_b = np.zeros_like(lengths_a)
-        if split.texts_b is not None:
-            special = 3
-            tokens_b, lengths_b = _encode(split.texts_b, tokenizer)
-        kept_a, kept_b = _longest_first(lengths_a, lengths_b, max_seq_length - special)
-        self.num_truncated = int(np.sum((kept_a < lengths_a) | (kept_b < lengths_b)))
-
-        # Row i of the formatted examples is self._tokens[self._starts[i]:][:self._lengths[i]].
-        self._lengths = kept_a + kept_b + special
-        self._first_lengths = kept_a + 2
-        self._starts = _first(self._lengths)
-        tokens = np.full(int(self._lengths.sum()), tokenizer.sep_token_id, np.int32)
-        tokens[self._starts] = tokenizer.cls_token_id
-        tokens[spread(self._starts + 1, kept_a)] = tokens_a[spread(_first(lengths_a), kept_a)]
-        if tokens_b is not None:
-            begin_b = self._starts + self._first_lengths
-            tokens[spread(begin_b, kept_b)] = tokens_b[spread(_first(lengths_b), kept_b)]
-        self._tokens = tokens
+        self._texts = format_texts(split.texts_a, split.texts_b, tokenizer, max_seq_length)
+        self.num_truncated = int(self._texts.is_cut.sum())
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._texts.lengths)
 
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at global `indices` (int64 `[B]`), padded together.
@@ -85,14 +111,15 @@ class ClassificationExamples:
         epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
         if self._shuffle:
             rows = shuffled_index(rows, len(self), self._seed, epochs)
-        lengths = self._lengths[rows]
+        texts = self._texts
+        lengths = texts.lengths[rows]
         length = next(bucket for bucket in self.buckets if bucket >= lengths.max())
         positions = np.arange(length)
         is_real = positions < lengths[:, None]
-        places = np.where(is_real, self._starts[rows, None] + positions, 0)
-        is_second = is_real & (positions >= self._first_lengths[rows, None])
+        places = np.where(is_real, texts.starts[rows, None] + positions, 0)
+        is_second = is_real & (positions >= texts.first_lengths[rows, None])
         batch = {
-            "input_ids": np.where(is_real, self._tokens[places], np.int32(self._pad_token_id)),
+            "input_ids": np.where(is_real, texts.tokens[places], np.int32(self._pad_token_id)),
             "attention_mask": is_real.astype(np.int32),
             "token_type_ids": is_second.astype(np.int32),
             "pooled_positions": np.zeros((len(rows), 1), np.int32),
@@ -103,8 +130,11 @@ class ClassificationExamples:
         return batch
 
 
-def buckets_of(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple[int, ...]:
-    """The lengths that batches are padded to, of which the last is `max_seq_length`."""
+def length_buckets_of(max_seq_length: int, length_buckets: Sequence[int] | None) -> tuple[int, ...]:
+    """The lengths that rows are padded to, the longest last; None means the multiples of 32.
+
+    Raises ConfigError for lengths that cannot be.
+    """
     if max_seq_length < 5:  # [CLS], two times [SEP], and a token of each text
         raise ConfigError(f"max_seq_length={max_seq_length}: expected at least 5")
     if length_buckets is None:

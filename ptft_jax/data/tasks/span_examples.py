@@ -14,7 +14,7 @@ import numpy as np
 
 from ptft_jax.data.batches import Batch
 from ptft_jax.data.randomness import shuffled_index
-from ptft_jax.data.tasks.classification import buckets_of
+from ptft_jax.data.tasks.classification import length_buckets_of
 from ptft_jax.data.tasks.span import SpanSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
@@ -83,7 +83,7 @@ class SpanExamples:
         self._seed = seed
         self._shuffle = shuffle
         self._special_ids = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
-        self.buckets = buckets_of(max_seq_length, length_buckets)
+        self.buckets = length_buckets_of(max_seq_length, length_buckets)
 
         self._questions, _, lengths = _encode(split.questions, tokenizer)
         self._question_starts = _first(lengths)

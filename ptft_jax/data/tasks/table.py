@@ -199,7 +199,7 @@ def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
             f"data_dir={data_dir} has no folder '{task.folder}'; expected the layout of "
             f"{task.suite}"
             f"{inside if (data_dir / task.files['train'][0]).exists() else ''}; "
-            f"{_listing(data_dir)}"
+            f"{listing(data_dir)}"
         )
     splits = {}
     names = task.labels_in_file or task.label_names
@@ -209,7 +209,7 @@ def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
         if path is None:
             if is_test:
                 continue
-            raise ConfigError(f"{folder / files[0]} is missing; {_listing(folder)}")
+            raise ConfigError(f"{folder / files[0]} is missing; {listing(folder)}")
         label = None if is_test and not task.test_has_labels else task.label
         table = read_table(
             path,
@@ -259,7 +259,7 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
             "(and perhaps test) as .csv, .tsv, .jsonl or .parquet"
         )
     if not Path(data_dir).is_dir():
-        raise ConfigError(f"data_dir={data_dir} is not a folder; {_listing(Path(data_dir).parent)}")
+        raise ConfigError(f"data_dir={data_dir} is not a folder; {listing(Path(data_dir).parent)}")
     texts = tuple(name for name in (settings.text_column, settings.text_pair_column) if name)
     tables = {}
     for split in ("train", "dev", "test"):
@@ -277,7 +277,7 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
             raise ConfigError(
                 f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet, and no folder "
                 f"{split} with a folder of .txt files for each label; "
-                f"{_listing(Path(data_dir))}"
+                f"{listing(Path(data_dir))}"
             )
     if settings.regression and settings.multi_label:
         raise ConfigError(
@@ -334,7 +334,7 @@ def _split_of(
     return Split(table.columns[texts[0]], texts_b, labels, str(table.path))
 
 
-def _listing(folder: Path) -> str:
+def listing(folder: Path) -> str:
     """What a folder holds, for the message that says what it lacks."""
     if not folder.is_dir():
         return f"the folder {folder} does not exist"

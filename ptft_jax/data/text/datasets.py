@@ -20,7 +20,13 @@ class _DatasetPart:
     """A split of a dataset; `size` is 1 where the dataset does not know its own."""
 
     def __init__(
-        self, location: str, text_column: str, columns: list[str], size: int, record: DatasetRecord
+        self,
+        location: str,
+        text_column: str,
+        join_lines: bool,
+        columns: list[str],
+        size: int,
+        record: DatasetRecord,
     ) -> None:
         if text_column not in columns:
             raise ConfigError(missing_column(f"inputs: {location!r}", text_column, columns))
@@ -30,12 +36,18 @@ class _DatasetPart:
         self.record: FileRecord | DatasetRecord | None = None
         self._described = record
         self._text_column = text_column
+        self._join_lines = join_lines
+
+    def _documents(self, number: int, text: object, report: Report) -> Iterator[tuple[str, ...]]:
+        """The document of a record, which are counted from 1."""
+        where = f"{self.name}, record {number}"
+        return record_documents(where, text, report, self._join_lines)
 
 
 class TfdsPart(_DatasetPart):
     """A split of a dataset prepared by TFDS, read as ArrayRecord without TensorFlow."""
 
-    def __init__(self, location: str, text_column: str) -> None:
+    def __init__(self, location: str, text_column: str, join_lines: bool = False) -> None:
         """`location` is tfds:NAME[/CONFIG][:VERSION][:SPLIT]; the split is train unless named.
 
         Raises ConfigError when the dataset is neither prepared nor to be had, has no such split, or
@@ -66,7 +78,8 @@ class TfdsPart(_DatasetPart):
             len(self._source),
         )
         size = int(builder.info.splits[split].num_bytes)
-        super().__init__(location, text_column, sorted(builder.info.features or ()), size, record)
+        columns: list[str] = sorted(builder.info.features or ())
+        super().__init__(location, text_column, join_lines, columns, size, record)
 
     def read(self, report: Report = stop) -> Iterator[Document]:
         """Yield the records as documents, in the order of the dataset."""
@@ -74,15 +87,14 @@ class TfdsPart(_DatasetPart):
         for start in range(0, count, _RECORDS_AT_ONCE):
             indices = list(range(start, min(start + _RECORDS_AT_ONCE, count)))
             for index, record in zip(indices, self._source.__getitems__(indices), strict=True):
-                where = f"{self.name}, record {index + 1}"
                 text = record[self._text_column]
                 if isinstance(text, bytes):
                     try:
                         text = text.decode("utf-8")
                     except UnicodeDecodeError as error:
-                        report(f"{where}: not UTF-8 ({error})")
+                        report(f"{self.name}, record {index + 1}: not UTF-8 ({error})")
                         continue
-                for lines in record_documents(where, text, report):
+                for lines in self._documents(index + 1, text, report):
                     yield Document(lines, self.size * (index + 1) // count)
         self.record = self._described
 
@@ -93,7 +105,7 @@ class HuggingFacePart(_DatasetPart):
     It is never held in memory nor stored whole.
     """
 
-    def __init__(self, location: str, text_column: str) -> None:
+    def __init__(self, location: str, text_column: str, join_lines: bool = False) -> None:
         """`location` is hf:[ORGANISATION/]NAME[/CONFIG][:SPLIT]; the split is train unless named.
 
         Raises ConfigError when the package `datasets` is missing, and when the dataset cannot be
@@ -132,7 +144,7 @@ class HuggingFacePart(_DatasetPart):
             0,
         )
         size = int(getattr(info, "num_bytes", 0) or 0)
-        super().__init__(location, text_column, columns, size, record)
+        super().__init__(location, text_column, join_lines, columns, size, record)
         self._stream = stream.select_columns([text_column])
 
     def read(self, report: Report = stop) -> Iterator[Document]:
@@ -150,8 +162,7 @@ class HuggingFacePart(_DatasetPart):
                 break
             count += 1
             done = self.size * count // max(self._expected, count)
-            where = f"{self.name}, record {count}"
-            for lines in record_documents(where, record[self._text_column], report):
+            for lines in self._documents(count, record[self._text_column], report):
                 yield Document(lines, done)
         self.record = replace(self._described, records=count)
 

@@ -1,6 +1,7 @@
 """Documents from lines of text, from lines of JSON and from single texts, in bounded memory."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple, NoReturn
 
@@ -12,6 +13,15 @@ MAX_LINE_BYTES = 1 << 25
 # A file without blank lines would be one document of any size: it is cut into parts of this size.
 # "War and Peace" has three million characters.
 MAX_DOCUMENT_CHARACTERS = 1 << 22
+
+# Letters and marks of scripts without spaces between words: Chinese, Japanese, Thai, Lao, Khmer and
+# Burmese. A line of theirs may end anywhere.
+UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufaff\uff00-\uffef\U00020000-\U0003134f]"
+)
+# A hyphen or long dash that stands close to what is before it, and so to what follows.
+_CLOSE_DASH = re.compile(r"[^\s-](?:--?|[\u00ad\u2010\u2014])\Z")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -35,18 +45,23 @@ class Document(NamedTuple):
     position: int
 
 
-def text_documents(name: str, stream: BinaryIO, report: Report) -> Iterator[tuple[str, ...]]:
+def text_documents(
+    name: str, stream: BinaryIO, report: Report, join_lines: bool = False
+) -> Iterator[tuple[str, ...]]:
     """The documents of a text.
 
-    A blank line and the end of the text end a document. Line ends are LF or CR LF, a byte-order
-    mark is dropped. `report` is told, with the text's name and the line, of text that is not UTF-8
-    and of an endless line; DataError is raised for a damaged compressed file.
+    A line is a paragraph; a blank line and the end of the text end a document. With `join_lines`
+    the lines up to a blank one are a paragraph, and two blank lines end a document. Line ends are
+    LF or CR LF, a byte-order mark is dropped. `report` is told, with the text's name and the line,
+    of text that is not UTF-8 and of an endless line; DataError is raised for a damaged compressed
+    file.
     """
-    return _gathered(line for _, line in _decoded_lines(name, stream, report))
+    lines = (line for _, line in _decoded_lines(name, stream, report))
+    return _gathered(_joined(lines) if join_lines else lines)
 
 
 def json_documents(
-    name: str, stream: BinaryIO, text_column: str, report: Report
+    name: str, stream: BinaryIO, text_column: str, report: Report, join_lines: bool = False
 ) -> Iterator[tuple[str, ...]]:
     """The documents of JSON lines.
 
@@ -72,14 +87,17 @@ def json_documents(
         elif text_column not in record:
             report(missing_column(where, text_column, record))
         else:
-            yield from record_documents(where, record[text_column], report)
+            yield from record_documents(where, record[text_column], report, join_lines)
 
 
-def record_documents(where: str, text: object, report: Report) -> Iterator[tuple[str, ...]]:
+def record_documents(
+    where: str, text: object, report: Report, join_lines: bool = False
+) -> Iterator[tuple[str, ...]]:
     """The document that a record's text is: none if it is blank, several if it is very long.
 
-    `where` names the record for `report`, which is told of anything but a string of Unicode or
-    None, which is no text.
+    Its lines are paragraphs, with `join_lines` what stands between blank lines. `where` names the
+    record for `report`, which is told of anything but a string of Unicode or None, which is no
+    text.
     """
     if text is None:
         return
@@ -97,7 +115,8 @@ def record_documents(where: str, text: object, report: Report) -> Iterator[tuple
             "is no Unicode; remove it"
         )
         return
-    yield from _gathered(filter(None, map(str.strip, text.split("\n"))))
+    lines = map(str.strip, text.split("\n"))
+    yield from _gathered(filter(None, _joined(lines) if join_lines else lines))
 
 
 def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
@@ -105,8 +124,36 @@ def missing_column(where: str, text_column: str, columns: Iterable[str]) -> str:
     names = ", ".join(columns) or "none"
     return (
         f"{where}: no column {text_column!r}; it has: {names}. Set text_column to the one that "
-        "holds the text"
+        "holds the text, or name it behind this input alone, as in FILE#COLUMN"
     )
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Paragraphs of lines that end at blank lines, and "" where two or more of these follow."""
+    paragraph: list[str] = []
+    size = blank = 0
+    for line in lines:
+        if paragraph and (not line or size >= MAX_DOCUMENT_CHARACTERS):
+            yield "".join(paragraph)
+            paragraph, size = [], 0
+        if not line:
+            blank += 1
+            if blank == 2:
+                yield ""
+            continue
+        blank = 0
+        if paragraph:
+            paragraph.append(_between(paragraph[-1], line))
+        paragraph.append(line)
+        size += len(line)
+    if paragraph:
+        yield "".join(paragraph)
+
+
+def _between(line: str, following: str) -> str:
+    """What the end of a line stood for: nothing behind "well-" and inside Chinese, else a space."""
+    inside = UNSPACED.match(line[-1]) and UNSPACED.match(following)
+    return "" if inside or _CLOSE_DASH.search(line[-3:]) else " "
 
 
 def _gathered(lines: Iterable[str]) -> Iterator[tuple[str, ...]]:

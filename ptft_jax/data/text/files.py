@@ -50,16 +50,17 @@ def is_remote(location: str) -> bool:
     return _REMOTE.match(location) is not None
 
 
-def find_files(location: str, text_column: str) -> list["FilePart"]:
+def find_files(location: str, text_column: str, join_lines: bool = False) -> list["FilePart"]:
     """The files that a path, a URL or a glob pattern (`**` included) names, in alphabetical order.
 
-    `text_column` is where records have their text. Raises ConfigError when there is none, for a
+    `text_column` is where records have their text; `join_lines`: lines are not paragraphs, blank
+    lines end them. Raises ConfigError when there is none, for a
     folder, for a file whose name says that it cannot be read, and when the package for a remote
     file system is missing or it gives no answer.
     """
     if is_remote(location):
-        return [FilePart(text_column, *found) for found in _find_remote(location)]
-    return [FilePart(text_column, *found) for found in _find_local(location)]
+        return [FilePart(text_column, join_lines, *found) for found in _find_remote(location)]
+    return [FilePart(text_column, join_lines, *found) for found in _find_local(location)]
 
 
 def _find_local(pattern: str) -> list[tuple[str, str, int, str]]:
@@ -141,6 +142,7 @@ class FilePart:
     def __init__(
         self,
         text_column: str,
+        join_lines: bool,
         location: str,
         key: str,
         size: int,
@@ -161,6 +163,7 @@ class FilePart:
         self.record: FileRecord | DatasetRecord | None = None
         self._key, self._filesystem = key, filesystem
         self._text_column = text_column
+        self._join_lines = join_lines
         stem = Path(self.name.lower())
         self._compression = stem.suffix if stem.suffix in SUFFIXES else ""
         self._format = (stem.with_suffix("") if self._compression else stem).suffix
@@ -168,6 +171,11 @@ class FilePart:
             raise ConfigError(f"inputs: {location}: {_UNREADABLE[self._format]}")
         if self._format == ".parquet" and self._compression:
             raise ConfigError(f"inputs: {location}: Parquet is compressed inside; unpack the file")
+
+    @property
+    def holds_records(self) -> bool:
+        """Whether the file's texts stand in a column."""
+        return self._format in (".jsonl", ".ndjson", ".parquet")
 
     def _open(self) -> BinaryIO:
         try:
@@ -213,13 +221,13 @@ class FilePart:
                     f"{path} is {kind}{inside}: expected text or JSON lines, with .gz, .xz or .zst "
                     f"at the end of the name if it is compressed; {mend}"
                 )
-            if self._format not in (".jsonl", ".ndjson"):
+            if not self.holds_records:
                 _refuse_tags(path, unpacked_head(self._compression, buffered.peek(1 << 12)))
-            stream = decompressed(self._compression, buffered)
-            if self._format in (".jsonl", ".ndjson"):
-                documents = json_documents(path, stream, self._text_column, report)
+            stream, join_lines = decompressed(self._compression, buffered), self._join_lines
+            if self.holds_records:
+                documents = json_documents(path, stream, self._text_column, report, join_lines)
             else:
-                documents = text_documents(path, stream, report)
+                documents = text_documents(path, stream, report, join_lines)
             for lines in documents:
                 yield Document(lines, min(reader.count, self.size))
             # What a decompressor leaves behind its end belongs to the file, too.
@@ -251,7 +259,7 @@ class FilePart:
                         except UnicodeDecodeError as error:
                             report(f"{where}: not UTF-8 ({error}); write the file again")
                             continue
-                        for lines in record_documents(where, text, report):
+                        for lines in record_documents(where, text, report, self._join_lines):
                             yield Document(lines, self.size * number // rows)
             except (pyarrow.ArrowException, OSError) as error:
                 raise DataError(f"{path}: the Parquet file is damaged ({error})") from error

@@ -5,4 +5,5 @@ pretraining      masked tokens and next sentences, on a corpus
 finetuning       what all kinds of labelled tasks share
 classification   labelled texts, or pairs, with classes or scores
 span             questions about contexts
+choice           one of several choices
 """

@@ -125,7 +125,9 @@ def kind_of(command: str, config: Config) -> Kind:
             from ptft_jax.runs.kinds.span import Span
 
             return Span(config)
-        raise NotImplementedError(kind)
+        from ptft_jax.runs.kinds.choice import Choice
+
+        return Choice(config)
     raise ConfigError(
         "an imported model has no task of its own: fine-tune it with `ptft finetune --init_from`, "
         "or pretrain on from it."

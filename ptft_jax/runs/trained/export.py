@@ -9,12 +9,14 @@ from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus.store import MANIFEST, Manifest
+from ptft_jax.data.hub import hub_name
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
+from ptft_jax.runs.record import RunRecord
 
 _TRAINING_KEYS = (
     "steps",
@@ -67,11 +69,11 @@ def export(opened: TrainedRun, out_dir: str | Path, wanted: str | None = None) -
     text = card(
         config,
         name=Path(out_dir).resolve().name,
-        data=_data(opened),
+        data=trained_on(opened.record),
         scores=_scores(opened),
         training=_training(opened),
         # Its name alone: the path would tell strangers about this machine.
-        base_model=Path(source).resolve().name if source else None,
+        base_model=(hub_name(source) or Path(source).resolve().name) if source else None,
     )
     has_labels = {"classification", "tagging"} & set(config.heads)
     labels = opened.record.labels if has_labels else None
@@ -138,14 +140,14 @@ def _training(opened: TrainedRun) -> dict[str, Any] | None:
     return {**known, "steps": opened.step, "changed": changed} if known else None
 
 
-def _data(opened: TrainedRun) -> dict[str, Any] | None:
-    """Returns what the model was trained on, from the corpus manifest or the task's name."""
-    config = opened.record.config
-    if opened.record.command == "finetune":
+def trained_on(record: RunRecord) -> dict[str, Any] | None:
+    """Returns what a model is trained on, from the corpus manifest or the task's name."""
+    config = record.config
+    if record.command == "finetune":
         task = config["task"]
         language = getattr(TASKS[task], "language", None) if task in TASKS else None
         return {"task": task} | ({"language": language} if language else {})
     data_dir = Path(config.get("data_dir") or "")
-    if opened.record.command != "pretrain" or not (data_dir / MANIFEST).is_file():
+    if record.command != "pretrain" or not (data_dir / MANIFEST).is_file():
         return None
     return corpus_summary(dataclasses.asdict(Manifest.read(data_dir)))

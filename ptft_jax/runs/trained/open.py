@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ptft_jax.convert.folder import read_hf_folder
+from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import HEADS, EncoderConfig
@@ -31,29 +32,31 @@ def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
     """Opens a trained model, with its parameters on one device.
 
     Args:
-        path: the folder of a run, or a Hugging Face folder of a BERT model; of the latter the heads
+        path: the folder of a run, a Hugging Face folder of a BERT model, or the name of one on the
+            Hub, "bert-base-uncased", perhaps with "@" and a revision; of the latter two the heads
             that are known here are read.
         checkpoint: "last", "best" or the number of a step; for a run only.
 
     Raises:
-        ConfigError: there is no such folder or checkpoint, or it holds another kind of model.
+        ConfigError: there is no such folder, model or checkpoint, or it is of another kind.
         DataError: something in the folder is damaged, or a parameter is not finite.
     """
-    path = os.path.expanduser(path)
-    if is_run(Path(path), path):
+    given = os.path.expanduser(path)
+    path, origin = locate(given, given)
+    if is_run(path, given):
         return Run(open_run(path, checkpoint))
     if checkpoint != "last":
         raise ConfigError(
-            f"checkpoint={checkpoint!r}: {path} is a Hugging Face folder, which has no checkpoints "
+            f"checkpoint={checkpoint!r}: {given} is of Hugging Face's form and has no checkpoints "
             "to choose from; leave it out."
         )
-    return Run(_open_hf(path))
+    return Run(_open_hf(path, origin))
 
 
-def _open_hf(path: str | Path) -> TrainedRun:
+def _open_hf(path: Path, origin: str) -> TrainedRun:
     params, config, tokenizer, info = read_hf_folder(path, HEADS)
     config = config.replace(heads=info.found)
-    record = imported_record(path, config, info)
+    record = imported_record(origin, config, info)
     return TrainedRun(
         folder=RunFolder(path),
         record=record,

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.training.storage import sync_folder, write_durably
+from ptft_jax.training.storage import replacing, sync_folder
 
 MANIFEST = "manifest.json"
 FORMAT = "ptft_jax checkpoint"
@@ -111,7 +111,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes manifest.json into `folder`, whole or not at all."""
     # Beside the checkpoint, in which a kill would leave a file that belongs to no checkpoint.
     temporary = folder.with_name(f"{manifest.step}.saving-manifest")
-    write_durably(folder / MANIFEST, manifest.to_bytes(), temporary)
+    with replacing(folder / MANIFEST, temporary) as file:
+        file.write(manifest.to_bytes())
 
 
 def read_manifest(folder: Path) -> Manifest:

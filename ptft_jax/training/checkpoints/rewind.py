@@ -8,13 +8,12 @@ batches left out. Nothing here imports JAX.
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.training.checkpoints import retention
-from ptft_jax.training.storage import write_durably
+from ptft_jax.training.storage import write_atomically
 
 REWINDS = "rewinds.json"
 
@@ -92,8 +91,7 @@ def rewind(run_dir: str | Path, step: int, skip_batches: int = 0) -> list[Path]:
     entry = Rewind(step, skip_batches, max([*later, step]), time)
     # Last, so that what is recorded has been done.
     text = json.dumps([entry._asdict() for entry in [*made, entry]], indent=1) + "\n"
-    path = Path(run_dir) / REWINDS
-    write_durably(path, text.encode(), path.with_name(f".{REWINDS}.{os.getpid()}.tmp"))
+    write_atomically(Path(run_dir) / REWINDS, text)
     return aside[::-1]
 
 

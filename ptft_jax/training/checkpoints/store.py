@@ -36,8 +36,8 @@ from ptft_jax.training.checkpoints.manifest import (
     write_manifest,
 )
 from ptft_jax.training.cluster.agreement import Gather, alone
-from ptft_jax.training.metric_sinks import json_ready
 from ptft_jax.training.step import TrainState
+from ptft_jax.training.storage import json_ready
 
 _SCALARS = ("skipped", "skipped_in_row")
 
@@ -45,6 +45,7 @@ _SCALARS = ("skipped", "skipped_in_row")
 class Checkpoints:
     """The checkpoints in `folder`; saving keeps the last `keep_last` of them and the best one.
 
+    Each that is saved holds `config`, the run's whole config, and the content of tokenizer.json.
     `best` names a metric of `save`'s `metrics` and whether 'max' or 'min' is best (`retention`).
     Nothing is created before the first `save`, so reading beside a running training is safe. `save`
     returns while the files are still being written: call `close`, or use it as a context manager.
@@ -60,11 +61,14 @@ class Checkpoints:
         keep_last: int = 1,
         best: tuple[str, str] | None = None,
         gather: Gather = alone,
+        config: Mapping[str, Any] | None = None,
+        tokenizer_json: Mapping[str, Any] | None = None,
     ):
         if keep_last < 1:
             raise ConfigError(f"keep_last={keep_last} must be at least 1")
         self.folder = Path(folder).absolute()
         self._best = best
+        self._config, self._tokenizer_json = dict(config or {}), dict(tokenizer_json or {})
         name, self._gather = numbered_tags(gather)
         self._writer = CheckpointWriter(self.folder, keep_last, best, name, self._gather)
         quiet_orbax()
@@ -124,8 +128,6 @@ class Checkpoints:
         step: int,
         state: TrainState,
         next_index: int,
-        config: Mapping[str, Any],
-        tokenizer_json: Mapping[str, Any],
         metrics: Mapping[str, float],
         evaluation_due: bool = False,
     ) -> None:
@@ -135,7 +137,6 @@ class Checkpoints:
           step: updates made so far, equal to `state.step`.
           state: arrays laid out over the mesh; `opt_state` None leaves that part out.
           next_index: global index of the next example that the run reads.
-          config, tokenizer_json: the run's whole config, and the content of tokenizer.json.
           metrics: evaluation metrics at this step, {} without an evaluation; NaN becomes null.
           evaluation_due: whether an evaluation of this step was broken off and has to be made when
             the run goes on; `record_metrics` then adds what it gave.
@@ -154,11 +155,12 @@ class Checkpoints:
         if standing != "new":
             raise ConfigError(standing)
         scalars = {name: int(getattr(state, name)) for name in _SCALARS}
-        meta = {"step": step, "next_index": int(next_index), **scalars, "config": config}
+        place = {"step": step, "next_index": int(next_index)}
+        meta = {**place, **scalars, "config": self._config}
         items: dict[str, Any] = {
             "params": ocp.args.StandardSave(state.params),
             "meta": ocp.args.JsonSave(json_ready(meta)),
-            "tokenizer": ocp.args.JsonSave(dict(tokenizer_json)),
+            "tokenizer": ocp.args.JsonSave(self._tokenizer_json),
         }
         if state.opt_state is not None:
             items["opt_state"] = ocp.args.StandardSave(state.opt_state)

@@ -14,8 +14,9 @@ from small_state import TOKENIZER
 
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.folder import RunFolder, RunRecord
-from ptft_jax.training.metric_sinks import write_atomically
+from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.step import TrainState
+from ptft_jax.training.storage import write_atomically
 
 
 def state() -> TrainState:
@@ -33,12 +34,10 @@ def make_run(place: Path) -> Path:
     )
     place.mkdir(parents=True)
     write_atomically(place / "config.json", json.dumps(record.to_json()))
-    folder = RunFolder(place)
-    with folder.checkpoints(3, record.best) as checkpoints:
+    held = {"config": record.to_json(), "tokenizer_json": TOKENIZER}
+    with Checkpoints(place / "checkpoints", 3, record.best, **held) as checkpoints:
         for step, metrics in ((10, {"dev_loss": 0.25}), (20, {"dev_loss": 0.5}), (30, {})):
-            checkpoints.save(
-                step, state(), 8 * step, record.to_json(), TOKENIZER, metrics, step == 30
-            )
+            checkpoints.save(step, state(), 8 * step, metrics, step == 30)
     return place
 
 

@@ -209,6 +209,26 @@ def test_the_same_corpus_is_kept_and_another_refused(tmp_path, settings, text):
         prepare_corpus(replace(settings, inputs=(str(other),)), tmp_path / "data")
 
 
+def test_joined_lines_make_another_corpus(tmp_path, settings):
+    """With any number of workers the same one; neither takes the place of the other."""
+    path = tmp_path / "text.txt"
+    text = "\n\n\n".join(f"The cat {n}\nsees the dog.\n\nThe end." for n in range(12))
+    path.write_text(text)
+    settings = replace(settings, inputs=(str(path),), join_lines=True)
+    manifest = prepare_corpus(settings, tmp_path / "joined")
+    assert sum(split.documents for split in manifest.splits.values()) == 12
+    assert sum(split.sentences for split in manifest.splits.values()) == 24
+    prepare_corpus(replace(settings, workers=2), tmp_path / "again")
+    assert tree(tmp_path / "joined") == tree(tmp_path / "again")
+    apart = replace(settings, join_lines=False)
+    with pytest.raises(ConfigError, match=r"another corpus .*join_lines=True, now None"):
+        prepare_corpus(apart, tmp_path / "joined")
+    manifest = prepare_corpus(apart, tmp_path / "apart")
+    assert sum(split.documents for split in manifest.splits.values()) == 24
+    with pytest.raises(ConfigError, match=r"another corpus .*join_lines=None, now True"):
+        prepare_corpus(settings, tmp_path / "apart")
+
+
 def test_a_given_vocabulary_is_used(tmp_path, settings):
     """From a folder or a vocab.txt, with its own ids; another vocabulary is another corpus."""
     prepare_corpus(settings, tmp_path / "data")
@@ -287,7 +307,7 @@ def test_documents_stay_in_their_split_when_others_are_added(tmp_path):
         ("\n  \n\n", "the corpus is empty"),
         (
             "one\n\ntwo\n\nthree",
-            "3 documents .copies not counted. in text.txt, expected at least 4",
+            "3 documents .copies not counted. in text.txt, expected at least 4.*by blank lines",
         ),
         ("one\n\n" * 9, "1 documents .copies not counted. in text.txt, expected at least 4"),
         ("one\n\n" + "\n\n".join("\u200b" * n for n in range(1, 9)), "only . documents of the"),

@@ -39,7 +39,8 @@ def settings(tmp_path) -> PrepareSettings:
     folder.mkdir()
     for name in "abc":
         documents = [document() for _ in range(15)]
-        (folder / f"{name}.txt").write_text("\n\n".join([*documents, documents[3]]))
+        # Two blank lines: documents whether lines are joined or not.
+        (folder / f"{name}.txt").write_text("\n\n\n".join([*documents, documents[3]]))
     records = [json.dumps({"text": document()}) for _ in range(20)]
     (folder / "d.jsonl").write_text("\n".join(records))
     return PrepareSettings(
@@ -75,13 +76,16 @@ def interrupt_at(stage: str, share: float) -> Callable[[str, int, int], None]:
     return progress
 
 
-@pytest.mark.parametrize("deduplicate", ["none", "near"])
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, settings, deduplicate):
+@pytest.mark.parametrize(("deduplicate", "join_lines"), [("none", False), ("near", True)])
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
+    tmp_path, settings, deduplicate, join_lines
+):
     """SIGKILL before any request to the disk, among them those between the data and the journal."""
     if deduplicate == "near":
         pytest.importorskip("rensa")
     file = tmp_path / "settings.json"
-    file.write_text(json.dumps(asdict(replace(settings, deduplicate=deduplicate))))
+    settings = replace(settings, deduplicate=deduplicate, join_lines=join_lines)
+    file.write_text(json.dumps(asdict(settings)))
     (tmp_path / "made").mkdir()
     script = Path(__file__).parents[2] / "killed_prepare.py"
     done = subprocess.run(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import lzma
 import sys
+import textwrap
 from pathlib import Path
 
 import pyarrow
@@ -55,6 +56,95 @@ def test_reads_plain_and_compressed_files_alike(tmp_path, suffix, line_end, mark
     documents = read(path)
     assert [d.lines for d in documents] == [("One.", "Two."), ("Three.",), ("Four",)]
     assert documents[-1].position == path.stat().st_size
+
+
+WRAPPED = """\
+\ufeffCHAPTER I
+
+  The first sentence stands on
+  three lines, as the well-
+  known files of e-books have it.
+
+A second paragraph--
+one with a dash -
+ends here.
+
+
+CHAPTER II
+"""
+JOINED = [
+    (
+        "CHAPTER I",
+        "The first sentence stands on three lines, as the well-known files of e-books have it.",
+        "A second paragraph--one with a dash - ends here.",
+    ),
+    ("CHAPTER II",),
+]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_wrapped_lines_are_joined_where_asked(tmp_path, line_end):
+    """A blank line ends a paragraph, two a document; a hyphen at a line's end is kept."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(WRAPPED.replace("\n", line_end).encode())
+    (file,) = find_files(str(path), "text", join_lines=True)
+    assert [document.lines for document in file.read()] == JOINED
+    assert len(lines_of(path)) == 4
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_wrapped_lines_of_records_are_joined(tmp_path, name):
+    """A record stays one document, whatever blank lines it has."""
+    path = tmp_path / name
+    text = WRAPPED.lstrip("\ufeff")
+    if name.endswith("parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": [text]}), path)
+    else:
+        path.write_text(json.dumps({"text": text}))
+    (file,) = find_files(str(path), "text", join_lines=True)
+    assert [document.lines for document in file.read()] == [tuple(sum(JOINED, ()))]
+
+
+@pytest.mark.parametrize(
+    ("lines", "joined"),
+    [
+        ("今天天气\n很好。", "今天天气很好。"),
+        ("東京は\nきれい", "東京はきれい"),
+        ("在 NLP\n领域", "在 NLP 领域"),
+        ("오늘은\n날씨가", "오늘은 날씨가"),
+        ("an exam\u00ad\nple", "an exam\u00adple"),
+        ("it was\u2014\nwell", "it was\u2014well"),
+        ("pages 3 -\n5", "pages 3 - 5"),
+    ],
+)
+def test_what_stands_between_joined_lines(tmp_path, lines, joined):
+    """Scripts without spaces get none, nor does what is behind a hyphen or a long dash."""
+    path = tmp_path / "a.txt"
+    path.write_text(lines, encoding="utf-8")
+    (file,) = find_files(str(path), "text", join_lines=True)
+    assert [document.lines for document in file.read()] == [(joined,)]
+
+
+@pytest.mark.parametrize("on_hyphens", [False, True])
+def test_joining_undoes_wrapping(tmp_path, shared_data, on_hyphens):
+    """Real paragraphs, wrapped at 72 columns and joined again, are what they were."""
+    with lzma.open(shared_data / "text" / "standardebooks_cc0.txt.xz") as stream:
+        text = stream.read(1_000_000).decode("utf-8", "ignore")
+    documents = [
+        [" ".join(line.split()) for line in document.split("\n")]
+        for document in text.split("\n\n")[:-1]
+    ]
+    path = tmp_path / "a.txt"
+    wrapped = [
+        "\n\n".join(textwrap.fill(line, 72, break_on_hyphens=on_hyphens) for line in document)
+        for document in documents
+    ]
+    path.write_text("\n\n\n".join(wrapped), encoding="utf-8")
+    (file,) = find_files(str(path), "text", join_lines=True)
+    found = [line for document in file.read() for line in document.lines]
+    expected = [line for document in documents for line in document if line]
+    assert len(expected) > 1000
+    assert found == expected
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from ptft_jax.commands.data.prepare import split_inputs
@@ -89,6 +91,53 @@ def test_a_name_is_tried_before_the_pattern_in_it(tmp_path):
     assert found == [("news [2020].txt",), ("a,b.txt",), ("a",)]
     (pattern,) = open_sources([f"{tmp_path}/news [2].txt"], "text")
     assert documents_of((pattern,)) == [("news 2.txt",)]
+
+
+def test_a_source_can_name_its_own_column(tmp_path):
+    """Corpora of several hands have their text under several names; the others keep the general."""
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}')
+    (tmp_path / "b.jsonl").write_text('{"text": "two", "body": "no"}')
+    (tmp_path / "c#d.jsonl").write_text('{"text": "three"}')
+    pyarrow.parquet.write_table(pyarrow.table({"die Zeile": ["four"]}), tmp_path / "e.parquet")
+    items = ["a.jsonl#body@2", "b.jsonl", "c#d.jsonl", "*.parquet#die Zeile"]
+    sources = open_sources([f"{tmp_path}/{item}" for item in items], "text")
+    assert documents_of(sources) == [("one",), ("two",), ("three",), ("four",)]
+    assert [source.weight for source in sources] == [2, 1, 1, 1]
+    assert [source.text_column for source in sources] == ["body", "text", "text", "die Zeile"]
+    assert [source.name.rpartition("/")[2] for source in sources] == [
+        "a.jsonl",
+        "b.jsonl",
+        "c#d.jsonl",
+        "*.parquet",
+    ]
+    # Nothing but the column is another: it is the same file.
+    with pytest.raises(ConfigError, match="names nothing that items before it have not"):
+        open_sources([f"{tmp_path}/b.jsonl#body", f"{tmp_path}/b.jsonl"], "text")
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    """Text has no columns at all."""
+    write_texts(tmp_path, a="a")
+    with pytest.raises(ConfigError, match=r"a\.txt is text and has no column.*Leave out #body"):
+        open_sources([f"{tmp_path}/a.txt#body"], "text")
+    (tmp_path / "b.jsonl").write_text('{"title": "one", "content": "two"}')
+    with pytest.raises(DataError, match=r"no column 'body'; it has: title, content\..*FILE#COLUMN"):
+        documents_of(open_sources([f"{tmp_path}/b.jsonl#body"], "text"))
+
+
+def test_a_corpus_knows_the_columns_of_its_sources(tmp_path):
+    """The same files with another column are another corpus."""
+    for name in ("a", "b"):
+        records = [{"text": f"text {name}{n}", "body": f"body {name}{n}"} for n in range(5)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
+    settings = PrepareSettings((f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl#body"), vocab_size=64)
+    manifest = prepare_corpus(settings, tmp_path / "data")
+    assert manifest.settings["text_columns"] == ["text", "body"]
+    assert prepare_corpus(settings, tmp_path / "data") == manifest
+    plain = replace(settings, inputs=(f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"))
+    with pytest.raises(ConfigError, match=r"text_columns=\['text', 'body'\], now None"):
+        prepare_corpus(plain, tmp_path / "data")
+    assert "text_columns" not in prepare_corpus(plain, tmp_path / "plain").settings
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from checkpoint_damage import damaged, files_of, single_flips
-from small_state import CONFIG, TOKENIZER, abstract, assert_same, make_state, save
+from small_state import abstract, assert_same, checkpoints_in, make_state, save
 
 from ptft_jax.errors import ConfigError, DataError, StorageError
 from ptft_jax.training.checkpoints import retention
@@ -23,7 +23,6 @@ from ptft_jax.training.checkpoints.manifest import (
     read_manifest,
     write_manifest,
 )
-from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
 FLIPS = 40
@@ -38,7 +37,7 @@ def mesh():
 def two(tmp_path_factory, mesh) -> Path:
     """A folder with the checkpoints 1 and 2, whose arrays differ."""
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
-    with Checkpoints(folder, keep_last=2, best=("dev_loss", "min")) as checkpoints:
+    with checkpoints_in(folder, keep_last=2, best=("dev_loss", "min")) as checkpoints:
         save(checkpoints, 1, make_state(mesh, seed=1), {"dev_loss": 0.5})
         save(checkpoints, 2, make_state(mesh, seed=2), {"dev_loss": 0.4})
     return folder
@@ -47,7 +46,7 @@ def two(tmp_path_factory, mesh) -> Path:
 def goes_back_to_one(folder: Path, mesh, file: str) -> None:
     """Asserts that a resume tells of the damaged file in 2, uses 1 and keeps 2 under a new name."""
     said = []
-    checkpoints = Checkpoints(folder)
+    checkpoints = checkpoints_in(folder)
     state, meta = checkpoints.restore_latest(abstract(make_state(mesh)), said.append)
     assert meta["step"] == 1
     assert_same(state, make_state(mesh, seed=1))
@@ -68,7 +67,7 @@ def test_flipped_bits_are_found_and_the_checkpoint_before_is_used(two, mesh):
         with damaged(path, content):
             goes_back_to_one(two, mesh, path.name)
     said = []
-    state, _ = Checkpoints(two).restore_latest(abstract(make_state(mesh)), said.append)
+    state, _ = checkpoints_in(two).restore_latest(abstract(make_state(mesh)), said.append)
     assert_same(state, make_state(mesh, seed=2))
     assert said == []
 
@@ -85,7 +84,7 @@ def test_lost_content_is_found_in_every_file(two, mesh, how):
 
 def test_reading_commands_refuse_what_is_damaged(two, mesh):
     """Whoever names a checkpoint, or asks for the last, is not given another one silently."""
-    checkpoints = Checkpoints(two, best=("dev_loss", "min"))
+    checkpoints = checkpoints_in(two, best=("dev_loss", "min"))
     params = abstract(make_state(mesh)).params
     [data] = [path for path in files_of(two / "2") if path.parent.parent.name == "params"][:1]
     with damaged(data, data.read_bytes()[:-1]):
@@ -113,27 +112,29 @@ def test_without_any_whole_checkpoint(two, mesh, tmp_path):
     folder = shutil.copytree(two, tmp_path / "checkpoints")
     for step in ("1", "2"):
         (folder / step / "params" / "_METADATA").unlink()
-    checkpoints = Checkpoints(folder)
+    checkpoints = checkpoints_in(folder)
     for _ in range(2):
         with pytest.raises(DamagedCheckpointError, match=r"no checkpoint that is whole.*/2.*/1"):
             checkpoints.restore_latest(abstract(make_state(mesh)), print)
     assert {path.name for path in folder.iterdir()} == {"1", "2"}
-    assert Checkpoints(tmp_path / "new").restore_latest(abstract(make_state(mesh)), print) is None
+    assert (
+        checkpoints_in(tmp_path / "new").restore_latest(abstract(make_state(mesh)), print) is None
+    )
     assert not (tmp_path / "new").exists()
 
 
 def test_metrics_can_come_later(tmp_path, mesh):
     """A run stopped in the middle of an evaluation saves, and the resume adds the metrics."""
     state = make_state(mesh)
-    with Checkpoints(tmp_path, keep_last=1, best=("dev_loss", "min")) as checkpoints:
+    with checkpoints_in(tmp_path, keep_last=1, best=("dev_loss", "min")) as checkpoints:
         save(checkpoints, 1, state, {"dev_loss": 0.5})
-        checkpoints.save(2, state, 64, CONFIG, TOKENIZER, {}, evaluation_due=True)
+        checkpoints.save(2, state, 64, {}, evaluation_due=True)
         checkpoints.wait()
         assert checkpoints.meta()["evaluation_due"]
         assert checkpoints.best_step() == 1
         checkpoints.record_metrics(2, {"dev_loss": 0.25})
         assert checkpoints.best_step() == 2
-    resumed = Checkpoints(tmp_path, keep_last=1, best=("dev_loss", "min"))
+    resumed = checkpoints_in(tmp_path, keep_last=1, best=("dev_loss", "min"))
     _, meta = resumed.restore_latest(abstract(state), pytest.fail)
     assert meta["metrics"] == {"dev_loss": 0.25}
     assert not meta["evaluation_due"]
@@ -150,7 +151,7 @@ def test_metrics_can_come_later(tmp_path, mesh):
 
 def test_items_that_are_not_there(tmp_path, mesh):
     """A checkpoint saved without a tokenizer, say, is refused by what is absent."""
-    with Checkpoints(tmp_path) as checkpoints:
+    with checkpoints_in(tmp_path) as checkpoints:
         save(checkpoints, 1, make_state(mesh))
     shutil.rmtree(tmp_path / "1" / "tokenizer")
     held = read_manifest(tmp_path / "1")
@@ -172,7 +173,7 @@ rng = np.random.default_rng(0)
 def save(step, kilobytes):
     params = {"kernel": jax.device_put(rng.standard_normal(250 * kilobytes, np.float32))}
     state = TrainState.new(params, {"mu": params["kernel"] + 1})
-    checkpoints.save(step, state, step, {}, {}, {})
+    checkpoints.save(step, state, step, {})
 
 checkpoints = Checkpoints(sys.argv[1])
 save(1, 10)
@@ -203,13 +204,13 @@ def test_files_that_may_not_grow(tmp_path):
     assert done.stderr == ""
     assert os.listdir(tmp_path) == ["1"]
     kernel = {"kernel": jax.ShapeDtypeStruct((2500,), np.float32)}
-    assert len(Checkpoints(tmp_path).restore_params(1, kernel)) == 1
+    assert len(checkpoints_in(tmp_path).restore_params(1, kernel)) == 1
 
 
 @pytest.mark.parametrize("called", ["check", "save"])
 def test_background_errors_come_out(tmp_path, mesh, monkeypatch, called):
     """Whatever the run does next raises the error; one that is no disk's comes as it is."""
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = checkpoints_in(tmp_path)
     save(checkpoints, 1, make_state(mesh))
     checkpoints.wait()
 
@@ -226,7 +227,7 @@ def test_background_errors_come_out(tmp_path, mesh, monkeypatch, called):
         calls[called]()
     assert checkpoints.all_steps() == [1]
     monkeypatch.undo()
-    with Checkpoints(tmp_path) as checkpoints:
+    with checkpoints_in(tmp_path) as checkpoints:
         save(checkpoints, 2, make_state(mesh))
     assert os.listdir(tmp_path) == ["2"]
 
@@ -235,13 +236,13 @@ def test_an_error_on_the_way_out_is_not_hidden(tmp_path, mesh, monkeypatch):
     """A failing write does not replace the error that ended the run, and makes room."""
 
     def ends_by(error: Exception, step: int) -> None:
-        with Checkpoints(tmp_path) as checkpoints:
+        with checkpoints_in(tmp_path) as checkpoints:
             save(checkpoints, step, make_state(mesh))
             raise error
 
     with pytest.raises(KeyError, match="first"):
         ends_by(KeyError("first"), 1)
-    assert Checkpoints(tmp_path).all_steps() == [1]
+    assert checkpoints_in(tmp_path).all_steps() == [1]
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -259,7 +260,7 @@ def test_hosts_without_a_shared_folder(tmp_path, mesh):
         return [value, ["b", False] if tag.endswith("seen") else value]
 
     with pytest.raises(ConfigError, match="process 1 on host b does not see what process 0"):
-        save(Checkpoints(tmp_path, gather=gather), 1, make_state(mesh))
+        save(checkpoints_in(tmp_path, gather=gather), 1, make_state(mesh))
     assert os.listdir(tmp_path) == []
 
 
@@ -272,7 +273,7 @@ def test_another_process_that_sees_damage(tmp_path, mesh):
         return [value, answers.pop(tag.split()[-1], value)]
 
     state, said = make_state(mesh), []
-    with Checkpoints(tmp_path, keep_last=2, gather=gather) as checkpoints:
+    with checkpoints_in(tmp_path, keep_last=2, gather=gather) as checkpoints:
         save(checkpoints, 1, make_state(mesh, seed=1))
         save(checkpoints, 2, state)
     answers["damage"] = [["params/d/1", "has changed"]]
@@ -305,7 +306,7 @@ def test_a_failed_write_waits_for_nobody(tmp_path, mesh, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with Checkpoints(tmp_path, gather=gather) as checkpoints:
+    with checkpoints_in(tmp_path, gather=gather) as checkpoints:
         save(checkpoints, 1, make_state(mesh))
         checkpoints.wait()
         assert asked[-1] == "written"
@@ -322,7 +323,7 @@ def test_a_failed_write_waits_for_nobody(tmp_path, mesh, monkeypatch):
 def test_an_imported_model_is_no_damage(tmp_path, mesh):
     """A run without optimizer state is said to be one, when it is resumed."""
     state = make_state(mesh)
-    with Checkpoints(tmp_path) as checkpoints:
+    with checkpoints_in(tmp_path) as checkpoints:
         save(checkpoints, 0, dataclasses.replace(state, opt_state=None))
     with pytest.raises(ConfigError, match="no optimizer state"):
         checkpoints.restore_latest(abstract(state), pytest.fail)

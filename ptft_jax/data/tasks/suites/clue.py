@@ -4,11 +4,15 @@ CLUE's files are `train.json`, `dev.json` and `test.json`; FewCLUE's `train_few_
 `dev_few_all.json` and `test_public.json` are read where those are not there.
 """
 
+import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.table import ClassificationTask
+from ptft_jax.errors import DataError
 
 _FILES = {
     "train": ("train.json", "train_few_all.json"),
@@ -40,7 +44,39 @@ def _cluewsc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {**record, "text": text}
 
 
-CLUE: dict[str, ClassificationTask] = {
+def _chid(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """FewCLUE's form, one gap a text: the choices are the text with each idiom in it."""
+    filled = [record["content"].replace("#idiom#", idiom) for idiom in record["candidates"]]
+    yield {"context": "", "choices": filled, "label": record.get("answer")}
+
+
+def _c3_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Dialogues (`d-….json`) and mixed texts (`m-….json`), each a file with one JSON list."""
+    number = 0
+    for file in (path, path.with_name(f"m{path.name.removeprefix('d')}")):
+        if not file.is_file():
+            continue
+        try:
+            entries = json.loads(file.read_text("utf-8"))
+            found = [{"text": text, "questions": asked} for text, asked, _ in entries]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{file}: not a file of C3 ({error}); fetch it again") from error
+        for record in found:
+            number += 1
+            yield number, record
+
+
+def _c3(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for question in record["questions"]:
+        choices = [f"{question['question']} {choice}" for choice in question["choice"]]
+        row = {"context": " ".join(record["text"]), "choices": choices}
+        if "answer" in question:
+            row["label"] = question["choice"].index(question["answer"])
+        yield row
+
+
+_choice = partial(ChoiceTask, "clue", language="zh")
+CLUE: dict[str, ClassificationTask | ChoiceTask] = {
     "afqmc": _clue(
         folder="afqmc",
         texts=("sentence1", "sentence2"),
@@ -53,6 +89,13 @@ CLUE: dict[str, ClassificationTask] = {
         label_names=("different", "same"),
         labels_in_file=("0", "1"),
     ),
+    "c3": _choice(
+        folder="c3",
+        files={"train": ("d-train.json",), "dev": ("d-dev.json",)},
+        reader=_c3_records,
+        flatten=_c3,
+    ),
+    "chid": _choice(folder="chid", files=_FILES, flatten=_chid),
     "cluewsc": _clue(
         folder="cluewsc", texts=("text",), label_names=("false", "true"), flatten=_cluewsc
     ),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.table import ClassificationTask
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl",), "test": ("test.jsonl",)}
@@ -43,7 +44,37 @@ def _multirc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield row | ({"label": answer["label"]} if "label" in answer else {})
 
 
-SUPERGLUE: dict[str, ClassificationTask] = {
+def _copa(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The question is asked in words, as in the original data (Roemmele et al. 2011)."""
+    asked = {
+        "cause": "What was the CAUSE of this?",
+        "effect": "What happened as a RESULT?",
+    }[record["question"]]
+    yield {
+        "context": f"{record['premise']} {asked}",
+        "choices": [record["choice1"], record["choice2"]],
+        "label": record.get("label"),
+    }
+
+
+def _record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The choices are the query with each of the passage's entities in its gap."""
+    text = record["passage"]["text"]
+    spans = [text[one["start"] : one["end"] + 1] for one in record["passage"]["entities"]]
+    entities = list(dict.fromkeys(spans))
+    for query in record["qas"]:
+        right = {answer["text"] for answer in query.get("answers", ())}
+        row = {
+            "context": text.replace("@highlight", " "),
+            "choices": [query["query"].replace("@placeholder", name) for name in entities],
+        }
+        if right:
+            row["label"] = [n for n, name in enumerate(entities) if name in right]
+        yield row
+
+
+_choice = partial(ChoiceTask, "superglue", files=_FILES)
+SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
     "boolq": _truth(folder="BoolQ", texts=("question", "passage")),
     "cb": _superglue(
         folder="CB",
@@ -59,6 +90,8 @@ SUPERGLUE: dict[str, ClassificationTask] = {
         flatten=_multirc,
         group="question",
     ),
+    "copa": _choice(folder="COPA", flatten=_copa),
+    "record": _choice(folder="ReCoRD", flatten=_record),
     "superglue_rte": _superglue(
         folder="RTE",
         texts=("premise", "hypothesis"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.reading import Flatten, classes_in_folders
 from ptft_jax.data.tasks.table import ClassificationTask
 
@@ -51,7 +52,16 @@ def _trec(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, {"text": text, "label": label.partition(":")[0]}
 
 
-TEXT_SETS: dict[str, ClassificationTask] = {
+def _swag(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As HF's `run_swag`: the second sentence's beginning belongs to each ending."""
+    yield {
+        "context": record["sent1"],
+        "choices": [f"{record['sent2']} {record[f'ending{n}']}" for n in range(4)],
+        "label": record.get("label"),
+    }
+
+
+TEXT_SETS: dict[str, ClassificationTask | ChoiceTask] = {
     f"xnli_{language}": _xnli_row(language) for language in _XNLI_LANGUAGES.split()
 } | {
     "imdb": ClassificationTask(
@@ -64,6 +74,11 @@ TEXT_SETS: dict[str, ClassificationTask] = {
         files={"train": ("train",), "dev": ("test",)},
         reader=classes_in_folders,
         no_label="unsup",
+    ),
+    "swag": ChoiceTask(
+        "swag",
+        files={"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)},
+        flatten=_swag,
     ),
     "trec": ClassificationTask(
         "trec",

@@ -1,0 +1,51 @@
+"""Fine-tuning on multiple choice: COPA, SWAG, C3, or a table of one's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSettings, ChoiceSplit
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.choice import ChoiceObjective
+from ptft_jax.objectives.metrics import check_outputs
+from ptft_jax.runs.config import Config
+from ptft_jax.runs.kinds.finetuning import FineTuning
+
+
+class Choice(FineTuning):
+    """One of several choices; see `FineTuning`."""
+
+    head = "choice"
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.pairs = any(self.task.splits["train"].contexts)
+
+    def settings(self, config: Config) -> ChoiceSettings:
+        return ChoiceSettings(**config.table)
+
+    def objective(self, model: EncoderConfig) -> ChoiceObjective:
+        return ChoiceObjective()
+
+    def make_examples(
+        self, split: ChoiceSplit, tokenizer: TextTokenizer, **more: Any
+    ) -> ChoiceExamples:
+        length, buckets = self.config.max_seq_length, self.config.length_buckets
+        return ChoiceExamples(split, tokenizer, length, length_buckets=buckets, **more)
+
+    def score(
+        self, split: ChoiceSplit, examples: ChoiceExamples, outputs: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Returns the share of examples of which the choice is right."""
+        check_outputs(outputs["logits"])
+        chosen = outputs["logits"].argmax(axis=1)
+        if split.is_right is not None:
+            right = split.is_right[np.arange(len(split)), chosen]
+        else:
+            right = chosen == split.labels
+        return {"accuracy": float(np.mean(right))}
+
+    def rows(self, examples: list[ChoiceExamples]) -> list[tuple[int, bool]]:
+        return [(tokens, True) for rows in examples for tokens in rows.buckets]

@@ -1,0 +1,84 @@
+"""Each kind of task, from files to an exported folder: trained, resumed, scored again, compared."""
+
+import json
+import shutil
+
+import pytest
+from command_line import sentences
+from small_encoder import write_encoder
+
+import ptft_jax
+
+TEXTS = [text for text, _ in sentences(24, 1)]
+
+
+def multi_label(folder):
+    for split in ("train", "dev"):
+        rows = [
+            {"text": text, "label": [name for bit, name in enumerate("ab") if number >> bit & 1]}
+            for number, text in enumerate(TEXTS)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "finetune/text", {"table.multi_label": True}, "BertForSequenceClassification"
+
+
+def choice(folder):
+    for split in ("train", "dev"):
+        rows = [
+            {"context": text, "choices": [text, TEXTS[0], TEXTS[1]][: 2 + number % 2], "label": 0}
+            for number, text in enumerate(TEXTS)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "finetune/choice", {}, "BertForMultipleChoice"
+
+
+KINDS = [multi_label, choice]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A Hugging Face folder with a tiny encoder that knows the words of the texts."""
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "hf", TEXTS)
+
+
+def losses(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {entry["step"]: entry["loss"] for line in lines if "loss" in (entry := json.loads(line))}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_run_of_each_kind(kind, encoder, tmp_path):
+    """The same losses after a resume, the same scores when asked again, the outputs of PyTorch."""
+    (tmp_path / "data").mkdir()
+    name, changes, model_class = kind(tmp_path / "data")
+    config = ptft_jax.get_config(name)
+    config.update_from_flattened_dict(
+        {
+            "data_dir": str(tmp_path / "data"),
+            "batch_size": 8,
+            "steps": 6,
+            "checkpoint_every": 3,
+            "eval_every": 0,
+            "log_every": 1,
+            "max_seq_length": 32,
+            "length_buckets": (16,),
+            "optimizer.learning_rate": 1e-3,
+            **changes,
+        }
+    )
+    run_dir = tmp_path / "run"
+    found = ptft_jax.finetune(config, str(encoder), str(run_dir))
+    whole = losses(run_dir)
+    assert len(set(whole.values())) == 6
+    shutil.rmtree(run_dir / "checkpoints" / "6")
+    (run_dir / "results.json").unlink()
+    again = ptft_jax.finetune(config, str(encoder), str(run_dir))
+    assert losses(run_dir) == whole
+    assert again == found
+    run = ptft_jax.load_run(run_dir)
+    scored = run.evaluate()
+    assert scored["dev"] == {key: found["dev"][key] for key in scored["dev"]}
+    exported = run.export(tmp_path / "exported")
+    assert exported.model_class == model_class
+    assert exported.verification.largest_difference < 1e-4
+    assert ptft_jax.load_run(tmp_path / "exported").model_config.heads == run.model_config.heads
