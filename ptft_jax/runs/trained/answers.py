@@ -65,7 +65,7 @@ def answer(
             outputs[name][list(rows), : found.shape[1]] = found
         done += len(rows)
         progress(done, len(examples))
-    found = examples.decode(outputs, _threshold(run))
+    found = examples.decode(outputs, threshold_of(run))
     return [
         {"text": pair, "answer": one.pop("text"), **one, "nbest": one["nbest"][:top]}
         for pair, one in zip(pairs, found, strict=True)
@@ -88,8 +88,8 @@ def _examples(run: TrainedRun, split: SpanSplit) -> SpanExamples:
     )
 
 
-def _threshold(run: TrainedRun) -> float:
-    """Returns the config's null_score_threshold, else that which was best on dev; else 0."""
+def threshold_of(run: TrainedRun) -> float:
+    """Returns the config's null_score_threshold, else that which was best on dev, else 0."""
     if run.config.get("null_score_threshold") is not None:
         return run.config.null_score_threshold
     if not run.folder.has_checkpoint():
