@@ -160,6 +160,23 @@ def test_a_folders_own_recipe(place, sentence_folder):
     assert relative(encoder.embed([text]), lowered) < BOUND
 
 
+def test_a_recipe_comes_along_with_an_import_and_an_export(sentence_folder, tmp_path):
+    """The imported run took the mean where its folder says [CLS], and a length of 1."""
+    pooling = {"pooling_mode_cls_token": True}
+    lay_out(sentence_folder, pooling, "Normalize", limit=40, lower=True)
+    prompts = {"prompts": {"query": "query: "}, "similarity_fn_name": "cosine"}
+    (sentence_folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    assert run("import", f"--hf_dir={sentence_folder}", f"--run_dir={tmp_path}/run") == 0
+    assert run("export", f"--run_dir={tmp_path}/run", f"--out_dir={tmp_path}/hf") == 0
+    expected = ptft_jax.load_run(sentence_folder).embed(SHORT)
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1.0, atol=1e-5)
+    for name in ("run", "hf"):
+        np.testing.assert_array_equal(ptft_jax.load_run(tmp_path / name).embed(SHORT), expected)
+    for name in ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"):
+        assert (tmp_path / "hf" / name).read_bytes() == (sentence_folder / name).read_bytes()
+    assert json.loads((tmp_path / "hf/config_sentence_transformers.json").read_text()) == prompts
+
+
 def test_recipes_that_cannot_be_followed(sentence_folder):
     """Another pooling or module is refused, not left out; one that is asked for still works."""
     encoder = ptft_jax.load_run(sentence_folder)

@@ -1,6 +1,8 @@
-"""`ptft --help`, `ptft COMMAND --help` and `ptft help KEY`, at most 100 columns wide."""
+"""`ptft --help`, `ptft COMMAND --help` and `ptft help KEY`, in 100 columns or a narrower window."""
 
 import inspect
+import os
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +15,12 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_complete, flatten, load_config, nearest
 from ptft_jax.runs.defaults import KINDS, expected, finetune
 
-_WIDTH = 100
+_WIDEST, _NARROWEST = 100, 60
+_EXAMPLES = {
+    "prepare": "data/text",
+    "pretrain": "pretrain/bert_base",
+    "finetune": "finetune/glue:mrpc (the task behind a colon)",
+}
 # Names longer than this have their sentence on the next line.
 _NAMES = 38
 
@@ -41,10 +48,11 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
     values = flags.FlagValues()
     module.define_flags(values)
     own = {name: values[name] for name in sorted(values)}
-    lines = [inspect.cleandoc(module.__doc__), "", "Flags:"]
+    lines = [_paragraphs(inspect.cleandoc(module.__doc__)), "", "Flags:"]
     rows = [(_flag(flag), str(flag.help)) for name, flag in own.items() if name not in JOB_FLAGS]
     if command is not None:
-        text = "A shipped config (pretrain/bert_base) or FILE.py; a task follows a colon."
+        text = f"A config that comes along, like {_EXAMPLES[command]}, or a FILE.py"
+        text += "." if command == "prepare" else "; or a run's folder, for the config that it has."
         rows = [
             ("--config=NAME_OR_FILE", text),
             ("--print_config", "Print the config as the flags make it, and stop."),
@@ -59,7 +67,8 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
         config = expected(command) if file is None else load_config(file)
         check_complete(config, expected(command, config), f"--config={file}")
         known = flatten(config.to_dict())
-        lines += ["", f"Keys of the config, with the values of {file or 'the command itself'}:"]
+        values_of = f"the values of {file}" if file else "values that --config=FILE may change"
+        lines += ["", f"Keys of the config, with {values_of}:"]
         for title, keys in KEYS[command].items():
             rows = [
                 (f"--config.{key}={known[key]}", text) for key, text in keys.items() if key in known
@@ -99,7 +108,30 @@ def key_flags(config: Config) -> list[str]:
 
 
 def _flag(flag: flags.Flag) -> str:
-    return f"--{flag.name}" if flag.default is None else f"--{flag.name}={flag.default}"
+    """Returns a flag as it is written, with its default where it has one."""
+    if flag.default is None or flag.default is False:
+        return f"--{flag.name}"
+    is_list = isinstance(flag.default, list)
+    return f"--{flag.name}={','.join(flag.default) if is_list else flag.default}"
+
+
+def _width() -> int:
+    """Returns how many columns to fill."""
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):  # a file or a pipe
+        columns = _WIDEST
+    return max(_NARROWEST, min(columns, _WIDEST))
+
+
+def _paragraphs(text: str) -> str:
+    """Returns a docstring, filled anew where the window is narrower than it was written for."""
+    if _width() == _WIDEST:
+        return text
+    return "\n\n".join(
+        textwrap.fill(" ".join(part.split()), _width(), break_on_hyphens=False)
+        for part in text.split("\n\n")
+    )
 
 
 def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
@@ -113,6 +145,6 @@ def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
             lines.append(head.rstrip())
             head = " " * width
         lines += textwrap.wrap(
-            text, _WIDTH, initial_indent=head, subsequent_indent=" " * width
+            text, _width(), initial_indent=head, subsequent_indent=" " * width
         ) or [head.rstrip()]
     return lines

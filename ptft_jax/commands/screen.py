@@ -2,12 +2,15 @@
 
 import errno
 import os
+import re
+import shlex
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -131,31 +134,58 @@ def short(value: Any) -> str:
 
 
 def facts(console: Console, rows: Mapping[str, str]) -> None:
-    """Prints what a command is about to do, a line per fact."""
+    """Prints what a command is about to do, a line per fact; a window breaks long ones into two."""
+    if console.is_terminal:
+        console.print(_named(rows))
+        return
     width = max(map(len, rows))
     for name, value in rows.items():
         console.print(Text.assemble((f"{name:<{width}}  ", "bold"), value), soft_wrap=True)
 
 
 def made(console: Console, title: str, what: Mapping[str, str], following: Sequence[str]) -> None:
-    """Prints the box that ends a command: what it made, and which commands come next."""
-    lines = Text()
-    width = max((len(name) for name in what), default=0)
-    for name, value in what.items():
-        lines.append(f"{name:<{width}}  ", "bold")
-        lines.append(f"{value}\n")
+    """Prints the box that ends a command, what it made, and below it which commands come next.
+
+    `following` are lines of a shell; `flag` quotes what a person has named. They stand outside the
+    box: one that is copied from it has the box in it.
+    """
+    if what:
+        box = Panel(_named(what), title=title, title_align="left", box=ROUNDED, expand=False)
+        console.print(box)
     if following:
-        lines.append("\nnext\n", "bold")
-        room = max(40, console.width - 8)
-        lines.append("\n".join(f"  {_continued(command, room)}" for command in following))
-    lines.rstrip()
-    console.print(Panel(lines, title=title, title_align="left", box=ROUNDED, expand=False))
+        console.print("next", style="bold")
+        for command in following:
+            say(console, f"  {_continued(command, max(40, console.width - 4))}")
+
+
+def _named(rows: Mapping[str, str]) -> Table:
+    """Returns names with their values, in which long ones go on below their beginning."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def flag(name: str, value: object) -> str:
+    """Writes a flag as a shell reads it: `--run_dir=RUN`, in quotes where it needs them."""
+    return shlex.quote(f"--{name}={value}")
+
+
+def resume_command(command: str, run_dir: Path) -> str:
+    """Returns the command line with which a run goes on as it was last started."""
+    return f"ptft {command} {flag('config', run_dir)} {flag('run_dir', run_dir)}"
+
+
+# A word of a command line: up to a space that is in no quotes.
+_WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 
 
 def _continued(command: str, width: int) -> str:
     """Breaks a long command into lines that a shell joins again, so that it can be copied."""
     lines, line = [], ""
-    for word in command.split(" "):
+    for word in _WORD.findall(command):
         if line and len(line) + len(word) + 1 > width:
             lines.append(line)
             line = "    " + word

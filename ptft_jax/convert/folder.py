@@ -108,6 +108,7 @@ def write_hf_folder(
     card: str,
     id2label: Sequence[str] | None = None,
     problem_type: str | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Writes the folder that PyTorch users load, all of it or nothing.
 
@@ -118,6 +119,7 @@ def write_hf_folder(
         tokenizer: saved beside the weights for `AutoTokenizer`.
         card: content of `README.md`.
         id2label, problem_type: as in `hf_config`.
+        files: others to put beside these, by their paths in the folder.
 
     Returns:
         The folder.
@@ -138,6 +140,9 @@ def write_hf_folder(
     content["pad_token_id"] = tokenizer.pad_token_id
     tensors = bert.to_hf(params, config)
     with made_whole(out_dir) as partial:
+        for name, file in (files or {}).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(file)
         # transformers takes a file without this entry for another framework's.
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         texts = {"config.json": json.dumps(content, indent=2) + "\n", "README.md": card}
@@ -245,6 +250,14 @@ def read_hf_folder(
         problem_type=problem_type,
     )
     tokenizer = TextTokenizer.load(path)
+    if tokenizer.foreign_template is not None:
+        cls, sep = tokenizer.cls_token, tokenizer.sep_token
+        raise ConfigError(
+            f"{path}: its tokenizer writes a pair of texts as {tokenizer.foreign_template} (A and "
+            f"B are the texts, numbers are token types): expected {cls}:0 A:0 {sep}:0 B:1 {sep}:1, "
+            "and the same of a single text, as BERT has it and as texts are written here. If that "
+            "is how the model was trained, write it as post_processor into tokenizer.json."
+        )
     if tokenizer.vocab_size > config.vocab_size:
         raise DataError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds "

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig
 
 # An `ml_collections.ConfigDict`; its keys are attributes that no type checker can know.
@@ -38,11 +38,14 @@ def load_config(file: str) -> Config:
 
     Args:
         file: a shipped config's name (pretrain/bert_base), or FILE.py; a task follows a colon
-            (finetune/glue:mrpc).
+            (finetune/glue:mrpc). Or a run's folder: the config that it was last started with.
 
     Raises:
         ConfigError: there is no such file, or it gives no config.
+        DataError: a run's config.json is damaged.
     """
+    if (Path(file) / "config.json").is_file():
+        return _of_run(Path(file))
     path, (_, colon, task) = _existing(file), file.partition(":")
     name = f"ptft_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
@@ -63,6 +66,33 @@ def load_config(file: str) -> Config:
             f"Expected a function get_config() that returns a ConfigDict{takes}; "
             f"{shipped_configs()}."
         ) from error
+
+
+def _of_run(run_dir: Path) -> Config:
+    """Returns the config that a run's config.json holds, in the types of its command's keys."""
+    # Both begin with this module.
+    from ptft_jax.runs.defaults import WITH_CONFIG, expected
+    from ptft_jax.runs.record import read_record
+
+    record = read_record(run_dir)
+    if record.command not in WITH_CONFIG:
+        raise ConfigError(
+            f"--config={run_dir}: this run was made by `ptft {record.command}` and has no config: "
+            "expected one that was trained."
+        )
+    config = expected(record.command, ConfigDict(record.config))
+    try:
+        config.update(_with_tuples(record.config))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{run_dir}/config.json is damaged: {error}") from error
+    return config
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns JSON values with tuples for lists, as configs have them."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _existing(file: str) -> Path:

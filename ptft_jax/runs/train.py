@@ -241,7 +241,8 @@ def train(
             folder.path, job.process_index, job.process_count, start_time, steps
         )
         with fitting(_remedies(phases[0].config, model, mesh)):
-            with job.activity("restoring"):
+            has_saved = checkpoints.latest_step() is not None
+            with job.activity("restoring" if has_saved else "starting"):
                 restored = checkpoints.restore_latest(abstract, report.say)
             if restored is not None:
                 state, meta = restored
@@ -328,6 +329,8 @@ def train(
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )
+        for line in kind.findings():
+            report.say(line)
     job.heartbeat.end(0)
     return results
 

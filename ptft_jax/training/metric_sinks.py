@@ -133,7 +133,7 @@ class MetricsWriter(Sink):
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / "metrics.jsonl"
-        kept = _lines_until(path, start_step)
+        kept = [(line, entry) for line, entry in _lines(path) if entry["step"] <= start_step]
         write_atomically(path, "".join(line + "\n" for line, _ in kept))
         self._evaluated = {(entry["step"], entry["split"]) for _, entry in kept if "split" in entry}
         self._path = path
@@ -315,16 +315,20 @@ def write_results(run_dir: str | Path, results: Mapping[str, Any]) -> Path:
     return path
 
 
-def _lines_until(path: Path, step: int) -> list[tuple[str, dict[str, Any]]]:
-    """Return the whole lines of a metrics file up to `step`, each with its object."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a metrics.jsonl, without lines that a kill has broken off."""
+    return [entry for _, entry in _lines(path)]
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the whole lines of a metrics file, each with its object."""
     if not path.exists():
         return []
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-            if entry["step"] <= step:
-                kept.append((line, entry))
+            kept.append((line, {**entry, "step": int(entry["step"])}))
         except (ValueError, KeyError, TypeError):
             continue
     return kept

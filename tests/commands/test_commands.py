@@ -169,7 +169,7 @@ def test_what_a_command_says_comes_next_can_be_pasted(glue, pretrained, mnli, ss
     for task, folder, changes in (("mnli", mnli, every), ("sst2", sst2, {})):
         assert run(*finetune_flags(f"glue.py:{task}", glue, pretrained, folder, **changes)) == 0
         said = capsys.readouterr().out
-        (line,) = (line.strip("│ ") for line in said.splitlines() if "ptft predict" in line)
+        (line,) = (line for line in said.splitlines() if "ptft predict" in line)
         words = subprocess.run(
             ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
         ).stdout.split("\0")[1:-1]
@@ -420,7 +420,10 @@ def test_exports_load_in_pytorch_and_name_no_path(place, exported, pretrained, s
     assert "largest difference of outputs" in shown.out
     assert shown.err == "", "transformers drew its progress bar over the command's screen"
     card = (out_dir / "README.md").read_text()
-    assert "base_model: pretrained\n" in card
+    assert "Its weights started from `pretrained`." in card
+    assert "base_model:" not in card
+    assert "* 1: `positive`" in card
+    assert "name: GLUE sst2" in card
     assert str(place) not in card
     for folder, auto in (
         (exported, transformers.AutoModelForPreTraining),
@@ -603,6 +606,34 @@ def test_every_command_explains_itself(command, capsys):
         assert shown.index("--run_dir") < shown.index("--coordinator_address")
     if command == "prepare":
         assert "--config.vocab_size=30522" in shown
+    assert "=None" not in shown.partition("Keys of the config")[0]
+    assert "['" not in shown
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_help_fills_the_window(columns):
+    """Lines of 100 columns were broken by a terminal of 80 wherever they met its edge."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    command = [sys.executable, "-m", "ptft_jax", "pretrain", "--help"]
+    with subprocess.Popen(command, stdout=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while process.poll() is None or b"max_skipped_in_row" not in said:
+            try:
+                said += os.read(ours, 1 << 16)
+            except OSError:  # how a terminal ends
+                break
+    lines = said.decode().splitlines()
+    os.close(ours)
+    assert process.returncode == 0
+    assert lines[0].startswith("ptft pretrain")
+    assert min(columns, 100) - 8 < max(map(len, lines)) <= min(columns, 100)
 
 
 def test_help_of_a_key(capsys):

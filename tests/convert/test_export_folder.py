@@ -14,7 +14,7 @@ from tokenizer_checks import wordpiece
 
 from ptft_jax.convert.bert import ARCHITECTURES, to_hf
 from ptft_jax.convert.folder import check_out_dir, read_hf_folder, write_hf_folder
-from ptft_jax.convert.model_card import card, corpus_summary
+from ptft_jax.convert.model_card import About, card, corpus_summary
 from ptft_jax.convert.verify import verify_against_torch
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
@@ -270,37 +270,63 @@ def test_card_says_what_it_was_given():
         "sources": [{"name": f"{i}.txt", "weight": [1.0, 2.5][i % 2]} for i in range(4)],
         "licence": "CC BY-SA 4.0",
     }
-    text = card(
-        config,
-        name='run "é": 1 # two\n| three 🙂',
-        data={"task": "mrpc", "language": "en", **corpus_summary(manifest, most=2)},
+    about = About(
+        data={"task": "mrpc", **corpus_summary(manifest, most=2)},
         scores={"dev": {"accuracy": 0.8676470588235294, "f1": 0.9}, "test": {"loss": float("nan")}},
-        training={"optimizer": {"name": "adamw", "learning_rate": 5e-5}, "steps": 345},
-        base_model="../models/base: x",
+        dataset=("GLUE mrpc", "nyu-mll/glue", "mrpc"),
+        labels=("no", "yes | or\nso"),
+        pairs=True,
+        training={"optimizer": {"name": "adamw", "learning_rate": 5e-5}, "max_seq_length": 128},
+        history=["after step 3: steps: 6 → 9"],
+        source="a folder",
+        base_model="google-bert/bert-base-uncased",
+        languages=["en"],
     )
+    text = card(config, 'run "é": 1 # two\n| three 🙂', about)
     meta, body = front_matter(text)
     assert meta["library_name"] == "transformers"
-    assert meta["language"] == "en"
+    assert meta["language"] == ["en"]
     assert meta["pipeline_tag"] == "text-classification"
-    assert meta["base_model"] == "../models/base: x"
-    assert (meta["license"], meta["license_name"]) == ("other", "cc-by-sa-4.0")
+    assert meta["base_model"] == "google-bert/bert-base-uncased"
+    assert meta["datasets"] == ["nyu-mll/glue"]
+    assert meta["license"] == "cc-by-sa-4.0"
     (index,) = meta["model-index"]
     assert index["name"] == 'run "é": 1 # two\n| three 🙂'
-    assert index["results"][0]["dataset"] == {"name": "mrpc", "type": "mrpc", "split": "dev"}
+    dataset = {"name": "GLUE mrpc", "type": "nyu-mll/glue", "config": "mrpc", "split": "dev"}
+    assert index["results"][0]["dataset"] == dataset
     assert index["results"][0]["metrics"][0] == {"type": "accuracy", "value": 0.8676470588235294}
-    assert "| optimizer.learning_rate | 5e-05 |" in body
-    assert "| train.tokens | 1,234 |" in body
-    assert "| sources | 0.txt, 1.txt (weight 2.5), and 2 more |" in body
+    for line in (
+        "| optimizer.learning_rate | 5e-05 |",
+        "| train.tokens | 1,234 |",
+        "| sources | 0.txt, 1.txt (weight 2.5), and 2 more |",
+        "| dev.accuracy | 0.867647 |",
+        "| num_hidden_layers | 12 |",
+        "* 1: `yes \\| or so`",
+        "* after step 3: steps: 6 → 9",
+        "* It reads 512 tokens at most, and was trained on 128: longer texts are cut to that in "
+        "the code above.",
+    ):
+        assert line in body.splitlines()
     assert "tokens-00000" not in body
-    assert "| dev.accuracy | 0.867647 |" in body
-    assert "| num_hidden_layers | 12 |" in body
+    # The hub takes a licence that is not in its list by its name.
+    meta, body = front_matter(card(config, "x", About(licence="My own 2.0", source="a folder")))
+    assert (meta["license"], meta["license_name"]) == ("other", "my-own-2.0")
+    assert "base_model" not in meta, "a folder of this machine is no name on the hub"
+    assert "Its weights started from `a folder`." in body
 
 
 @pytest.mark.parametrize("heads", AUTO, ids="+".join)
-def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, monkeypatch, capsys):
+@pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
+def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, pairs, monkeypatch, capsys):
     """What is not known is not in the card, and its code runs as it stands, in the folder."""
-    _, config, _ = export(tmp_path / "hf", heads, tokenizer)
-    meta, body = front_matter(card(config, name="small"))
+    if pairs and heads != CLASSIFIER:
+        pytest.skip("pairs are a matter of a classifier")
+    labels = ["[no]", 'yes "é"']
+    about = About(pairs=pairs, labels=labels, training={"max_seq_length": 8 if pairs else 16})
+    _, config, _ = export(
+        tmp_path / "hf", heads, tokenizer, labels if heads == CLASSIFIER else None
+    )
+    meta, body = front_matter(card(config, "small", about))
     assert "model-index" not in meta
     assert "base_model" not in meta
     assert "## Scores" not in body
@@ -308,5 +334,13 @@ def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, monkeypatch, ca
     assert "license" not in meta
     code = body.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path / "hf")
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    if heads == CLASSIFIER:
+        first, second = said.splitlines()
+        assert first.startswith("[no] 0.")
+        assert second.startswith('yes "é" 0.')
+        assert names["inputs"]["token_type_ids"].max() == int(pairs)
+    else:
+        assert said.strip()

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tokenizers
 import transformers
 from command_line import finetune_flags, run
 from foreign_folders import make_folders
@@ -134,3 +135,71 @@ def test_pairs_need_two_token_types(made, folder, tmp_path, capsys):
     with pytest.raises(ConfigError, match="this model has one token type"):
         ptft_jax.load_run(folder).predict([("a", "b")])
     assert len(ptft_jax.load_run(folder).predict(["a river"])) == 1
+
+
+TEMPLATES = {
+    "RoBERTa's": "[CLS]:0 $A:0 [SEP]:0 [SEP]:0 $B:0 [SEP]:0",
+    "a separator missing": "[CLS]:0 $A:0 $B:1 [SEP]:1",
+    "one token type": "[CLS]:0 $A:0 [SEP]:0 $B:0 [SEP]:0",
+    "no special tokens": None,
+}
+
+
+@pytest.mark.parametrize("pair", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_tokenizer_that_writes_pairs_otherwise_is_refused(made, tmp_path, pair, capsys):
+    """Our own template was used without a word: PyTorch's ids of a pair were others."""
+    folder = shutil.copytree(made / "hf", tmp_path / "hf")
+    change(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    bert = theirs("the river", "a stone")["input_ids"]
+    assert bert == ids_of_pair(TextTokenizer.load(folder), "the river", "a stone")
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    if pair:
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair=pair, special_tokens=special
+        )
+    content = json.loads(backend.to_str()) | ({} if pair else {"post_processor": None})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    written = theirs("the river", "a stone", return_token_type_ids=True)
+    assert (written["input_ids"], written["token_type_ids"][-1]) != (bert, 1)
+    assert run("import", f"--hf_dir={folder}", f"--run_dir={tmp_path}/run") == 2
+    said = capsys.readouterr().err
+    assert f"a pair of texts as {(pair or '$A:0 $B:0').replace('$', '')} (A and B" in said
+    assert "expected [CLS]:0 A:0 [SEP]:0 B:1 [SEP]:1" in said
+    if pair is None:
+        # BERT's own class has its template by itself.
+        change(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        assert theirs("the river", "a stone")["input_ids"] == bert
+        assert ptft_jax.load_run(folder).embed(["the river"]).shape == (1, 32)
+
+
+def ids_of_pair(tokenizer: TextTokenizer, a: str, b: str) -> list[int]:
+    first, second = tokenizer.encode_batch([a, b])
+    sep = tokenizer.sep_token_id
+    return [tokenizer.cls_token_id, *first, sep, *second, sep]
+
+
+def test_pairs_of_real_tokenizers_are_those_of_transformers(shared_data, tmp_path):
+    """Where they are not, the tokenizer says how it would write them."""
+    source, found = shared_data / "tokenizers", {}
+    for name, kind in (
+        ("bert-base-uncased", "bert"),
+        ("bert-base-chinese", "bert"),
+        ("roberta-base", "roberta"),
+        ("modernbert_reconstructed", "modernbert"),
+    ):
+        if not (source / name).is_dir():
+            pytest.skip(f"needs {source / name}")
+        folder = shutil.copytree(source / name, tmp_path / name)
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+        ours = TextTokenizer.load(folder)
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        written = theirs("the river", "a stone", return_token_type_ids=True)
+        is_ours = written["input_ids"] == ids_of_pair(ours, "the river", "a stone")
+        assert (ours.foreign_template is None) == (is_ours and written["token_type_ids"][-1] == 1)
+        found[name] = ours.foreign_template
+    assert found["bert-base-uncased"] is found["bert-base-chinese"] is None
+    assert found["roberta-base"] == "<s>:0 A:0 </s>:0 </s>:0 B:0 </s>:0"

@@ -15,7 +15,7 @@ import os
 
 from absl import flags
 
-from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars, say
+from ptft_jax.commands.screen import count, facts, flag, made, make_console, progress_bars, say
 from ptft_jax.data.corpus.prepare import prepare_corpus
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.corpus.store import Manifest
@@ -43,7 +43,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         {"folder": values.out_dir, "manifest": f"{values.out_dir}/manifest.json"},
         [
             "ptft pretrain --config=configs/pretrain/bert_tiny.py "
-            f"--config.data_dir={values.out_dir} --run_dir=runs/pretrain"
+            f"{flag('config.data_dir', values.out_dir)} --run_dir=runs/pretrain"
         ],
     )
 

@@ -135,7 +135,7 @@ def _table(box: Box, head: Sequence[str], rows: Iterable[Sequence[str]], texts: 
     """A table whose first `texts` columns hold texts and the others numbers."""
     table = Table(*head, box=box)
     for column in table.columns[texts:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for row in rows:
         # Names come from outside: no colour, no column and no HTML of theirs.
         cells = [printable(cell) for cell in row]

@@ -1,7 +1,9 @@
 """ptft ckpt ls, verify and rewind: the checkpoints of a run from the command line."""
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from rich.box import SIMPLE_HEAD
@@ -9,7 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptft_jax.commands.screen import count, made, make_console, progress_bars, short
+from ptft_jax.commands.screen import (
+    count,
+    flag,
+    made,
+    make_console,
+    progress_bars,
+    resume_command,
+    short,
+)
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.lock import check_free
@@ -25,6 +35,8 @@ from ptft_jax.training.checkpoints.rewind import rewind
 from ptft_jax.training.storage import folder_size, size_text
 
 _UNLIMITED = 10_000
+# What the columns beside the metrics take: step, when, size, marks, state.
+_OTHER_COLUMNS = 62
 
 
 class Ls:
@@ -48,6 +60,7 @@ class Ls:
         checkpoints, best = folder.path / "checkpoints", folder.record().best
         manifests = retention.complete(checkpoints)
         best_step = retention.best_of({s: held.metrics for s, held in manifests.items()}, best)
+        console = make_console()
         table = Table("step", "when", "size", "metrics", "marks", "state", box=SIMPLE_HEAD)
 
         def row(path: Path, metrics: str, marks: str, state: str) -> None:
@@ -62,8 +75,7 @@ class Ls:
         numbers = retention.numbered(checkpoints)
         for step in numbers:
             path, held = checkpoints / str(step), manifests.get(step)
-            metrics = held.metrics.items() if held else ()
-            words = "  ".join(f"{name} {short(value)}" for name, value in metrics) or "-"
+            words = _metrics(held.metrics if held else {}, best and best[0], console)
             marks = ["best"] * (step == best_step)
             marks += ["last"] * (step == max(manifests, default=None))
             due = held is not None and held.evaluation_due
@@ -73,13 +85,12 @@ class Ls:
         aside = retention.aside(checkpoints)
         for path in aside:
             row(path, "-", "", f"set aside as {path.name}")
-        console = make_console()
         _show(console, table)
         listed = {"run": str(folder.path), "checkpoints": count(len(manifests))}
         if aside:
             size = sum(map(folder_size, aside))
             listed["set aside"] = f"{len(aside)}, {size_text(size)}; delete them when you wish"
-        following = [f"ptft ckpt verify --run_dir={folder.path}"] if numbers else []
+        following = [f"ptft ckpt verify {flag('run_dir', folder.path)}"] if numbers else []
         made(console, "listed", listed, following)
 
 
@@ -124,7 +135,7 @@ class Verify:
         _show(console, table)
         damaged = [str(error) for error in found.values() if error]
         whole = f"{count(len(found) - len(damaged))} of {count(len(found))} whole"
-        following = [f"ptft ckpt ls --run_dir={folder.path}"] if damaged else []
+        following = [f"ptft ckpt ls {flag('run_dir', folder.path)}"] if damaged else []
         made(console, "verified", {"run": str(folder.path), "checkpoints": whole}, following)
         if damaged:
             raise DataError(
@@ -138,9 +149,9 @@ class Rewind:
 
     Takes a run back to an earlier checkpoint; with K it then leaves out the K batches that follow.
 
-    Later checkpoints are renamed to N.rewound-1 and not deleted. The command line that the run was
-    started with goes on from STEP. For a loss spike: STEP is a checkpoint before it, K is large
-    enough to pass the batches that caused it.
+    Later checkpoints are renamed to N.rewound-1 and not deleted. The command line with which the
+    run goes on from STEP is shown at the end. For a loss spike: STEP is a checkpoint before it, K
+    is large enough to pass the batches that caused it.
     """
 
     @staticmethod
@@ -148,7 +159,9 @@ class Rewind:
         """Defines the command's flags."""
         Ls.define_flags(values)
         flags.DEFINE_integer("step", None, "Checkpoint to go back to.", flag_values=values)
-        flags.DEFINE_integer("skip_batches", 0, "Batches to leave out there.", flag_values=values)
+        flags.DEFINE_integer(
+            "skip_batches", 0, "How many batches to leave out from there on.", flag_values=values
+        )
 
     @staticmethod
     def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -163,9 +176,12 @@ class Rewind:
             "last checkpoint": str(values.step),
             "left out from there": f"{count(values.skip_batches)} batches",
             "set aside": ", ".join(path.name for path in aside) or "nothing",
-            "to go on": "the command line that the run was started with",
         }
-        made(make_console(), "rewound", what, [f"ptft ckpt ls --run_dir={folder.path}"])
+        following = [
+            f"ptft ckpt ls {flag('run_dir', folder.path)}",
+            resume_command(folder.record().command, folder.path),
+        ]
+        made(make_console(), "rewound", what, following)
 
 
 def _run_folder(run_dir: str | None, positional: list[str]) -> RunFolder:
@@ -203,6 +219,21 @@ def _state(path: Path) -> str:
 def _without_path(text: object) -> str:
     """Leaves out of what is said of a damaged checkpoint which one it is: its row says that."""
     return f"damaged: {str(text).partition('is damaged: ')[2]}"
+
+
+def _metrics(metrics: Mapping[str, Any], first: str | None, console: Console) -> str:
+    """Returns metrics, the one that decides which is best before the others.
+
+    On a terminal as many as fit in a line; `ptft ckpt ls | cat` shows all.
+    """
+    names = sorted(metrics, key=lambda name: name != first)
+    words = [f"{name} {short(metrics[name])}" for name in names]
+    room = console.width - _OTHER_COLUMNS if console.is_terminal else _UNLIMITED
+    for end in range(len(words), 1, -1):
+        line = "  ".join([*words[:end], *["…"] * (end < len(words))])
+        if len(line) <= room:
+            return line
+    return words[0] if words else "-"
 
 
 def _add_row(table: Table, *cells: str) -> None:

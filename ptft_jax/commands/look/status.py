@@ -8,7 +8,6 @@ process counts as silent when it has written nothing for 40 seconds.
 """
 
 import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptft_jax.commands.screen import count, facts, made, make_console, short
+from ptft_jax.commands.screen import (
+    count,
+    facts,
+    flag,
+    made,
+    make_console,
+    resume_command,
+    short,
+)
 from ptft_jax.data.progress import duration
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.record import RunRecord, read_record
@@ -124,7 +131,7 @@ def show(run_dir: Path, console: Console) -> None:
         console.print(_process_table(processes, pace))
     if starts:
         _print_account(starts, console)
-    _print_next(console, run_dir, state, code, bool(manifests))
+    _print_next(console, run_dir, record, state, code, len(processes), bool(manifests))
 
 
 def _processes(run_dir: Path) -> list[_Process]:
@@ -209,8 +216,11 @@ def _process_table(processes: Sequence[_Process], pace: float) -> Table:
         kinds = Counter(one.does for one in processes).most_common()
         shown = [one for one in processes if one.does != kinds[0][0] or one.number == behind]
         title = f"{len(processes)} processes: {', '.join(f'{n} {does}' for does, n in kinds)}"
-    columns = ("process", "host", "pid", "step", "does", "waited for data", "last heard of", "")
+    columns = ["process", "host", "pid", "step", "does", "data wait", "heard of"]
+    columns += [""] * (behind is not None)
     table = Table(*columns, box=SIMPLE_HEAD, title=title, title_justify="left", title_style="")
+    # So that a row with the name of a host in a cluster is one line of 80 columns.
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     for one in shown[:_MOST_ROWS]:
         cells, beat = [str(one.number), "", "", "", one.does, "", ""], one.beat
         if beat is not None:
@@ -218,7 +228,7 @@ def _process_table(processes: Sequence[_Process], pace: float) -> Table:
             if one.does == beat.activity:
                 cells[4] += f" for {duration(beat.time - beat.since + one.age)}"
             cells[5:] = duration(beat.waited), f"{duration(one.age)} ago"
-        table.add_row(*map(Text, (*cells, "behind" if one.number == behind else "")))
+        table.add_row(*map(Text, (*cells, *["behind"] * (one.number == behind))))
     return table
 
 
@@ -237,10 +247,17 @@ def _print_account(starts: list[Start], console: Console) -> None:
 
 
 def _print_next(
-    console: Console, run_dir: Path, state: str, code: int | None, has_checkpoint: bool
+    console: Console,
+    run_dir: Path,
+    record: RunRecord,
+    state: str,
+    code: int | None,
+    processes: int,
+    has_checkpoint: bool,
 ) -> None:
     """Prints what to do next."""
-    place, to_do, following = shlex.quote(str(run_dir)), _TO_DO.get(code or 0, _GOES_ON), []
+    to_do, following = _TO_DO.get(code or 0, _GOES_ON), []
+    resumes = bool(code) or state.startswith(("dead", "finished, and taken back"))
     if state.startswith("dead"):
         to_do = f"see why it died, and end what is left of the job; {_GOES_ON}"
     elif state.startswith("running,"):
@@ -249,9 +266,13 @@ def _print_next(
         to_do = to_do.replace("goes on from its last checkpoint", "begins it anew")
     elif not state.startswith("running"):
         if code != 0:
-            following.append(f"ptft ckpt ls --run_dir={place}")
+            following.append(f"ptft ckpt ls {flag('run_dir', run_dir)}")
         if not code:
-            name = shlex.quote(f"hf/{run_dir.resolve().name}")
-            following.append(f"ptft export --run_dir={place} --out_dir={name}")
+            name = flag("out_dir", f"hf/{run_dir.resolve().name}")
+            following.append(f"ptft export {flag('run_dir', run_dir)} {name}")
+    if resumes:
+        following.append(resume_command(record.command, run_dir))
+        if processes > 1:
+            to_do += f"; it ran in {processes} processes: start it through the same launcher"
     if to_do or following:
         made(console, "status", {"to do": to_do} if to_do else {}, following)

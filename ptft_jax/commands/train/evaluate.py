@@ -10,7 +10,7 @@ from absl import flags
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.screen import made, make_console, say, short, warnings_as_lines
+from ptft_jax.commands.screen import flag, made, make_console, say, short, warnings_as_lines
 from ptft_jax.commands.train.flags import define_job_flags, job_of
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import TrainedRun, open_run
@@ -32,12 +32,16 @@ def define_flags(values: flags.FlagValues) -> None:
     define_job_flags(values)
 
 
-def define_reading_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of every command that reads a run."""
-    flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
+def define_reading_flags(values: flags.FlagValues, folder: str = "Folder of the run.") -> None:
+    """Defines the flags of every command that reads a run; `folder` says which ones."""
+    flags.DEFINE_string("run_dir", None, folder, flag_values=values)
     flags.DEFINE_string(
-        "checkpoint", "last", "Which checkpoint: last, best or a step.", flag_values=values
+        "checkpoint", "last", "Which checkpoint of a run: last, best or a step.", flag_values=values
     )
+
+
+# For commands that read both.
+RUN_OR_HF = "Folder of a run, or a Hugging Face folder."
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -58,13 +62,15 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         if own and lacks and job.is_first:
             write_results(opened.folder.path, {**results, "step": opened.step})
             say(make_console(), f"wrote {opened.folder.results_file}")
-    which = "" if values.checkpoint == "last" else f" --checkpoint={values.checkpoint}"
+    last = values.checkpoint == "last"
+    which = "" if last else f" {flag('checkpoint', values.checkpoint)}"
+    run_dir, name = flag("run_dir", values.run_dir), Path(values.run_dir).resolve().name
     made(
         make_console(),
         "evaluated",
         {"run": values.run_dir, "checkpoint": values.checkpoint}
         | ({} if values.data_dir is None else {"data": values.data_dir}),
-        [f"ptft export --run_dir={values.run_dir}{which} --out_dir=hf/{Path(values.run_dir).name}"],
+        [f"ptft export {run_dir}{which} {flag('out_dir', f'hf/{name}')}"],
     )
 
 

@@ -12,7 +12,7 @@ A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the
 
 from absl import flags
 
-from ptft_jax.commands.screen import made, make_console
+from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.flags import define_training_flags, trained
 
 
@@ -28,14 +28,15 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = trained("finetune", values, positional)
+    run_dir = flag("run_dir", folder.path)
     asked = "$'one text\\tanother'" if folder.record().pairs else '"a text to classify"'
     made(
         make_console(),
         "fine-tuned",
         {"run": str(folder.path), "results": str(folder.results_file)},
         [
-            f"ptft evaluate --run_dir={folder.path}",
-            f"ptft predict --run_dir={folder.path} {asked}",
-            f"ptft export --run_dir={folder.path} --out_dir=hf/{folder.path.name}",
+            f"ptft evaluate {run_dir}",
+            f"ptft predict {run_dir} {asked}",
+            f"ptft export {run_dir} {flag('out_dir', f'hf/{folder.path.resolve().name}')}",
         ],
     )

@@ -14,9 +14,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ptft_jax.commands import screen
-from ptft_jax.commands.screen import make_console, results_table, say
+from ptft_jax.commands.screen import flag, made, make_console, results_table, resume_command, say
 from ptft_jax.commands.train.progress import ConsoleProgress
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, StopError
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.lock import check_free
 from ptft_jax.runs.train import train
@@ -66,7 +66,7 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "rewind", None, "Go back to the checkpoint of this step, once.", flag_values=values
     )
     flags.DEFINE_integer(
-        "skip_batches", 0, "Batches after --rewind that are left out.", flag_values=values
+        "skip_batches", 0, "How many batches to leave out after --rewind.", flag_values=values
     )
     text = "START:STOP, like 100:103: traces the updates 101 to 103 into RUN/profile."
     flags.DEFINE_string("profile", None, text, flag_values=values)
@@ -93,17 +93,31 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
         if values.rewind is not None:
             _rewind(job, folder, values.rewind, values.skip_batches)
         console = make_console()
-        results = train(
-            command,
-            values.config,
-            values.run_dir,
-            values.init_from,
-            job=job,
-            watch=ConsoleProgress(console),
-            allow_changes=values.config_change == "allow",
-            profile=profile,
-            track=values.track,
-        )
+        try:
+            results = train(
+                command,
+                values.config,
+                values.run_dir,
+                values.init_from,
+                job=job,
+                watch=ConsoleProgress(console),
+                allow_changes=values.config_change == "allow",
+                profile=profile,
+                track=values.track,
+            )
+        except StopError:
+            processes = job.process_count
+            how = f"through the launcher of its {processes} processes" if processes > 1 else ""
+            made(
+                console,
+                "stopped",
+                {"run": str(folder.path)} | ({"start it again": how} if how else {}),
+                [
+                    resume_command(command, folder.path),
+                    f"ptft status {flag('run_dir', folder.path)}",
+                ],
+            )
+            raise
         console.print(results_table(results))
     return folder
 

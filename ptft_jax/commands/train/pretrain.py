@@ -9,7 +9,7 @@ starts from other parameters of the same shape.
 
 from absl import flags
 
-from ptft_jax.commands.screen import made, make_console
+from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.flags import define_training_flags, trained
 
 
@@ -30,9 +30,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             "results": str(folder.results_file),
         },
         [
-            f'ptft predict --run_dir={folder.path} "The capital of France is [MASK]."',
-            f"ptft finetune --config=configs/finetune/glue.py:sst2 --init_from={folder.path} "
+            f'ptft predict {flag("run_dir", folder.path)} "The capital of France is [MASK]."',
+            "ptft finetune --config=configs/finetune/glue.py:sst2 "
+            f"{flag('init_from', folder.path)} "
             "--config.data_dir=GLUE_DIR --run_dir=runs/sst2",
-            f"ptft export --run_dir={folder.path} --out_dir=hf/pretrained",
+            f"ptft export {flag('run_dir', folder.path)} --out_dir=hf/pretrained",
         ],
     )

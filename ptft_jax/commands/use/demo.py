@@ -20,6 +20,7 @@ from ptft_jax.commands.data.prepare import prepare
 from ptft_jax.commands.screen import (
     count,
     facts,
+    flag,
     made,
     make_console,
     progress_bars,
@@ -113,8 +114,8 @@ def demo(folder: Path, job: Job) -> None:
             "curves": f"tensorboard --logdir {folder}",
         },
         [
-            f'ptft predict --run_dir={pretrained.path} "Return a [MASK] of the input."',
-            f'ptft predict --run_dir={finetuned.path} "Compute the gradient of a function."',
+            f'ptft predict {flag("run_dir", pretrained.path)} "Return a [MASK] of the input."',
+            f'ptft predict {flag("run_dir", finetuned.path)} "Compute the gradient of a function."',
             "ptft prepare --config=configs/data/text.py --config.inputs='YOUR/*.txt' "
             "--out_dir=runs/corpus",
             "ptft pretrain --config=configs/pretrain/bert_small.py --config.data_dir=runs/corpus "

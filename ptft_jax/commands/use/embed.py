@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from ptft_jax.commands.screen import count, made, make_console, warnings_as_lines
-from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import define_input_flags, read_input
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
@@ -25,8 +25,8 @@ from ptft_jax.training.storage import replacing, storing
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    define_reading_flags(values)
-    define_input_flags(values)
+    define_reading_flags(values, RUN_OR_HF)
+    define_input_flags(values, pairs=False)
     flags.DEFINE_string("output", None, "File to make, FILE.npy.", flag_values=values)
     flags.DEFINE_enum("pooling", None, POOLINGS, "How vectors are made.", flag_values=values)
     flags.DEFINE_integer(
@@ -45,8 +45,6 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     if output.suffix != ".npy" or output.is_dir():
         raise ConfigError(f"--output={output}: expected the name of a file to make, FILE.npy.")
     check_place("output", output.parent)
-    if values.text_pair_column is not None:
-        raise ConfigError("--text_pair_column: a vector is made of a single text; leave it out.")
     opened = load_run(values.run_dir, values.checkpoint)
     texts = [
         text if isinstance(text, str) else text[0] for text in read_input(values, opened).texts

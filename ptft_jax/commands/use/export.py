@@ -7,22 +7,32 @@ config.json, model.safetensors, tokenizer files and a model card (README.md). Wi
 and its outputs are compared with ours.
 """
 
+import json
+import shlex
+
 from absl import flags
 
-from ptft_jax.commands.screen import made, make_console
+from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.evaluate import define_reading_flags
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.trained.export import export
+
+_FOR_THE_CARD = {
+    "base_model": "For the model card: what training started from, ORGANISATION/NAME on the hub.",
+    "language": "For the model card: of the texts, like en or de,fr.",
+    "licence": "For the model card: of the model, like apache-2.0; else that of the corpus.",
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values)
     flags.DEFINE_string("out_dir", None, "Folder to make.", flag_values=values)
-    flags.DEFINE_string(
-        "architecture", None, "transformers class; None: all heads.", flag_values=values
-    )
+    text = "Class of transformers, like BertForMaskedLM; else the one with all heads of the run."
+    flags.DEFINE_string("architecture", None, text, flag_values=values)
+    for name, text in _FOR_THE_CARD.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -34,7 +44,17 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             raise ConfigError(f"--{name} is missing: name the folder.")
     out_dir = values.out_dir
     opened = open_run(values.run_dir, values.checkpoint)
-    exported = export(opened, out_dir, values.architecture)
+    exported = export(
+        opened,
+        out_dir,
+        values.architecture,
+        base_model=values.base_model,
+        languages=values.language.split(",") if values.language else (),
+        licence=values.licence,
+    )
+    loader = exported.loader
+    where = json.dumps(out_dir, ensure_ascii=False)
+    loading = f"from transformers import {loader}; print({loader}.from_pretrained({where}))"
     made(
         make_console(),
         "exported",
@@ -45,8 +65,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             "PyTorch check": exported.check,
         },
         [
-            "python -c 'from transformers import "
-            f'{exported.loader}; print({exported.loader}.from_pretrained("{out_dir}"))\'',
-            f"ptft import --hf_dir={out_dir} --run_dir=runs/imported",
+            f"python -c {shlex.quote(loading)}",
+            f"ptft import {flag('hf_dir', out_dir)} --run_dir=runs/imported",
         ],
     )

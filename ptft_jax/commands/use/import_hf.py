@@ -1,16 +1,19 @@
 """ptft import --hf_dir=HF_DIR --run_dir=RUN
 
-Turns a Hugging Face BERT folder into a run that others can start from.
+Turns a Hugging Face BERT folder into a run that others can start from. One of sentence-transformers
+keeps its pooling.
 
 HF_DIR may be the name of a model on the Hub, such as bert-base-uncased or ORGANISATION/NAME, with
 @REVISION after it for another than the newest; its files are fetched into the cache of HF_HOME.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from ptft_jax.commands.screen import facts, made, make_console
+from ptft_jax.commands.screen import facts, flag, made, make_console
 from ptft_jax.convert.folder import made_whole, read_hf_folder
 from ptft_jax.data.hub import locate
 from ptft_jax.errors import ConfigError
@@ -19,6 +22,7 @@ from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import imported_record
+from ptft_jax.runs.trained.embeddings import recipe_files
 from ptft_jax.training.step import TrainState
 
 
@@ -52,6 +56,9 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
     with made_whole(folder.path) as partial:
         made_run = RunFolder(partial)
         made_run.start(record, tokenizer)
+        for name, file in recipe_files(Path(hf_dir)).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(file)
         with made_run.checkpoints(record, tokenizer) as checkpoints:
             state = TrainState.new(jax.tree.map(jnp.asarray, params), None)
             checkpoints.save(0, state, 0, {})
@@ -61,9 +68,9 @@ def import_hf(hf_dir: str, run_dir: str) -> RunRecord:
         "imported",
         {"run": run_dir},
         [
-            f"ptft finetune --config=configs/finetune/glue.py:sst2 --init_from={run_dir} "
+            f"ptft finetune --config=configs/finetune/glue.py:sst2 {flag('init_from', run_dir)} "
             "--config.data_dir=GLUE_DIR --run_dir=runs/sst2",
-            f"ptft export --run_dir={run_dir} --out_dir=hf/again",
+            f"ptft export {flag('run_dir', run_dir)} --out_dir=hf/again",
         ],
     )
     return record

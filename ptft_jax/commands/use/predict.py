@@ -13,6 +13,7 @@ number, all columns it came with, and the prediction. --json prints JSON lines i
 """
 
 import json
+import shlex
 from typing import Any
 
 from absl import flags
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, warnings_as_lines
-from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import (
     Asked,
     check_fits,
@@ -38,8 +39,8 @@ from ptft_jax.runs.trained.predictions import TextError
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    define_reading_flags(values)
-    define_input_flags(values)
+    define_reading_flags(values, RUN_OR_HF)
+    define_input_flags(values, pairs=True)
     text = "File to make, .csv, .tsv or .jsonl, instead of showing what is predicted."
     flags.DEFINE_string("output", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
@@ -71,7 +72,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         rows = rows_of(asked, predictions)
         write_rows(output, rows)
         what = {"file": str(output), "rows": count(len(rows)), "columns": ", ".join(rows[0])}
-        made(make_console(), "predicted", what, [f"head -3 {output}"])
+        made(make_console(), "predicted", what, [f"head -3 {shlex.quote(str(output))}"])
     elif values.json:
         for prediction in predictions:
             print(json.dumps(prediction, ensure_ascii=False))

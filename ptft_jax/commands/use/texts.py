@@ -29,15 +29,16 @@ class Asked(NamedTuple):
     columns: Mapping[str, Sequence[Any]]
 
 
-def define_input_flags(values: flags.FlagValues) -> None:
-    """Defines the flags."""
+def define_input_flags(values: flags.FlagValues, *, pairs: bool) -> None:
+    """Defines the flags of texts, or of texts and pairs of them."""
     table = ", ".join(SUFFIXES)
     text = f"File with one text per line (- reads standard input), or a table ({table})."
     flags.DEFINE_string("input", None, text, flag_values=values)
     text = "Column of a table that holds the texts; else as in the run's training, or text."
     flags.DEFINE_string("text_column", None, text, flag_values=values)
-    text = "Column that holds the second texts of pairs."
-    flags.DEFINE_string("text_pair_column", None, text, flag_values=values)
+    if pairs:
+        text = "Column of a table that holds the second texts of pairs."
+        flags.DEFINE_string("text_pair_column", None, text, flag_values=values)
 
 
 def read_input(values: flags.FlagValues, run: Run) -> Asked:
@@ -54,14 +55,14 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
         return _read_questions(source)
     if Path(source).suffix not in SUFFIXES:
         for name in ("text_column", "text_pair_column"):
-            if values[name].value is not None:
+            if name in values and values[name].value is not None:
                 raise ConfigError(f"--{name}: expected a table ({', '.join(SUFFIXES)}) as --input.")
         texts = _read_lines(source)
         return Asked(texts, {"text": texts})
     names = _columns_of(run)
     if values.text_column is not None:
         names = (values.text_column,)
-    if values.text_pair_column is not None:
+    if "text_pair_column" in values and values.text_pair_column is not None:
         names = (names[0], values.text_pair_column)
     table = read_table(source)
     for name in names:

@@ -109,6 +109,28 @@ def pair_template(backend: Tokenizer, special: SpecialTokens) -> processors.Post
     )
 
 
+def foreign_template(backend: Tokenizer, special: SpecialTokens) -> str | None:
+    """How a tokenizer's own template writes a pair: `<s>:0 A:0 </s>:0 …`, with token types.
+
+    None where it writes texts and pairs as `pair_template` does, or has no template.
+    """
+    if backend.post_processor is None:
+        return None
+    a, b = (backend.encode(text, add_special_tokens=False).ids for text in "ab")
+    cls, sep = (backend.token_to_id(token) for token in (special.cls, special.sep))
+    alone, pair = backend.encode("a"), backend.encode("a", "b")
+    types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+    as_bert = alone.ids == [cls, *a, sep] and pair.ids == [cls, *a, sep, *b, sep]
+    if as_bert and pair.type_ids == types:
+        return None
+    written: list[str] = []
+    for text, token, kind in zip(pair.sequence_ids, pair.tokens, pair.type_ids, strict=True):
+        part = f"{token if text is None else 'AB'[text]}:{kind}"
+        if text is None or written[-1:] != [part]:
+            written.append(part)
+    return " ".join(written)
+
+
 def tokens_by_id(backend: Tokenizer, source: str) -> list[str]:
     """The tokens in the order of their ids; DataError when those are not 0, 1, 2, …"""
     vocabulary = backend.get_vocab(with_added_tokens=True)

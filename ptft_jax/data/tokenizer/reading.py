@@ -1,7 +1,7 @@
 """Tokenizers in files: vocab.txt, tokenizer.json, vocab.json with merges.txt, Hugging Face folders.
 
-What is read is a `tokenizers.Tokenizer` and the names of its special tokens; TextTokenizer makes
-one tokenizer of the two.
+What is read is a `tokenizers.Tokenizer`, with the template of the files if they say one, and the
+names of its special tokens; TextTokenizer makes one tokenizer of the two.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
 from ptft_jax.data.tokenizer.models import (
@@ -39,6 +39,8 @@ _WORDPIECE_CLASSES = (
     *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"),
     *("ConvBertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"),
 )
+# Classes that take a tokenizer.json as it is, without special tokens where it has no template.
+_PLAIN_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
 _EXPECTED = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 
 
@@ -79,8 +81,8 @@ def _from_vocab_txt(path: Path, lowercase: bool | None) -> Tokenizer:
     while lines and not lines[-1]:
         del lines[-1]
     tokens, config = lines, _config_beside(path)
-    kind = config.get("tokenizer_class")
-    if kind is not None and kind.removesuffix("Fast") not in _WORDPIECE_CLASSES:
+    kind = _class_of(config)
+    if kind is not None and kind not in _WORDPIECE_CLASSES:
         raise ConfigError(
             f"{path.parent / 'tokenizer_config.json'}: tokenizer_class={kind!r} does more to a "
             "text than BERT's WordPiece, which is what a vocab.txt says: expected a "
@@ -152,11 +154,16 @@ def _from_json(path: Path) -> tuple[Tokenizer, SpecialTokens]:
     kind = model["type"]
     if kind not in ("WordPiece", "BPE", "Unigram"):
         raise DataError(f"{path}: its model is {kind}, expected WordPiece, BPE or Unigram")
+    config = _config_beside(path)
+    if content["post_processor"] is None and _class_of(config) in _PLAIN_CLASSES:
+        backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
     options = bert_options(content)
     if options is not None:
-        tokens = tokens_by_id(backend, str(path))
-        return bert_wordpiece(tokens, options, str(path)), BERT_TOKENS
-    config = _config_beside(path)
+        template, tokens = backend.post_processor, tokens_by_id(backend, str(path))
+        backend = bert_wordpiece(tokens, options, str(path))
+        if template is not None:
+            backend.post_processor = template
+        return backend, BERT_TOKENS
     _add_named_tokens(backend, config)
     unknown = model.get("unk_token")
     if kind == "Unigram" and model["unk_id"] is not None:
@@ -206,7 +213,16 @@ def _from_bpe_files(path: Path, merges_path: Path) -> tuple[Tokenizer, SpecialTo
         # RoBERTa's mask takes the space before it, as a word would.
         given = {"content": special.mask, "lstrip": True}
     backend.add_special_tokens([_added_token(given or special.mask)])
+    # The classes of these files have RoBERTa's.
+    sep, cls = ((token, backend.token_to_id(token)) for token in (special.sep, special.cls))
+    backend.post_processor = processors.RobertaProcessing(sep, cls)  # type: ignore[arg-type]
     return backend, special
+
+
+def _class_of(config: Mapping[str, Any]) -> str | None:
+    """Returns the tokenizer class that files name, a slow one and its fast one alike."""
+    kind = config.get("tokenizer_class")
+    return kind.removesuffix("Fast") if isinstance(kind, str) else None
 
 
 def _config_beside(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ptft_jax.data.tokenizer.models import (
     BERT_TOKENS,
     SpecialTokens,
     WordMark,
+    foreign_template,
     pair_template,
     plain_backend,
     splits_at_spaces,
@@ -44,6 +45,9 @@ class TextTokenizer:
             before it began: "##…" in WordPiece; no space before it in a byte-level BPE, the rule of
             fairseq's whole-word masking; no "▁" before it in Unigram. False for special tokens.
             The first token of a sentence begins a word whatever this says.
+        foreign_template: how the files that it was read from write a pair of texts, where that is
+            not BERT's way, in which all texts are written here: `<s>:0 A:0 </s>:0 </s>:0 B:0 …`,
+            each part with its token type; else None.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class TextTokenizer:
         """
         known = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
         backend.add_special_tokens([token for token in special if token and token not in known])
+        self.foreign_template = foreign_template(backend, special)
         backend.post_processor = pair_template(backend, special)
         content = json.loads(backend.to_str())
         self._backend = backend

@@ -14,6 +14,9 @@ from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
 
+# From so many examples on, one class for all of them is no chance.
+SOME = 20
+
 
 class Classification(FineTuning):
     """Classes, several classes at once, or scores (a regression), of texts; see `FineTuning`."""
@@ -43,3 +46,25 @@ class Classification(FineTuning):
         assert split.labels is not None  # `scored` names labelled splits only
         logits = outputs["logits"][:, 0]
         return compute_metrics(self.task.metrics, logits, split.labels, split.groups)
+
+    def finding(self, split: Split, outputs: Mapping[str, np.ndarray]) -> str | None:
+        """Says so where a split of several classes is predicted to be of one."""
+        labels, train = split.labels, self.task.splits["train"].labels
+        if self.problem_type != "single_label_classification" or len(split) < SOME:
+            return None
+        assert labels is not None
+        assert train is not None
+        assert self.labels is not None
+        predictions = outputs["logits"][:, 0].argmax(axis=1)
+        if np.ptp(predictions) or not np.ptp(labels):
+            return None
+        counts = np.bincount(train, minlength=len(self.labels))
+        most = int(counts.argmax())
+        return (
+            f"all {len(labels):,} predictions are {self.labels[predictions[0]]!r}, and the labels "
+            f"are of {len(np.unique(labels))} classes: nothing was learned that tells them apart. "
+            f"Try a lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}; "
+            f"1e-5 to 5e-5 are usual), more updates (now {self.phases[-1].until:,}), another seed, "
+            f"and training examples of all classes ({self.labels[most]!r} has "
+            f"{counts[most] / counts.sum():.0%} of {counts.sum():,})"
+        )

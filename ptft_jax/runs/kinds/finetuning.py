@@ -42,6 +42,7 @@ class FineTuning(Kind):
 
     def __init__(self, config: Config):
         self.config = config
+        self._found: dict[str, str | None] = {}
         self.task = load_task(config.task, config.data_dir, self.settings(config))
         for split in self.task.eval_splits:
             if not self.task.splits[split].labelled:
@@ -87,6 +88,10 @@ class FineTuning(Kind):
 
         Raises DataError for outputs that are not finite.
         """
+
+    def finding(self, split: Any, outputs: Mapping[str, np.ndarray]) -> str | None:
+        """Returns what to know about outputs that can be scored but say little; None: nothing."""
+        return None
 
     @property
     def num_labels(self) -> int:
@@ -147,10 +152,12 @@ class FineTuning(Kind):
         put: Any = partial(put_batch, mesh=mesh)
 
         def score(params: Params, name: str) -> dict[str, float]:
+            split = self.task.splits[name]
             batches = evaluation_batches(splits[name], batch_size, rows)
             means, outputs = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
-            scores = self.score(self.task.splits[name], splits[name], outputs)
+            scores = self.score(split, splits[name], outputs)
             check_loss(means["loss"])
+            self._found[name] = self.finding(split, outputs)
             return {"loss": means["loss"], **scores}
 
         def run(params: Params) -> dict[str, dict[str, float]]:
@@ -161,6 +168,9 @@ class FineTuning(Kind):
             return results
 
         return run
+
+    def findings(self) -> list[str]:
+        return [f"warning: {split}: {text}" for split, text in self._found.items() if text]
 
     def rows(self, examples: list[Any]) -> list[tuple[int, bool]]:
         return [(tokens, False) for rows in examples for tokens in rows.buckets]

@@ -101,6 +101,10 @@ class Kind(ABC):
     def remarks(self, examples: Any) -> list[str]:
         """Returns what to know about each phase's training examples, in lines."""
 
+    def findings(self) -> list[str]:
+        """Returns what to know about the outputs of the last evaluation, in lines."""
+        return []
+
 
 def kind_of(command: str, config: Config) -> Kind:
     """Opens what a run of `ptft COMMAND` is trained and scored on.

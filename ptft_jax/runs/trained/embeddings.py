@@ -30,7 +30,8 @@ POOLINGS = ("mean", "cls", "pooler")
 """mean: over a text's tokens, [CLS] and [SEP] among them. cls: the last layer's output at [CLS].
 pooler: tanh of the pooler's map of that, what pretraining's NSP and a classifier look at."""
 
-_MODULES = "modules.json"
+_MODULES, _LIMITS = "modules.json", "sentence_bert_config.json"
+_PROMPTS = "config_sentence_transformers.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,22 +105,41 @@ def recipe_of(folder: Path) -> Recipe:
         ConfigError: it asks for a module or a pooling that is not known here.
         DataError: one of the files is damaged or missing.
     """
-    file = folder / _MODULES
-    if not file.is_file():
+    file, modules = folder / _MODULES, _modules_of(folder)
+    if modules is None:
         return Recipe("mean")
-    modules = read_json(file)
-    is_list = isinstance(modules, list) and all(isinstance(module, dict) for module in modules)
-    if not is_list or not all(isinstance(m.get(k), str) for m in modules for k in ("type", "path")):
-        raise DataError(f"{file}: expected a list of modules, each with a type and a path.")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ConfigError(
             f"{file} asks for {', '.join(kinds) or 'nothing'}: only Transformer, Pooling and "
             "Normalize are known here. Say pooling='mean', 'cls' or 'pooler' to leave them out."
         )
-    place = modules[1]["path"]
-    inner_paths([place], file)
-    return Recipe(_pooling_of(folder / place / "config.json"), normalize="Normalize" in kinds)
+    pooling = _pooling_of(folder / modules[1]["path"] / "config.json")
+    return Recipe(pooling, normalize="Normalize" in kinds)
+
+
+def recipe_files(folder: Path) -> dict[str, bytes]:
+    """Returns the files that say how a folder's vectors are made, by their paths in it.
+
+    Raises:
+        DataError: modules.json is damaged.
+    """
+    places = [module["path"] for module in _modules_of(folder) or () if module["path"]]
+    names = [_MODULES, _LIMITS, _PROMPTS, *(f"{place}/config.json" for place in places)]
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def _modules_of(folder: Path) -> list[dict[str, str]] | None:
+    """Returns what modules.json lists, None without the file."""
+    file = folder / _MODULES
+    if not file.is_file():
+        return None
+    modules = read_json(file)
+    is_list = isinstance(modules, list) and all(isinstance(module, dict) for module in modules)
+    if not is_list or not all(isinstance(m.get(k), str) for m in modules for k in ("type", "path")):
+        raise DataError(f"{file}: expected a list of modules, each with a type and a path.")
+    inner_paths([module["path"] for module in modules if module["path"]], file)
+    return modules
 
 
 def _pooling_of(file: Path) -> str:
@@ -141,7 +161,7 @@ def _pooling_of(file: Path) -> str:
 
 def _sentence_limits(run: TrainedRun) -> tuple[int, bool]:
     """Returns how many tokens a text may have, and whether it is lower-cased beforehand."""
-    file = run.folder.path / "sentence_bert_config.json"
+    file = run.folder.path / _LIMITS
     if not file.is_file():
         return limit_of(run), False
     content = read_json_object(file)

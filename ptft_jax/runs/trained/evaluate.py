@@ -41,6 +41,8 @@ def evaluate(
         with fitting([more]):
             score = kind.evaluate(model, phase, splits, mesh, job)
             results = score(put_params(run.params, model.axes(), mesh))
+    for line in kind.findings():
+        warnings.warn(line, stacklevel=3)
     return {split: dict(metrics) for split, metrics in results.items()}
 
 

@@ -1,22 +1,26 @@
 """A run → a Hugging Face folder, compared with PyTorch where torch is installed."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ptft_jax.convert.bert import ARCHITECTURES
 from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
-from ptft_jax.convert.model_card import card, corpus_summary
+from ptft_jax.convert.model_card import About, card, corpus_summary
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus.store import MANIFEST, Manifest
 from ptft_jax.data.hub import hub_name
-from ptft_jax.data.tasks.catalogue import TASKS
-from ptft_jax.errors import ConfigError
+from ptft_jax.data.tasks.catalogue import TASKS, tasks_of
+from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
-from ptft_jax.runs.record import RunRecord
+from ptft_jax.runs.record import RunRecord, read_record
+from ptft_jax.runs.trained.embeddings import recipe_files
+from ptft_jax.training.metric_sinks import read_metrics
 
 _TRAINING_KEYS = (
     "steps",
@@ -60,28 +64,83 @@ class Exported:
         )
 
 
-def export(opened: TrainedRun, out_dir: str | Path, wanted: str | None = None) -> Exported:
+def export(
+    opened: TrainedRun,
+    out_dir: str | Path,
+    wanted: str | None = None,
+    *,
+    base_model: str | None = None,
+    languages: Sequence[str] = (),
+    licence: str | None = None,
+) -> Exported:
     """Writes a Hugging Face folder; see `Run.export`."""
     check_place("out_dir", out_dir)
     check_out_dir(out_dir)
+    _check_names(base_model, languages)
     config, params = _with_heads(opened, wanted)
-    source = opened.record.init_from
-    text = card(
-        config,
-        name=Path(out_dir).resolve().name,
-        data=trained_on(opened.record),
-        scores=_scores(opened),
-        training=_training(opened),
-        # Its name alone: the path would tell strangers about this machine.
-        base_model=(hub_name(source) or Path(source).resolve().name) if source else None,
-    )
     has_labels = {"classification", "tagging"} & set(config.heads)
     labels = opened.record.labels if has_labels else None
+    source, on_hub = _origin(opened.record.init_from)
+    data = trained_on(opened.record)
+    language = data.pop("language", None)
+    about = About(
+        data=data,
+        scores=_scores(opened),
+        dataset=_dataset(opened),
+        labels=labels,
+        pairs=bool(opened.record.pairs) and "classification" in config.heads,
+        training=_training(opened),
+        history=_history(opened),
+        source=source,
+        base_model=base_model or on_hub,
+        languages=languages or ([language] if language else []),
+        licence=licence,
+    )
+    text = card(config, Path(out_dir).resolve().name, about)
+    files = recipe_files(opened.folder.path)
     write_hf_folder(
-        out_dir, params, config, opened.tokenizer, text, labels, opened.record.problem_type
+        out_dir, params, config, opened.tokenizer, text, labels, opened.record.problem_type, files
     )
     verification = verify_against_torch(out_dir, params, config, opened.tokenizer)
     return Exported(architecture(config), opened.step, verification)
+
+
+def _check_names(base_model: str | None, languages: Sequence[str]) -> None:
+    """Raises ConfigError for names that the hub would refuse."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(base_model or "a")
+    except HFValidationError as error:
+        raise ConfigError(
+            f"base_model={base_model!r}: expected a name on the Hugging Face hub, like "
+            "google-bert/bert-base-uncased."
+        ) from error
+    wrong = [name for name in languages if not re.fullmatch("[a-z]{2,3}", name)]
+    if wrong:
+        raise ConfigError(f"language={wrong[0]!r}: expected codes of ISO 639, like en or de.")
+
+
+def _origin(source: str | None) -> tuple[str | None, str | None]:
+    """Returns the name of what weights started from, and its name on the hub where that is known.
+
+    The name alone: the path would tell strangers about this machine. A run is followed to what it
+    started from itself, as far as that is still there.
+    """
+    name, seen = Path(source).resolve().name if source else None, set()
+    while source and source not in seen:
+        seen.add(source)
+        if on_hub := hub_name(source):
+            return on_hub if len(seen) == 1 else name, on_hub
+        # Where the hub's cache keeps a model: models--ORGANISATION--NAME/snapshots/REVISION.
+        folder = Path(source).resolve().parent
+        if folder.name == "snapshots" and folder.parent.name.startswith("models--"):
+            return name, folder.parent.name.removeprefix("models--").replace("--", "/")
+        try:
+            source = read_record(Path(source)).init_from
+        except (ConfigError, DataError):
+            return name, None
+    return name, None
 
 
 def _with_heads(opened: TrainedRun, wanted: str | None) -> tuple[EncoderConfig, Params]:
@@ -115,32 +174,54 @@ def _with_heads(opened: TrainedRun, wanted: str | None) -> tuple[EncoderConfig, 
     return config.replace(heads=heads), kept
 
 
-def _scores(opened: TrainedRun) -> dict[str, Any] | None:
+def _scores(opened: TrainedRun) -> dict[str, dict[str, float]]:
+    """Returns the metrics of the exported step, from results.json or, of an earlier step, the log.
+
+    A metric that is not defined there (null) is left out.
+    """
     stored = opened.folder.results()
+    splits = {name: value for name, value in stored.items() if isinstance(value, dict)}
     if stored.get("step") != opened.step:
-        return None
-    splits = {
-        # A correlation that is not defined is null in results.json.
-        name: {metric: score for metric, score in value.items() if score is not None}
-        for name, value in stored.items()
-        if isinstance(value, dict)
+        splits = {}
+        for entry in read_metrics(opened.folder.path / "metrics.jsonl"):
+            if entry.get("step") == opened.step and "split" in entry:
+                splits[entry["split"]] = {
+                    name: value for name, value in entry.items() if name not in ("step", "split")
+                }
+    return {
+        split: {name: value for name, value in metrics.items() if value is not None}
+        for split, metrics in splits.items()
     }
-    return splits or None
 
 
-def _training(opened: TrainedRun) -> dict[str, Any] | None:
+def _dataset(opened: TrainedRun) -> tuple[str, str | None, str | None]:
+    """Returns what scores are of: a name, and id and part of the data set on the hub."""
     config = opened.record.config
-    known = {name: config[name] for name in _TRAINING_KEYS if name in config}
-    changed = [
-        f"after step {entry['step']:,}: {change}"
+    task = config.get("task")
+    if task in tasks_of("glue"):
+        return f"GLUE {task}", "nyu-mll/glue", task
+    return Path(config.get("data_dir") or "held-out data").resolve().name, None, None
+
+
+def _training(opened: TrainedRun) -> dict[str, Any]:
+    config = opened.record.config
+    # Where steps are named, they and not the epochs end a run.
+    counted = "epochs" if config.get("steps") else "steps"
+    known = {name: config[name] for name in _TRAINING_KEYS if name in config and name != counted}
+    return {**known, "steps": opened.step} if known else {}
+
+
+def _history(opened: TrainedRun) -> list[str]:
+    changed = re.compile(r"(?:config\.)?(\S+): (.*) in the run, (.*) now")
+    return [
+        f"after step {entry['step']:,}: {changed.sub(r'\1: \2 → \3', change)}"
         for entry in opened.folder.changes()
         for change in entry["changes"]
         if entry["step"] < opened.step
     ]
-    return {**known, "steps": opened.step, "changed": changed} if known else None
 
 
-def trained_on(record: RunRecord) -> dict[str, Any] | None:
+def trained_on(record: RunRecord) -> dict[str, Any]:
     """Returns what a model is trained on, from the corpus manifest or the task's name."""
     config = record.config
     if record.command == "finetune":
@@ -149,5 +230,5 @@ def trained_on(record: RunRecord) -> dict[str, Any] | None:
         return {"task": task} | ({"language": language} if language else {})
     data_dir = Path(config.get("data_dir") or "")
     if record.command != "pretrain" or not (data_dir / MANIFEST).is_file():
-        return None
+        return {}
     return corpus_summary(dataclasses.asdict(Manifest.read(data_dir)))

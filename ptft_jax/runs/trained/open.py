@@ -1,7 +1,7 @@
 """A trained model opened for questions, from a run's folder or a Hugging Face folder."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +175,24 @@ class Run:
         with Job() as job:
             return evaluate(self._trained, data, job, split)
 
-    def export(self, out_dir: str | Path, architecture: str | None = None) -> Exported:
+    def export(
+        self,
+        out_dir: str | Path,
+        architecture: str | None = None,
+        *,
+        base_model: str | None = None,
+        languages: Sequence[str] = (),
+        licence: str | None = None,
+    ) -> Exported:
         """Writes a folder that PyTorch users load with `AutoModel….from_pretrained`.
 
         Args:
             out_dir: a new or empty folder.
             architecture: name of the transformers class, like "BertForMaskedLM"; None: the one with
                 all heads of the model.
+            base_model, languages, licence: for the model card: the name on the Hugging Face hub of
+                what training started from, codes of the texts' languages (["en"]), and the model's
+                licence. None and (): what the run knows.
 
         Returns:
             The class, the checkpoint's step, and the comparison of our outputs with PyTorch's,
@@ -191,4 +202,11 @@ class Run:
             ConfigError: the folder is not empty, or the model has not the heads of the class.
             DataError: PyTorch's outputs are not those of the model.
         """
-        return export(self._trained, os.path.expanduser(out_dir), architecture)
+        return export(
+            self._trained,
+            os.path.expanduser(out_dir),
+            architecture,
+            base_model=base_model,
+            languages=languages,
+            licence=licence,
+        )

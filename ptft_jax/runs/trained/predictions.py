@@ -3,6 +3,7 @@
 [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -18,8 +19,16 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
+from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
-from ptft_jax.runs.trained.texts import Text, checked, filled_batches, limit_of, warn_of_cut
+from ptft_jax.runs.trained.texts import (
+    PACKAGE,
+    Text,
+    checked,
+    filled_batches,
+    limit_of,
+    warn_of_cut,
+)
 
 _BATCH = 32
 # What a person writes for a mask.
@@ -87,6 +96,14 @@ def _classify(
             else:
                 results.append({"text": texts[number], "label": names[order[0]], "scores": scores})
         progress(len(results), len(texts))
+    one_class = len({one.get("label") for one in results}) == 1 and "label" in results[0]
+    if one_class and len(set(texts)) >= SOME:
+        warnings.warn(
+            f"all {len(texts):,} texts got the label {results[0]['label']!r}: unless they are all "
+            "alike, the model tells nothing apart; `ptft evaluate` scores it on labelled texts",
+            stacklevel=2,
+            skip_file_prefixes=(PACKAGE,),
+        )
     return results
 
 
