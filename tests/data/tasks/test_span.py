@@ -17,6 +17,7 @@ from ptft_jax.data.tasks.span import Answer, SpanSettings, SpanSplit, read_squad
 from ptft_jax.data.tasks.span_examples import SpanExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.objectives.squad import score_answers
 
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"])
 CONTEXT = "The cat sat on the mat. It was fat."
@@ -237,6 +238,41 @@ def test_windows_and_targets_are_those_of_run_qa(shared_data, vocabulary, file, 
         else:
             assert target == expected
     assert found > 80
+
+
+@pytest.mark.parametrize("vocabulary", ["bert-base-uncased", "bert-base-chinese"])
+def test_a_model_that_is_right_is_given_full_marks(shared_data, tmp_path, vocabulary):
+    """Logits that point at the targets give back the very answers, through windows and offsets."""
+    if vocabulary == "bert-base-uncased":
+        files = dict.fromkeys(("train", "dev"), "squad/squad-v2.0.half_no_xquad.json")
+        name = "squad_v2"
+    else:
+        files = {"train": "cmrc2018/cmrc2018_trial.json", "dev": "cmrc2018/cmrc2018_dev.json"}
+        name = "cmrc2018"
+    for split, file in files.items():
+        (tmp_path / f"{split}.json").symlink_to(shared_data / file)
+    data = load_task(name, tmp_path)
+    assert data.by_character == (name == "cmrc2018")
+    split = data.splits["dev"].with_places()
+    tokenizer, _ = tokenizers(shared_data, vocabulary)
+    examples = SpanExamples(
+        split, tokenizer, 192, doc_stride=64, unanswerable=data.unanswerable, max_answer_length=200
+    )
+    batch = examples.batch(np.arange(len(examples)))
+    outputs = {}
+    for end in ("start", "end"):
+        outputs[end] = np.full(batch["input_ids"].shape, -9.0, np.float32)
+        np.put_along_axis(outputs[end], batch[f"{end}_positions"][:, None], 9.0, axis=1)
+    found = examples.decode(outputs)
+    assert split.answers is not None
+    scores = score_answers(
+        [answer["text"] for answer in found],
+        [[answer.text for answer in answers] for answers in split.answers],
+        unanswerable=data.unanswerable,
+        by_character=data.by_character,
+    )
+    assert scores.exact_match.mean() > 0.98
+    assert scores.f1.mean() > 0.99
 
 
 def test_offsets_of_a_byte_level_model_leave_the_space_out(shared_data):
