@@ -155,6 +155,11 @@ KEYS: Mapping[str, Group] = {
             "misplaced_answers_allowed": "share of the answers that may not stand where their file "
             "says",
         },
+        "tagging": {
+            "word_column": "column of a column file that holds the words, from 0; -1 is the last",
+            "tag_column": "column that holds their tags",
+            "label_all_subwords": "all tokens of a word have its label, not the first one alone",
+        },
         "model": {
             "model.hidden_dropout_prob": "None keeps what `--init_from` says",
             "model.attention_probs_dropout_prob": "None keeps what `--init_from` says",

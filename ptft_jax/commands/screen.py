@@ -118,11 +118,16 @@ def count(number: int) -> str:
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Returns metrics by split as a table, one row per split."""
-    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
-    table = Table("split", *names, box=SIMPLE_HEAD)
+    """Returns metrics by split as a table, one row per split, and per part of it (f1/PER)."""
+    rows: dict[str, dict[str, Any]] = {}
     for split, metrics in results.items():
-        table.add_row(split, *(short(metrics.get(name)) for name in names))
+        for name, value in metrics.items():
+            metric, _, part = name.partition("/")
+            rows.setdefault(f"{split} {part}".rstrip(), {})[metric] = value
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table("split", *names, box=SIMPLE_HEAD)
+    for split, row in rows.items():
+        table.add_row(split, *(short(row[name]) if name in row else "" for name in names))
     return table
 
 

@@ -136,6 +136,7 @@ KINDS: dict[str, dict[str, Any]] = {
             "multi_label": False,
         }
     },
+    "tagging": {"word_column": 0, "tag_column": -1, "label_all_subwords": False},
     "choice": {
         "table": {"context_column": "context", "choices_column": "choices", "label_column": "label"}
     },

@@ -269,7 +269,9 @@ class ProgressLines(Sink):
             self.say(line)
 
     def evaluation(self, step: int, split: str, metrics: Metrics) -> None:
-        values = "  ".join(f"{name} {_short(value)}" for name, value in metrics.items())
+        # Those of parts of a split ("f1/PER") may be hundreds.
+        shown = {name: value for name, value in metrics.items() if "/" not in name}
+        values = "  ".join(f"{name} {_short(value)}" for name, value in shown.items())
         self.say(f"step {step}  {split}:  {values}")
 
     def kernels(self, updates: int, kernels: Sequence[Kernel]) -> None:

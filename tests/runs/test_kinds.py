@@ -32,7 +32,18 @@ def choice(folder):
     return "finetune/choice", {}, "BertForMultipleChoice"
 
 
-KINDS = [multi_label, choice]
+def tagging(folder):
+    for split in ("train", "dev"):
+        rows = [
+            "\n".join(f"{word} {'B-X' if word > 's' else 'O'}" for word in text.split())
+            for text in TEXTS
+        ]
+        (folder / f"{split}.conll").write_text("\n\n".join(rows))
+    # Rows of three words, so that sentences are windowed.
+    return "finetune/tagging", {"max_seq_length": 5}, "BertForTokenClassification"
+
+
+KINDS = [multi_label, choice, tagging]
 
 
 @pytest.fixture(scope="module")

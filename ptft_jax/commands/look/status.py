@@ -119,7 +119,8 @@ def show(run_dir: Path, console: Console) -> None:
         rate = f", {speed:,.0f} tokens/s" if isinstance(speed, int | float) else ""
         rows["loss"] = f"{short(training.get('loss'))} at step {training['step']:,}{rate}"
     for split, entry in logged.items():
-        values = [f"{n} {short(v)}" for n, v in entry.items() if n not in ("step", "split")]
+        shown = {n: v for n, v in entry.items() if n not in ("step", "split") and "/" not in n}
+        values = [f"{name} {short(value)}" for name, value in shown.items()]
         rows[split] = f"{', '.join(values)} at step {entry['step']:,}"
     rows["checkpoints"] = _checkpoint_words(run_dir / "checkpoints", record, manifests)
     if len(starts) > 1:

@@ -1,19 +1,22 @@
 r"""ptft predict --run_dir=RUN_OR_HF_DIR "text" … | --input=FILE [--output=FILE] [--json] [--top=5]
 
-Fills in [MASK]s with a pretraining run, gives labels with scores with a fine-tuned one, or answers
-questions. [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise
-(<mask>). A question stands before its context, as the first text of a pair; FILE may then be .json
-in the format of SQuAD, and --output=FILE.json gets the answers by their ids, {id: text}.
+Fills in [MASK]s with a pretraining run; gives labels, scores, entities or answers with a fine-tuned
+one. [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 
 FILE is a table (.csv, .tsv, .jsonl, .parquet), whose text columns are those of the run's training
 unless --text_column and --text_pair_column name others, or has one text per line; `-` reads
 standard input. A pair in a line, or on the command line, has a tab in it ($'text A\ttext B' in
 bash). --output=FILE.csv, .tsv or .jsonl gets a row for each row or line, in their order: its
 number, all columns it came with, and the prediction. --json prints JSON lines instead of a table.
+
+A tagger also reads FILE.conll, of a word on each line, and adds a column with the words' tags. A
+question stands before its context, as the first text of a pair; FILE may then be .json in the
+format of SQuAD, and --output=FILE.json gets the answers by their ids, {id: text}.
 """
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -24,12 +27,16 @@ from rich.table import Table
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, warnings_as_lines
 from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import (
+    COLUMNS,
     Asked,
     check_fits,
     check_output,
     define_input_flags,
     read_input,
+    read_sentences,
     rows_of,
+    tagged_columns,
+    write_file,
     write_rows,
 )
 from ptft_jax.errors import ConfigError, DataError
@@ -41,7 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values, RUN_OR_HF)
     define_input_flags(values, pairs=True)
-    text = "File to make, .csv, .tsv or .jsonl, instead of showing what is predicted."
+    text = "File to make, .csv, .tsv, .jsonl, .json or .conll, instead of showing it all."
     flags.DEFINE_string("output", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
     flags.DEFINE_integer("top", 5, "Candidates to show.", lower_bound=1, flag_values=values)
@@ -53,11 +60,14 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
     if bool(positional) == bool(values.input):
         raise ConfigError('expected either texts ("…") or --input=FILE.')
-    output = None if values.output is None else check_output(values.output)
+    output = None if values.output is None else check_output(values.output, values.input)
     opened = load_run(values.run_dir, values.checkpoint)
-    asked = read_input(values, opened) if values.input else Asked(positional, {"text": positional})
+    asked = Asked(positional, {"text": positional})
+    if values.input:
+        in_columns = Path(values.input).suffix == COLUMNS
+        asked = read_sentences(values.input, opened) if in_columns else read_input(values, opened)
     if output is not None:
-        check_fits(output, asked)
+        check_fits(output, asked, opened)
     try:
         # Standard output holds the predictions alone.
         with warnings_as_lines(), progress_bars(Console(stderr=True)) as bars:
@@ -69,13 +79,20 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             raise DataError(f"{values.input}: {error}") from error
         raise
     if output is not None:
-        rows = rows_of(asked, predictions)
-        write_rows(output, rows)
-        what = {"file": str(output), "rows": count(len(rows)), "columns": ", ".join(rows[0])}
+        what = {"file": str(output)}
+        if asked.sentences is not None and output.suffix == COLUMNS:
+            write_file(output, tagged_columns(asked.sentences, predictions))
+            what |= {"sentences": count(len(predictions))}
+        else:
+            rows = rows_of(asked, predictions)
+            write_rows(output, rows)
+            what |= {"rows": count(len(rows)), "columns": ", ".join(rows[0])}
         made(make_console(), "predicted", what, [f"head -3 {shlex.quote(str(output))}"])
     elif values.json:
         for prediction in predictions:
             print(json.dumps(prediction, ensure_ascii=False))
+    elif asked.sentences is not None:
+        print(tagged_columns(asked.sentences, predictions), end="")
     else:
         make_console().print(predictions_table(predictions))
 
@@ -94,6 +111,13 @@ def predictions_table(predictions: list[dict[str, Any]]) -> Table:
         for found in predictions:
             place = f"{found['start']}:{found['end']}"
             table.add_row(found["text"][0], found["answer"], f"{found['score']:.3f}", place)
+        return table
+    if "entities" in predictions[0] or "tags" in predictions[0]:
+        column, name = ("entities", "type") if "entities" in predictions[0] else ("tags", "tag")
+        table = Table("text", column, box=SIMPLE_HEAD)
+        for prediction in predictions:
+            parts = (f"{p['text']} {p[name]} {p['score']:.3f}" for p in prediction[column])
+            table.add_row(_shown(prediction), "  ".join(parts))
         return table
     if "score" in predictions[0]:
         table = Table("text", "score", box=SIMPLE_HEAD)

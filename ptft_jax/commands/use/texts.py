@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ptft_jax.data.tasks.catalogue import TASKS
+from ptft_jax.data.tasks.conll import TaggedFile, read_tagged, with_column
 from ptft_jax.data.tasks.reading import SUFFIXES, read_table
 from ptft_jax.data.tasks.span import SpanTask, read_squad
 from ptft_jax.errors import ConfigError, DataError
@@ -19,14 +20,21 @@ from ptft_jax.runs.trained.open import Run
 from ptft_jax.runs.trained.texts import Text
 from ptft_jax.training.storage import write_atomically
 
+# The last is SQuAD's file of predictions by the ids of their questions.
 OUTPUTS = (".csv", ".tsv", ".jsonl", ".json")
+# Files of a word on each line, which taggers read and write.
+COLUMNS = ".conll"
 
 
 class Asked(NamedTuple):
-    """Texts, a pair as a tuple of two, and the columns of the rows that they come from."""
+    """Texts, a pair as a tuple of two, and the columns of the rows that they come from.
 
-    texts: Sequence[Text]
+    Of a column file, `sentences`, they are lists of words.
+    """
+
+    texts: Sequence[Text | list[str]]
     columns: Mapping[str, Sequence[Any]]
+    sentences: TaggedFile | None = None
 
 
 def define_input_flags(values: flags.FlagValues, *, pairs: bool) -> None:
@@ -93,6 +101,14 @@ def _read_questions(source: str) -> Asked:
     return Asked(texts, {"id": split.ids, "question": split.questions})
 
 
+def read_sentences(source: str, run: Run) -> Asked:
+    """Reads a column file, whose sentences are asked about; errors as of `read_input`."""
+    if not is_tagger(run):
+        raise ConfigError(f"--input={source}: {run.path} is no tagger; expected texts.")
+    file = read_tagged(source, run.config.get("word_column", 0), None)
+    return Asked(file.words, {"words": file.words}, file)
+
+
 def _columns_of(run: Run) -> tuple[str, ...]:
     """Returns the text columns of what a run was fine-tuned on, else the usual name."""
     if "span" in run.model_config.heads:
@@ -118,13 +134,21 @@ def _read_lines(source: str) -> list[str]:
     return texts
 
 
-def check_output(output: str) -> Path:
-    """Returns the path of a table to make; raises ConfigError for another suffix or place."""
+def is_tagger(run: Run) -> bool:
+    """Returns whether a run tags words."""
+    return "tagging" in run.model_config.heads
+
+
+def check_output(output: str, source: str | None) -> Path:
+    """Returns the path of a file to make; raises ConfigError for another suffix or place.
+
+    `source` is the input: of columns, columns can be made.
+    """
     path = Path(output)
-    if path.suffix not in OUTPUTS or path.is_dir():
+    known = OUTPUTS if source is None or Path(source).suffix != COLUMNS else (".jsonl", COLUMNS)
+    if path.suffix not in known or path.is_dir():
         raise ConfigError(
-            f"--output={output}: expected the name of a file to make, ending in "
-            f"{', '.join(OUTPUTS)}."
+            f"--output={output}: expected the name of a file to make, ending in {', '.join(known)}."
         )
     check_place("output", path.parent)
     return path
@@ -133,8 +157,9 @@ def check_output(output: str) -> Path:
 def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns a row per text: its number from 1, the columns it came with, and what was predicted.
 
-    `prediction` is a label, a number, or the text with its masks filled in; `probability` that of
-    the label. Where a column has one of these names, the new one gets a _ behind it.
+    `prediction` is a label, a number, the text with its masks filled in, or a list of entities or
+    tags; `probability` that of the label. Where a column has one of these names, the new one gets a
+    _ behind it.
     """
     rows = []
     for number, found in enumerate(predictions):
@@ -147,8 +172,12 @@ def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict
         elif "label" in found:
             best = found["scores"][found["label"]]
             new = {"prediction": found["label"], "probability": best, "scores": found["scores"]}
+        elif "words" in found:
+            new = {"prediction": found["tags"], "probability": found["scores"]}
         else:
-            new = {"prediction": found["score"]}
+            new = {
+                "prediction": next(found[n] for n in ("entities", "tags", "score") if n in found)
+            }
         taken = asked.columns.keys()
         named = {_free(name, taken): value for name, value in ({"row": number + 1} | new).items()}
         rows.append(named | row)
@@ -159,15 +188,19 @@ def _free(name: str, taken: Any) -> str:
     return _free(f"{name}_", taken) if name in taken else name
 
 
-def check_fits(path: Path, asked: Asked) -> None:
-    """Raises DataError where a column cannot stand in a TSV file, which has no quotes.
+def check_fits(path: Path, asked: Asked, run: Run) -> None:
+    """Raises an error where a file cannot hold what is asked or what is found.
 
-    Raises ConfigError for a .json file, SQuAD's of predictions by question, where there are no ids.
+    ConfigError for the tags of words in a table, and for a .json file where texts have no ids;
+    DataError for a column that cannot stand in a TSV file, which has no quotes.
     """
-    if path.suffix == ".json" and "id" not in asked.columns:
+    if is_tagger(run) and path.suffix in (".csv", ".tsv"):
+        raise ConfigError(f"--output={path}: a text has many tags; name the output .jsonl.")
+    answers = "span" in run.model_config.heads and "id" in asked.columns
+    if path.suffix == ".json" and not answers:
         raise ConfigError(
-            f"--output={path}: a .json file holds the answers by the ids of their questions, and "
-            "these have none; expected --input=FILE.json in the format of SQuAD, or another output."
+            f"--output={path}: a .json file holds answers by the ids of their questions; expected "
+            "a model that answers, with --input=FILE.json in the format of SQuAD, or a .jsonl."
         )
     for name, values in asked.columns.items() if path.suffix == ".tsv" else ():
         if not _is_nested(values):
@@ -199,6 +232,16 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows:
                 page.write("\t".join(_tsv_field(name, row[name]) for name in names) + "\n")
         text = page.getvalue()
+    write_file(path, text)
+
+
+def tagged_columns(file: TaggedFile, predictions: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the text of a column file with the predicted tags as its last column."""
+    return with_column(file, [found["tags"] for found in predictions])
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a text in one move, its folder too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half of a surrogate pair, which JSON can spell out, is written as it was spelled.
     write_atomically(path, text.encode("utf-8", "backslashreplace").decode())

@@ -6,6 +6,9 @@ labels           classes and scores of rows
 table            labelled texts, or pairs → splits
 classification   splits → examples
 span             questions about contexts → splits;  span_examples  splits → windows → answers
+conll            files of tagged words, as sentences
+tags             sentences → splits, with the set of their tags
+tagging          splits → examples, and the tag of each word
 choice           contexts with choices: splits and examples
 suites           the rows of each benchmark
 """

@@ -9,6 +9,7 @@ from ptft_jax.data.tasks.suites.clue import CLUE
 from ptft_jax.data.tasks.suites.glue import GLUE
 from ptft_jax.data.tasks.suites.squad import SQUAD
 from ptft_jax.data.tasks.suites.superglue import SUPERGLUE
+from ptft_jax.data.tasks.suites.tagging import TAGGING
 from ptft_jax.data.tasks.suites.text_sets import TEXT_SETS
 from ptft_jax.data.tasks.table import TableTask
 from ptft_jax.errors import ConfigError
@@ -43,6 +44,7 @@ TASKS: dict[str, Task] = {
     **SQUAD,
     **TEXT_SETS,
     "text": TableTask(),
+    **TAGGING,
     "choice": ChoiceTask("own", language=None),
 }
 """Name → row."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ptft_jax.data.batches import Batch
-from ptft_jax.data.ragged import spread
+from ptft_jax.data.ragged import firsts, spread
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -55,13 +55,13 @@ def format_texts(
         tokens_b, lengths_b = _encode(texts_b, tokenizer)
     kept_a, kept_b = _longest_first(lengths_a, lengths_b, max_seq_length - special)
     lengths, first_lengths = kept_a + kept_b + special, kept_a + 2
-    starts = _first(lengths)
+    starts = firsts(lengths)
     tokens = np.full(int(lengths.sum()), tokenizer.sep_token_id, np.int32)
     tokens[starts] = tokenizer.cls_token_id
-    tokens[spread(starts + 1, kept_a)] = tokens_a[spread(_first(lengths_a), kept_a)]
+    tokens[spread(starts + 1, kept_a)] = tokens_a[spread(firsts(lengths_a), kept_a)]
     if tokens_b is not None:
         begin_b = starts + first_lengths
-        tokens[spread(begin_b, kept_b)] = tokens_b[spread(_first(lengths_b), kept_b)]
+        tokens[spread(begin_b, kept_b)] = tokens_b[spread(firsts(lengths_b), kept_b)]
     is_cut = (kept_a < lengths_a) | (kept_b < lengths_b)
     return Formatted(tokens, starts, lengths, first_lengths, is_cut)
 
@@ -172,8 +172,3 @@ def _longest_first(
     kept_a = np.where(a_is_longer, kept_longer, kept_shorter)
     kept_b = np.where(a_is_longer, kept_shorter, kept_longer)
     return np.where(fits, lengths_a, kept_a), np.where(fits, lengths_b, kept_b)
-
-
-def _first(lengths: np.ndarray) -> np.ndarray:
-    """Where each of several sequences begins when they lie one behind the other."""
-    return np.cumsum(lengths) - lengths

@@ -85,6 +85,10 @@ class TextTokenizer:
         # The same tokenizer, but "[MASK]" written in a text is ordinary text and not the mask.
         self._plain = plain_backend(content)
         self._splits_at_spaces = splits_at_spaces(content)
+        # A byte-level BPE that puts none before a text, as RoBERTa's, but knows words with one.
+        first = backend.encode(["a"], is_pretokenized=True, add_special_tokens=False).ids
+        begins = len(self._tokens) - int(self.continues_word.sum()) > len(self.special_ids)
+        self._words_need_space = begins and all(self.continues_word[first[:1]])
         self._words = _Words(self._encode_word) if words_are_independent(content) else None
 
     @classmethod
@@ -134,8 +138,46 @@ class TextTokenizer:
         for text, encoding in zip(texts, encodings, strict=True):
             offsets = encoding.offsets
             if not self._splits_at_spaces:
-                offsets = [_without_spaces(text, *pair) for pair in offsets]
+                offsets = [_trimmed(text, *pair) for pair in offsets]
             found.append((encoding.ids, np.array(offsets, np.int32).reshape(-1, 2)))
+        return found
+
+    def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
+        """The ids of sentences that are split into words, and the number of each token's word.
+
+        Those of transformers' fast tokenizers with `is_split_into_words=True` (and, where a first
+        word has no space before it otherwise, `add_prefix_space=True`), without `[CLS]` and
+        `[SEP]`. Words of nothing but white space or characters that are left out have no token.
+        """
+        if self._words_need_space:
+            sentences = [
+                [word if word in self._special or word[:1] == " " else f" {word}" for word in words]
+                for words in sentences
+            ]
+        encodings = self._backend.encode_batch(
+            [list(words) for words in sentences], is_pretokenized=True, add_special_tokens=False
+        )
+        return [(e.ids, e.word_ids) for e in encodings]  # type: ignore[misc]
+
+    def encode_text_words(
+        self, texts: Sequence[str]
+    ) -> list[tuple[list[int], list[int], list[tuple[int, int]]]]:
+        """The ids of each text, the number of each token's word, and where each word stands.
+
+        The ids are those of `encode_batch`, words what the tokenizer splits a text into before it
+        looks for tokens, and their places [start, end) in characters, without white space.
+        """
+        found = []
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
+            numbers, spans, before = [], [], None
+            for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
+                if word != before or not spans:
+                    spans.append((start, end))
+                before = word
+                spans[-1] = spans[-1][0], max(spans[-1][1], end)
+                numbers.append(len(spans) - 1)
+            found.append((encoding.ids, numbers, [_trimmed(text, *span) for span in spans]))
         return found
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -228,11 +270,11 @@ class TextTokenizer:
         return hashlib.sha256((self.json + parts).encode()).hexdigest()
 
 
-def _without_spaces(text: str, start: int, stop: int) -> tuple[int, int]:
-    """A stretch of a text without the spaces at its ends; one of spaces alone is empty."""
-    piece = text[start:stop]
-    start += len(piece) - len(piece.lstrip())
-    return start, start + len(piece.strip())
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The place of a part of a text without the white space at its ends."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
 
 
 def _packed(ids: list[int]) -> bytes:

@@ -129,6 +129,10 @@ def kind_of(command: str, config: Config) -> Kind:
             from ptft_jax.runs.kinds.span import Span
 
             return Span(config)
+        if kind == "tagging":
+            from ptft_jax.runs.kinds.tagging import Tagging
+
+            return Tagging(config)
         from ptft_jax.runs.kinds.choice import Choice
 
         return Choice(config)

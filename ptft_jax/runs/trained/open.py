@@ -100,17 +100,19 @@ class Run:
 
     def predict(
         self,
-        texts: Iterable[Text],
+        texts: Iterable[Text | list[str]],
         top: int = 5,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[dict[str, Any]]:
-        """Fills in masks, classifies, or answers questions.
+        """Fills in masks, classifies, tags words, or answers questions.
 
-        Texts longer than those of training are cut, with a warning that counts them.
+        Texts longer than those of training are cut, with a warning that counts them; a tagger reads
+        them whole, in windows.
 
         Args:
             texts: texts; a pair is a tuple of two, or one text with a tab between them, as a
-                question with its context is. A masked LM has nothing to say of a blank one.
+                question with its context is. A masked LM has nothing to say of a blank one. For a
+                tagger also lists of words.
             top: how many candidates to return for each text or mask.
             progress: is told how many texts are done, and how many there are.
 
@@ -123,7 +125,10 @@ class Run:
             `score`, the characters `start` and `end` of the context between which it stands, and
             the candidates, `nbest` (where questions may have no answer, "" stands for none, and
             `null_score_diff` is its score less that of the best answer).
-            The best candidates come first.
+            The best candidates come first. With a tagger of entities `entities`, a list of {`type`,
+            `text`, `start`, `end` (characters), `score`}, in the order of the text; with another
+            tagger `tags`, a list of {`tag`, `text`, `start`, `end`, `score`}, one for each word
+            that the tokenizer finds. Of a list of words `words`, `tags` and `scores`, one for each.
 
         Raises:
             ConfigError: the model has no such head, or a text cannot be asked: no [MASK] to fill

@@ -1,4 +1,4 @@
-"""What a trained model says of texts: words for masks, labels with scores, a score, or answers.
+"""What a trained model says of texts: words for masks, labels, scores, tags, or answers.
 
 [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 """
@@ -21,6 +21,7 @@ from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
+from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import (
     PACKAGE,
     Text,
@@ -44,7 +45,10 @@ Progress = Callable[[int, int], None]
 
 
 def predict(
-    run: TrainedRun, texts: Iterable[Text], top: int = 5, progress: Progress | None = None
+    run: TrainedRun,
+    texts: Iterable[Text | list[str]],
+    top: int = 5,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts with a run; see `Run.predict`.
 
@@ -54,10 +58,13 @@ def predict(
         TextError: a text without [MASK] was given to fill in, one where the run takes pairs, or
             one whose [MASK] lies beyond the length of the run's texts.
     """
-    texts = checked(texts, pairs=True)
+    tags = "tagging" in run.model_config.heads
+    texts = checked(texts, pairs=not tags, words=tags)
     told = progress or (lambda done, total: None)
     if not texts:
         return []
+    if tags:
+        return tag(run, texts, told)
     if "classification" in run.model_config.heads:
         return _classify(run, texts, top, told)
     if "span" in run.model_config.heads:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch
+from ptft_jax.data.batches import Batch, Examples
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import TrainedRun
@@ -21,17 +21,20 @@ PACKAGE = str(Path(__file__).resolve().parents[2])
 Text = str | tuple[str, str]
 
 
-def checked(texts: Iterable[Text], *, pairs: bool = False) -> list[Any]:
+def checked(
+    texts: Iterable[Text | list[str]], *, pairs: bool = False, words: bool = False
+) -> list[Any]:
     """Returns texts as a list; raises ConfigError for a single text and for what is no text.
 
-    With `pairs`, a tuple of two texts is one as well.
+    With `pairs`, a tuple of two texts is one as well, with `words` a list of any length.
     """
     if isinstance(texts, str):
         raise ConfigError(f"texts={texts[:50]!r} is a single text: expected a list; write [text].")
     texts = list(texts)
     for number, text in enumerate(texts):
         is_pair = pairs and isinstance(text, tuple) and len(text) == 2
-        if not all(isinstance(part, str) for part in (text if is_pair else [text])):
+        has_parts = is_pair or (words and isinstance(text, list))
+        if not all(isinstance(part, str) for part in (text if has_parts else [text])):
             raise ConfigError(f"texts[{number}]={text!r}: expected a text (str).")
         try:
             "".join(text).encode()
@@ -59,9 +62,7 @@ def warn_of_cut(examples: ClassificationExamples) -> None:
         )
 
 
-def filled_batches(
-    examples: ClassificationExamples, batch_size: int
-) -> Iterator[tuple[list[int], Batch]]:
+def filled_batches(examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch]]:
     """Yields the numbers of the texts in a batch, and the batch filled up to its full size."""
     size = min(batch_size, len(examples))
     for numbers in batched(range(len(examples)), size):

@@ -5,6 +5,7 @@ import itertools
 import json
 import lzma
 import random
+import re
 import shutil
 import unicodedata
 
@@ -348,3 +349,70 @@ def test_forgotten_words_are_encoded_again(kind, monkeypatch):
     monkeypatch.setattr("ptft_jax.data.tokenizer.tokenizer.WORDS_REMEMBERED", 3)
     texts = [*TEXTS, "", f"{'x' * 65} cat", "  cat"]
     check_plain(train_tokenizer(kind, TEXTS * 20, 400), texts)
+
+
+def check_words(ours, theirs, sentences):
+    for words, (ids, numbers) in zip(sentences, ours.encode_words(sentences), strict=True):
+        encoded = theirs(words, is_split_into_words=True, add_special_tokens=False)
+        assert (ids, numbers) == (encoded["input_ids"], encoded.word_ids()), words
+
+
+def odd_sentences(seed):
+    """Sentences of odd words: parts of texts, white space, characters that vanish."""
+    rng = random.Random(seed)
+    words = [*odd_texts(400, seed), *ODD, *(word for text in TEXTS for word in text.split())]
+    return [[w for w in rng.choices(words, k=rng.randrange(1, 9)) if w] for _ in range(150)]
+
+
+def test_words_are_numbered_as_transformers_numbers_them(trained, tmp_path):
+    """`is_split_into_words=True`, also for words without a token and for special tokens."""
+    from transformers import AutoTokenizer
+
+    trained.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    check_words(trained, theirs, odd_sentences(3))
+    assert trained.encode_words([["\u200b"], []])[1] == ([], [])
+
+
+def test_words_of_roberta_have_a_space_before_them(roberta_folder):
+    from transformers import AutoTokenizer
+
+    ours = TextTokenizer.load(roberta_folder)
+    theirs = AutoTokenizer.from_pretrained(roberta_folder, add_prefix_space=True)
+    # With add_prefix_space transformers puts a space after a special token inside a word too.
+    sentences = [
+        [word for word in words if word in ("<mask>", "</s>") or not re.search("<(mask|/s)>", word)]
+        for words in odd_sentences(4)
+    ]
+    check_words(ours, theirs, sentences)
+    ids, numbers = ours.encode_words([["Paris", "is", "here"]])[0]
+    assert (ours.decode(ids), numbers) == (" Paris is here", [0, 1, 2])
+
+
+def test_words_of_an_alphabet_have_none(shared_data):
+    """Amino acids, one a word: the model knows no letter with a space before it."""
+    folder = shared_data / "weights" / "sapiens_vh_roberta_mlm"
+    if not folder.exists():
+        pytest.skip(f"needs {folder}")
+    ours = TextTokenizer.load(folder)
+    assert ours.encode_words([list("EVQL")]) == [(ours.encode_batch(["EVQL"])[0], [0, 1, 2, 3])]
+
+
+def test_words_of_a_text_and_their_places(trained, roberta_folder):
+    """Tokens are those of the text as a whole; places are of the text, also where it is changed."""
+    for tokenizer in (trained, TextTokenizer.load(roberta_folder)):
+        texts = [*TEXTS, "  The cats,  \n sat", "", " "]
+        found = tokenizer.encode_text_words(texts)
+        assert [ids for ids, _, _ in found] == tokenizer.encode_batch(texts)
+        for text, (ids, numbers, spans) in zip(texts, found, strict=True):
+            assert len(numbers) == len(ids)
+            assert sorted(set(numbers)) == list(range(len(spans)))
+            words = [text[start:end] for start, end in spans]
+            assert "".join(words) == "".join(text.split())
+            assert all(word == word.strip() for word in words)
+        words = [texts[0][start:end] for start, end in found[0][2]]
+        expected = ["The", "cats", "sat", "on", "the", "mat", ",", "weren", "'", "t", "they", "?"]
+        assert words[:5] == expected[:5]
+        if tokenizer.kind == "wordpiece":
+            assert words == expected

@@ -1,1 +1,1 @@
-"""The rows of each benchmark: glue, superglue, clue (Chinese), squad, text_sets (single sets)."""
+"""The rows of each benchmark: glue, superglue, clue (Chinese), squad, text_sets, tagging."""

@@ -1,0 +1,85 @@
+"""Fine-tuning on sentences with a tag for each word: entities, slots, parts of speech."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data.tasks.tagging import TaggingExamples
+from ptft_jax.data.tasks.tags import TaggingSettings, TaggingSplit, are_entities, inside_ids
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.entities import entity_scores, scheme_of, tag_accuracy
+from ptft_jax.objectives.metrics import check_outputs
+from ptft_jax.objectives.tagging import TaggingObjective
+from ptft_jax.runs.config import Config
+from ptft_jax.runs.kinds.finetuning import FineTuning
+
+
+class Tagging(FineTuning):
+    """Tags of words; see `FineTuning`."""
+
+    head = "tagging"
+    pairs = False
+
+    def settings(self, config: Config) -> TaggingSettings:
+        return TaggingSettings(config.word_column, config.tag_column)
+
+    def objective(self, model: EncoderConfig) -> TaggingObjective:
+        return TaggingObjective()
+
+    def make_examples(
+        self, split: TaggingSplit, tokenizer: TextTokenizer, **more: Any
+    ) -> TaggingExamples:
+        return TaggingExamples(
+            split,
+            tokenizer,
+            self.config.max_seq_length,
+            label_all_subwords=self.config.label_all_subwords,
+            inside=inside_ids(self.task.label_names),
+            length_buckets=self.config.length_buckets,
+            **more,
+        )
+
+    def score(
+        self, split: TaggingSplit, examples: TaggingExamples, outputs: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Returns the accuracy, and of entities F1, precision and recall, also of each type.
+
+        As seqeval computes them; `f1_strict` counts only what is well-formed in the scheme of the
+        split's own tags.
+        """
+        check_outputs(outputs["scores"])
+        names = self.task.label_names
+        assert split.tags is not None  # `scored` names labelled splits only
+        gold = [[names[index] for index in tags] for tags in split.tags]
+        found = [[names[index] for index, _ in tags] for tags in examples.decode(outputs)]
+        accuracy = {"accuracy": tag_accuracy(gold, found)}
+        if not are_entities(names):
+            return accuracy
+        overall, by_type = entity_scores(gold, found)
+        strict, _ = entity_scores(gold, found, scheme_of(gold))
+        scores = {"f1": overall.f1, "precision": overall.precision, "recall": overall.recall}
+        scores |= accuracy | {"f1_strict": strict.f1}
+        for name, score in by_type.items():
+            scores |= {
+                f"f1/{name}": score.f1,
+                f"precision/{name}": score.precision,
+                f"recall/{name}": score.recall,
+            }
+        return scores
+
+    def remarks(self, examples: list[TaggingExamples]) -> list[str]:
+        unknown = [
+            f"{rows.num_unknown:,} words of which the tokenizer leaves nothing stand as the "
+            "unknown token"
+            for rows in examples
+            if rows.num_unknown
+        ]
+        return [*super().remarks(examples), *unknown]
+
+    def said_of_cut(self, examples: TaggingExamples, length: int) -> str:
+        return (
+            f"{examples.num_truncated:,} training sentences are longer than max_seq_length="
+            f"{length} tokens and are spread over several rows"
+        )
