@@ -160,17 +160,17 @@ def train(
 
     # Data.
     kind = kind_of(command, config)
+
+    # Model. With its tokenizer it is known how long the run is.
+    start = kind.starting_point(init_from, folder if folder.has_checkpoint() else None)
+    init_from = start.source or init_from
+    tokenizer = start.tokenizer
     phases, steps = kind.phases, kind.phases[-1].until
     if profile is not None and profile[1] > steps:
         raise ConfigError(
             f"--profile={profile[0]}:{profile[1]}: the run ends after {steps} updates; expected "
             f"STOP to be {steps} at most."
         )
-
-    # Model.
-    start = kind.starting_point(init_from, folder if folder.has_checkpoint() else None)
-    init_from = start.source or init_from
-    tokenizer = start.tokenizer
     model, objective = build_model(start.config), kind.objective(start.config)
     for phase in phases:
         check_length(phase.config, model.config)

@@ -99,6 +99,7 @@ class ChoiceTask:
     files: dict[str, tuple[str, ...]] | None = None
     reader: Reader | None = None
     flatten: Flatten | None = None
+    metrics: tuple[str, ...] = ("accuracy",)
     language: str | None = "en"
 
     def load(
@@ -127,7 +128,7 @@ class ChoiceTask:
             elif split != "test":
                 wanted = (self.files or {}).get(split, (f"{split}.jsonl, .parquet, .csv or .tsv",))
                 raise ConfigError(f"{folder} has no {wanted[0]}; {listing(folder)}")
-        return ChoiceData(name, splits)
+        return ChoiceData(name, splits, self.metrics)
 
     def read(self, path: str | Path, settings: ChoiceSettings | None = None) -> ChoiceSplit:
         """Returns the examples of one file in the task's form, with or without labels."""

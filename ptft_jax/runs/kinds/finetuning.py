@@ -54,10 +54,14 @@ class FineTuning(Kind):
         self.fingerprints = {
             name: self.task.splits[name].fingerprint() for name in ("train", *self.task.eval_splits)
         }
-        # Examples are counted in the split, before a tokenizer cuts some into several.
-        train = len(self.task.splits["train"])
-        per_epoch = math.ceil(train / config.batch_size)
-        steps = config.steps or math.ceil(config.epochs * train / config.batch_size)
+        self._train: Any = None
+        self._count(len(self.task.splits["train"]))
+
+    def _count(self, rows: int) -> None:
+        """Sets how long the run is, from the rows of an epoch."""
+        config = self.config
+        per_epoch = math.ceil(rows / config.batch_size)
+        steps = config.steps or math.ceil(config.epochs * rows / config.batch_size)
         self.phases = [PhaseConfig(0, steps, config)]
         every = config.eval_every, config.checkpoint_every
         self.eval_every, self.checkpoint_every = (per_epoch if n is None else n for n in every)
@@ -106,7 +110,10 @@ class FineTuning(Kind):
     # What is the same for all.
 
     def starting_point(self, init_from: str | None, run: RunFolder | None) -> StartingPoint:
-        """Takes sizes and tokenizer from the source; the config changes no shape."""
+        """Takes sizes and tokenizer from the source; the config changes no shape.
+
+        With the tokenizer it is known into how many rows the examples are cut.
+        """
         if init_from is None:
             raise ConfigError("--init_from is missing: name a run or a Hugging Face folder.")
         if run is not None:
@@ -117,11 +124,13 @@ class FineTuning(Kind):
                 init_from, self.heads, labels=self.labels, num_labels=self.num_labels
             )
         changes = {name: value for name, value in self.config.model.items() if value is not None}
+        train, seed = self.task.splits["train"], self.config.seed
+        self._train = self.make_examples(train, found.tokenizer, seed=seed, shuffle=True)
+        self._count(len(self._train))
         return dataclasses.replace(found, config=found.config.replace(**changes))
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer) -> Any:
-        train = self.task.splits["train"]
-        return self.make_examples(train, tokenizer, seed=self.config.seed, shuffle=True)
+        return self._train
 
     def scored(
         self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
