@@ -81,19 +81,20 @@ def entities_of(tags: Tags, scheme: str | None = None) -> list[Entity]:
 
 
 def scheme_of(sentences: Iterable[Tags]) -> str:
-    """The scheme of tags that are well-formed in it.
+    """The scheme that sentences are tagged in, also where some tags are not well-formed in it.
 
-    IOBES where one of its own prefixes occurs, IOB1 where I begins an entity, else IOB2.
+    IOBES where one of its own prefixes occurs; IOB2 where an entity begins with B, though none of
+    its type ends before it; IOB1 where all others begin with I.
     """
-    scheme = "IOB2"
+    begins = set()
     for tags in sentences:
         parts = [("O", "_"), *(_split(tag, _ANY) for tag in tags)]
         for before, now in itertools.pairwise(parts):
             if now[0] in "ES":
                 return "IOBES"
-            if now[0] == "I" and (before[0] == "O" or before[1] != now[1]):
-                scheme = "IOB1"
-    return scheme
+            if now[0] != "O" and (before[0] == "O" or before[1] != now[1]):
+                begins.add(now[0])
+    return "IOB1" if begins == {"I"} else "IOB2"
 
 
 def entity_scores(

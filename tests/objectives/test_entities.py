@@ -89,6 +89,7 @@ def test_other_letters_mean_the_same():
         ("I-A I-A O I-A B-A I-B", "IOB1"),
         ("I-A O I-B", "IOB1"),
         ("O O", "IOB2"),
+        ("B-A I-A O I-B", "IOB2"),
         ("B-A E-A O", "IOBES"),
         ("O U-A", "IOBES"),
     ],

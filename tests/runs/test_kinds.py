@@ -8,6 +8,8 @@ from command_line import sentences
 from small_encoder import write_encoder
 
 import ptft_jax
+from ptft_jax.cli import main
+from ptft_jax.data.tasks.reading import read_table
 
 TEXTS = [text for text, _ in sentences(24, 1)]
 
@@ -19,7 +21,7 @@ def multi_label(folder):
             for number, text in enumerate(TEXTS)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return "finetune/text", {"table.multi_label": True}, "BertForSequenceClassification"
+    return "finetune/text", {"table.multi_label": True}, "BertForSequenceClassification", TEXTS[:2]
 
 
 def choice(folder):
@@ -29,7 +31,8 @@ def choice(folder):
             for number, text in enumerate(TEXTS)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return "finetune/choice", {}, "BertForMultipleChoice"
+    asked = [("", *TEXTS[:3]), "\t".join(TEXTS[:4])]
+    return "finetune/choice", {}, "BertForMultipleChoice", asked
 
 
 def tagging(folder):
@@ -40,7 +43,7 @@ def tagging(folder):
         ]
         (folder / f"{split}.conll").write_text("\n\n".join(rows))
     # Rows of three words, so that sentences are windowed.
-    return "finetune/tagging", {"max_seq_length": 5}, "BertForTokenClassification"
+    return "finetune/tagging", {"max_seq_length": 5}, "BertForTokenClassification", TEXTS[:2]
 
 
 KINDS = [multi_label, choice, tagging]
@@ -59,9 +62,9 @@ def losses(run_dir):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_run_of_each_kind(kind, encoder, tmp_path):
-    """The same losses after a resume, the same scores when asked again, the outputs of PyTorch."""
+    """The same losses after a resume, scores when asked again, outputs in PyTorch, and answers."""
     (tmp_path / "data").mkdir()
-    name, changes, model_class = kind(tmp_path / "data")
+    name, changes, model_class, asked = kind(tmp_path / "data")
     config = ptft_jax.get_config(name)
     config.update_from_flattened_dict(
         {
@@ -92,4 +95,15 @@ def test_a_run_of_each_kind(kind, encoder, tmp_path):
     exported = run.export(tmp_path / "exported")
     assert exported.model_class == model_class
     assert exported.verification.largest_difference < 1e-4
-    assert ptft_jax.load_run(tmp_path / "exported").model_config.heads == run.model_config.heads
+    answers = run.predict(asked)
+    assert len(answers) == len(asked)
+    if "max_seq_length" not in changes:  # which a folder does not know
+        assert ptft_jax.load_run(tmp_path / "exported").predict(asked) == answers
+    file, output = tmp_path / "data" / "dev.jsonl", tmp_path / "predicted.csv"
+    if file.is_file():
+        assert (
+            main(["predict", f"--run_dir={run_dir}", f"--input={file}", f"--output={output}"]) == 0
+        )
+        rows = read_table(output).columns
+        assert len(rows["prediction"]) == len(TEXTS)
+        assert len(set(rows["row"])) == len(TEXTS)

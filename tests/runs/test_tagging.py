@@ -20,14 +20,18 @@ from ptft_jax.objectives.entities import entity_scores, tag_accuracy
 
 FIRST, LAST = ("anna", "bernd", "chloe"), ("smith", "muller", "rossi")
 PLACES, OTHER = ("paris", "oslo", "rome"), ("lives", "in", "sees", "near", "and", ",", ".")
+TAGS = ("O", "B-LOC", "B-PER", "I-PER")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Places are two tokens each, so that tokens and words are not the same.
 PIECES = (*FIRST, *LAST, *OTHER, "par", "os", "ro", "##is", "##lo", "##me")
 TEXTS = ["Anna Smith, bernd rossi lives  in Paris.", "and oslo,rome", "", "sees near"]
 
 
-def sentences(count, seed, words=8):
-    """Sentences in which the word decides on the tag: persons of two words, places of one."""
+def sentences(count, seed, words=8, noise=0.0):
+    """Sentences in which the word decides on the tag: persons of two words, places of one.
+
+    `noise` is the share of the tags that are others, which a model cannot know.
+    """
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -40,7 +44,7 @@ def sentences(count, seed, words=8):
                 rows += [(rng.choice(PLACES), "B-LOC")]
             else:
                 rows += [(rng.choice(OTHER), "O")]
-        found.append(rows)
+        found.append([(w, rng.choice(TAGS) if rng.random() < noise else t) for w, t in rows])
     return found
 
 
@@ -70,8 +74,13 @@ def place(tmp_path_factory) -> Path:
     params = jax.device_get(build_model(config).init(jax.random.key(0)))
     write_hf_folder(place / "hf", params, config, tokenizer, "card")
     (place / "data").mkdir()
-    for split, count, seed in (("train", 60, 0), ("dev", 12, 1), ("test", 12, 2)):
-        (place / "data" / f"{split}.conll").write_text(columns(sentences(count, seed)))
+    for split, count, seed, noise in (
+        ("train", 60, 0, 0),
+        ("dev", 12, 1, 0.2),
+        ("test", 12, 2, 0.2),
+    ):
+        rows = sentences(count, seed, noise=noise)
+        (place / "data" / f"{split}.conll").write_text(columns(rows))
     assert run(*flags(place, "run")) == 0
     return place
 
@@ -84,14 +93,14 @@ def tagger(place):
 def test_entities_are_learnt_and_scored(place, tagger, capsys):
     """Scores are those of the predictions; the test split is scored when it is asked for."""
     dev = results(place / "run")["dev"]
-    assert dev["f1"] > 0.9
+    assert 0.5 < dev["f1"] < 1
     by_type = {
         f"{name}/{kind}" for name in ("f1", "precision", "recall") for kind in ("LOC", "PER")
     }
     assert dev.keys() == {"loss", "f1", "precision", "recall", "accuracy", "f1_strict"} | by_type
     assert tagger.labels == ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
     for split, seed in (("dev", 1), ("test", 2)):
-        rows = sentences(12, seed)
+        rows = sentences(12, seed, noise=0.2)
         found = tagger.predict([[word for word, _ in some] for some in rows])
         assert all(0 < score <= 1 for some in found for score in some["scores"])
         gold, tags = [[t for _, t in some] for some in rows], [some["tags"] for some in found]
@@ -99,12 +108,8 @@ def test_entities_are_learnt_and_scored(place, tagger, capsys):
         assert entity_scores(gold, tags)[0].f1 == scores["f1"]
         assert tag_accuracy(gold, tags) == scores["accuracy"]
     assert run("evaluate", f"--run_dir={place}/run", "--split=test") == 0
-    said = capsys.readouterr().out
-    assert [line.split()[:2] for line in said.splitlines() if "test" in line] == [
-        ["test", f"{scores['loss']:.4f}"],
-        ["test", "LOC"],
-        ["test", "PER"],
-    ]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["test", "f1/PER", f"{scores['f1/PER']:.4f}"] in shown
 
 
 def test_columns_in_columns_out(place, tmp_path, capsys):
@@ -223,6 +228,11 @@ def test_long_sentences_and_words_without_a_token_are_said(place, tmp_path, caps
     command = finetune_flags("tagging.py", tmp_path, place / "hf", tmp_path / "run")
     assert run(*command, "--config.max_seq_length=8", "--config.steps=1") == 0
     said = capsys.readouterr().out
+    # A line of its own for each type.
+    assert [line.split()[1] for line in said.splitlines() if line[:6] == "  dev "][1:] == [
+        "LOC",
+        "PER",
+    ]
     assert "4 training sentences are longer than max_seq_length=8 tokens and are spread" in said
     assert "1 words of which the tokenizer leaves nothing stand as the unknown token" in said
     assert run("evaluate", f"--run_dir={tmp_path}/run", "--split=test") == 2

@@ -15,6 +15,13 @@ from absl import flags
 from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.flags import define_training_flags, trained
 
+# What to ask a model with a head of this name.
+_ASKED = {
+    "tagging": '"a text to tag"',
+    "span": "$'a question\\tthe text that answers it'",
+    "choice": "$'a context\\tone choice\\tanother'",
+}
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
@@ -29,7 +36,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = trained("finetune", values, positional)
     run_dir = flag("run_dir", folder.path)
-    asked = "$'one text\\tanother'" if folder.record().pairs else '"a text to classify"'
+    record = folder.record()
+    head = record.encoder_config.heads[-1]
+    asked = "$'one text\\tanother'" if record.pairs else '"a text to classify"'
+    asked = _ASKED.get(head, asked)
     made(
         make_console(),
         "fine-tuned",

@@ -124,6 +124,12 @@ def predictions_table(predictions: list[dict[str, Any]]) -> Table:
         for prediction in predictions:
             table.add_row(_shown(prediction), f"{prediction['score']:.4f}")
         return table
+    if "choice" in predictions[0]:
+        table = Table("context", "choice", "", "score", box=SIMPLE_HEAD)
+        for found in predictions:
+            score = f"{found['scores'][found['choice']]:.3f}"
+            table.add_row(found["text"][0], str(found["choice"]), found["label"], score)
+        return table
     table = Table("text", "label", "scores", box=SIMPLE_HEAD)
     for prediction in predictions:
         shown = "  ".join(f"{name} {score:.3f}" for name, score in prediction["scores"].items())

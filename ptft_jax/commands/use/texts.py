@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ptft_jax.data.tasks.catalogue import TASKS
+from ptft_jax.data.tasks.choice import ChoiceSettings, ChoiceTask
 from ptft_jax.data.tasks.conll import TaggedFile, read_tagged, with_column
 from ptft_jax.data.tasks.reading import SUFFIXES, read_table
 from ptft_jax.data.tasks.span import SpanTask, read_squad
@@ -67,6 +68,12 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
                 raise ConfigError(f"--{name}: expected a table ({', '.join(SUFFIXES)}) as --input.")
         texts = _read_lines(source)
         return Asked(texts, {"text": texts})
+    task = TASKS.get(run.config.get("task"))
+    if isinstance(task, ChoiceTask):
+        split = task.read(source, ChoiceSettings(**run.config.table))
+        parts = zip(split.contexts, split.choices, strict=True)
+        asked: list[Any] = [(context, *choices) for context, choices in parts]
+        return Asked(asked, {"context": split.contexts, "choices": split.choices})
     names = _columns_of(run)
     if values.text_column is not None:
         names = (values.text_column,)
@@ -157,15 +164,20 @@ def check_output(output: str, source: str | None) -> Path:
 def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns a row per text: its number from 1, the columns it came with, and what was predicted.
 
-    `prediction` is a label, a number, the text with its masks filled in, or a list of entities or
-    tags; `probability` that of the label. Where a column has one of these names, the new one gets a
-    _ behind it.
+    `prediction` is a label (or several, with | between them), a number, that of a choice from 0,
+    the text with its masks filled in, or a list of entities or tags; `probability` that of the
+    label or choice. Where a column has one of these names, the new one gets a _ behind it.
     """
     rows = []
     for number, found in enumerate(predictions):
         row = {name: values[number] for name, values in asked.columns.items()}
         if "masks" in found:
             new: dict[str, Any] = {"prediction": found["filled"], "masks": found["masks"]}
+        elif "choice" in found:
+            best = found["scores"][found["choice"]]
+            new = {"prediction": found["choice"], "probability": best, "scores": found["scores"]}
+        elif "labels" in found:
+            new = {"prediction": "|".join(found["labels"]), "scores": found["scores"]}
         elif "answer" in found:
             new = {"prediction": found["answer"], "probability": found["score"]}
             new |= {key: found[key] for key in ("start", "end", "nbest")}

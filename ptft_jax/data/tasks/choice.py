@@ -115,7 +115,6 @@ class ChoiceTask:
                 f"{self.folder or 'train and dev'}"
                 + ("" if not data_dir else f"; {listing(Path(data_dir))}")
             )
-        flatten = self.flatten or _own_columns(settings or ChoiceSettings())
         splits = {}
         for split in ("train", "dev", "test"):
             if self.files is None:
@@ -124,14 +123,19 @@ class ChoiceTask:
                 files = [folder / file for file in self.files.get(split, ())]
                 path = next((file for file in files if file.is_file()), None)
             if path is not None:
-                table = read_table(
-                    path, _COLUMNS[:2], optional=("label",), reader=self.reader, flatten=flatten
-                )
-                splits[split] = _split_of(table)
+                splits[split] = self.read(path, settings)
             elif split != "test":
                 wanted = (self.files or {}).get(split, (f"{split}.jsonl, .parquet, .csv or .tsv",))
                 raise ConfigError(f"{folder} has no {wanted[0]}; {listing(folder)}")
         return ChoiceData(name, splits)
+
+    def read(self, path: str | Path, settings: ChoiceSettings | None = None) -> ChoiceSplit:
+        """Returns the examples of one file in the task's form, with or without labels."""
+        flatten = self.flatten or _own_columns(settings or ChoiceSettings())
+        table = read_table(
+            path, _COLUMNS[:2], optional=("label",), reader=self.reader, flatten=flatten
+        )
+        return _split_of(table)
 
 
 def _own_columns(settings: ChoiceSettings) -> Flatten:

@@ -121,10 +121,13 @@ class Run:
             and `masks`, for each [MASK] a list of {`token`, `score`} (tokens of BPE and Unigram
             have a space before them where they begin a word); with a classifier `label` (where a
             text has several, `labels`, those of at least one half) and `scores`, a dict from labels
-            to probabilities; with a regression `score`; with a model trained on spans `answer`, its
-            `score`, the characters `start` and `end` of the context between which it stands, and
-            the candidates, `nbest` (where questions may have no answer, "" stands for none, and
-            `null_score_diff` is its score less that of the best answer).
+            to probabilities; with a regression `score`; with a model of multiple choice, asked by
+            tuples of a context and its choices, `choice` (the number of one from 0), `label` (its
+            text) and `scores`, their probabilities in order;
+            with a model trained on spans `answer`, its `score`, the characters `start` and `end` of
+            the context between which it stands, and the candidates, `nbest` (where questions may
+            have no answer, "" stands for none, and `null_score_diff` is its score less that of the
+            best answer).
             The best candidates come first. With a tagger of entities `entities`, a list of {`type`,
             `text`, `start`, `end` (characters), `score`}, in the order of the text; with another
             tagger `tags`, a list of {`tag`, `text`, `start`, `end`, `score`}, one for each word

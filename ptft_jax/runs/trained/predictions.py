@@ -21,6 +21,7 @@ from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
+from ptft_jax.runs.trained.choices import choose
 from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import (
     PACKAGE,
@@ -58,6 +59,8 @@ def predict(
         TextError: a text without [MASK] was given to fill in, one where the run takes pairs, or
             one whose [MASK] lies beyond the length of the run's texts.
     """
+    if "choice" in run.model_config.heads:
+        return choose(run, texts, progress or (lambda done, total: None))
     tags = "tagging" in run.model_config.heads
     texts = checked(texts, pairs=not tags, words=tags)
     told = progress or (lambda done, total: None)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.batches import Batch, Examples
-from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import TrainedRun
 
@@ -51,12 +50,12 @@ def limit_of(run: TrainedRun) -> int:
     return run.config.get("max_seq_length", run.model_config.max_position_embeddings)
 
 
-def warn_of_cut(examples: ClassificationExamples) -> None:
+def warn_of_cut(examples: Any, limit: int | None = None) -> None:
     """Warns with the number of texts of which the model does not see the end."""
     if examples.num_truncated:
         warnings.warn(
             f"{examples.num_truncated} of {len(examples)} texts are longer than the "
-            f"{examples.buckets[-1]} tokens of this model and were cut",
+            f"{limit or examples.buckets[-1]} tokens of this model and were cut",
             stacklevel=2,
             skip_file_prefixes=(PACKAGE,),
         )
