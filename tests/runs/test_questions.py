@@ -198,7 +198,7 @@ def test_tables_and_lines_of_questions(place, tmp_path):
         (
             ["--input={place}/lines.txt", "--output={place}/out.json"],
             2,
-            "these have none; expected",
+            "answers by the ids of their",
         ),
         (["--input={place}/lines.txt"], 65, "lines.txt: 'what' has 0 tabs"),
     ],
