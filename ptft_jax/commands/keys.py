@@ -142,6 +142,19 @@ KEYS: Mapping[str, Group] = {
             "table.choices_column": "column of the list of choices; in a CSV choices0, choices1, …",
             "table.multi_label": "a text may have several labels, as a list or with bars between",
         },
+        "questions": {
+            "version": "1.1: every question has an answer; 2.0: it may have none; empty: as the "
+            "task has it",
+            "doc_stride": "tokens that two windows of a long context share",
+            "max_query_length": "longer questions are cut to this many tokens",
+            "max_answer_length": "tokens of the longest answer that is predicted",
+            "n_best": "starts and ends of a window that are looked at, and answers kept of a "
+            "question",
+            "null_score_threshold": "no answer where its score is that much higher than the best "
+            "answer's; None: what gives the best F1 on dev",
+            "misplaced_answers_allowed": "share of the answers that may not stand where their file "
+            "says",
+        },
         "tagging": {
             "word_column": "column of a column file that holds the words, from 0; -1 is the last",
             "tag_column": "column that holds their tags",

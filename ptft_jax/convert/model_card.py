@@ -196,6 +196,11 @@ def _usage(config: EncoderConfig, model_class: str, about: About) -> str:
         code = f"""position = (inputs.input_ids[0] == tokenizer.mask_token_id).nonzero()[0, 0]
 best = output.{logits}[0, position].topk(5).indices
 print(tokenizer.convert_ids_to_tokens(best.tolist()))"""
+    if "span" in config.heads:
+        text = '"Where does she live?", "She lives in Paris."'
+        code = """start = output.start_logits[0].argmax()
+end = start + output.end_logits[0, start:].argmax()
+print(tokenizer.decode(inputs.input_ids[0, start : end + 1]))"""
     auto_class = model_class.replace("Bert", "Auto" if model_class == "BertModel" else "AutoModel")
     length = about.training.get("max_seq_length", config.max_position_embeddings)
     return f"""```python

@@ -140,6 +140,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "choice": {
         "table": {"context_column": "context", "choices_column": "choices", "label_column": "label"}
     },
+    "span": {
+        "version": "",
+        "doc_stride": 128,
+        "max_query_length": 64,
+        "max_answer_length": 30,
+        "n_best": 20,
+        "null_score_threshold": placeholder(float),
+        "misplaced_answers_allowed": 0.05,
+    },
 }
 
 

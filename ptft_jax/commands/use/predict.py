@@ -1,7 +1,7 @@
 r"""ptft predict --run_dir=RUN_OR_HF_DIR "text" … | --input=FILE [--output=FILE] [--json] [--top=5]
 
-Fills in [MASK]s with a pretraining run, gives labels, scores or entities with a fine-tuned one.
-[MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
+Fills in [MASK]s with a pretraining run; gives labels, scores, entities or answers with a fine-tuned
+one. [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 
 FILE is a table (.csv, .tsv, .jsonl, .parquet), whose text columns are those of the run's training
 unless --text_column and --text_pair_column name others, or has one text per line; `-` reads
@@ -9,7 +9,9 @@ standard input. A pair in a line, or on the command line, has a tab in it ($'tex
 bash). --output=FILE.csv, .tsv or .jsonl gets a row for each row or line, in their order: its
 number, all columns it came with, and the prediction. --json prints JSON lines instead of a table.
 
-A tagger also reads FILE.conll, of a word on each line, and adds a column with the words' tags.
+A tagger also reads FILE.conll, of a word on each line, and adds a column with the words' tags. A
+question stands before its context, as the first text of a pair; FILE may then be .json in the
+format of SQuAD, and --output=FILE.json gets the answers by their ids, {id: text}.
 """
 
 import json
@@ -46,7 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values, RUN_OR_HF)
     define_input_flags(values, pairs=True)
-    text = "File to make, .csv, .tsv, .jsonl or .conll, instead of showing what is predicted."
+    text = "File to make, .csv, .tsv, .jsonl, .json or .conll, instead of showing it all."
     flags.DEFINE_string("output", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
     flags.DEFINE_integer("top", 5, "Candidates to show.", lower_bound=1, flag_values=values)
@@ -103,6 +105,12 @@ def predictions_table(predictions: list[dict[str, Any]]) -> Table:
             for place, candidates in enumerate(prediction["masks"], 1):
                 shown = "  ".join(f"{c['token'].strip()} {c['score']:.3f}" for c in candidates)
                 table.add_row(_shown(prediction), str(place), shown)
+        return table
+    if "answer" in predictions[0]:
+        table = Table("question", "answer", "score", "characters", box=SIMPLE_HEAD)
+        for found in predictions:
+            place = f"{found['start']}:{found['end']}"
+            table.add_row(found["text"][0], found["answer"], f"{found['score']:.3f}", place)
         return table
     if "entities" in predictions[0] or "tags" in predictions[0]:
         column, name = ("entities", "type") if "entities" in predictions[0] else ("tags", "tag")

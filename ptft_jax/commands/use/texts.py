@@ -14,13 +14,15 @@ from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.choice import ChoiceSettings, ChoiceTask
 from ptft_jax.data.tasks.conll import TaggedFile, read_tagged, with_column
 from ptft_jax.data.tasks.reading import SUFFIXES, read_table
+from ptft_jax.data.tasks.span import SpanTask, read_squad
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.open import Run
 from ptft_jax.runs.trained.texts import Text
 from ptft_jax.training.storage import write_atomically
 
-OUTPUTS = (".csv", ".tsv", ".jsonl")
+# The last is SQuAD's file of predictions by the ids of their questions.
+OUTPUTS = (".csv", ".tsv", ".jsonl", ".json")
 # Files of a word on each line, which taggers read and write.
 COLUMNS = ".conll"
 
@@ -58,6 +60,8 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
     source = values.input
     if source != "-" and not Path(source).is_file():
         raise ConfigError(f"--input={source}: there is no such file.")
+    if Path(source).suffix == ".json" and "span" in run.model_config.heads:
+        return _read_questions(source)
     if Path(source).suffix not in SUFFIXES:
         for name in ("text_column", "text_pair_column"):
             if name in values and values[name].value is not None:
@@ -96,6 +100,14 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
     return Asked(list(zip(*parts, strict=True)), table.columns)
 
 
+def _read_questions(source: str) -> Asked:
+    """Reads a file in the format of SQuAD; where its answers stand does not matter."""
+    split = read_squad(source, unanswerable=True, misplaced_allowed=1.0)
+    contexts = [split.contexts[number] for number in split.context_of]
+    texts = list(zip(split.questions, contexts, strict=True))
+    return Asked(texts, {"id": split.ids, "question": split.questions})
+
+
 def read_sentences(source: str, run: Run) -> Asked:
     """Reads a column file, whose sentences are asked about; errors as of `read_input`."""
     if not is_tagger(run):
@@ -106,6 +118,8 @@ def read_sentences(source: str, run: Run) -> Asked:
 
 def _columns_of(run: Run) -> tuple[str, ...]:
     """Returns the text columns of what a run was fine-tuned on, else the usual name."""
+    if "span" in run.model_config.heads:
+        return SpanTask.texts
     texts = getattr(TASKS.get(run.config.get("task")), "texts", None)
     if texts is not None:
         return texts
@@ -164,6 +178,9 @@ def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict
             new = {"prediction": found["choice"], "probability": best, "scores": found["scores"]}
         elif "labels" in found:
             new = {"prediction": "|".join(found["labels"]), "scores": found["scores"]}
+        elif "answer" in found:
+            new = {"prediction": found["answer"], "probability": found["score"]}
+            new |= {key: found[key] for key in ("start", "end", "nbest")}
         elif "label" in found:
             best = found["scores"][found["label"]]
             new = {"prediction": found["label"], "probability": best, "scores": found["scores"]}
@@ -186,11 +203,17 @@ def _free(name: str, taken: Any) -> str:
 def check_fits(path: Path, asked: Asked, run: Run) -> None:
     """Raises an error where a file cannot hold what is asked or what is found.
 
-    ConfigError for the tags of words in a table, DataError for a column that cannot stand in a TSV
-    file, which has no quotes.
+    ConfigError for the tags of words in a table, and for a .json file where texts have no ids;
+    DataError for a column that cannot stand in a TSV file, which has no quotes.
     """
     if is_tagger(run) and path.suffix in (".csv", ".tsv"):
         raise ConfigError(f"--output={path}: a text has many tags; name the output .jsonl.")
+    answers = "span" in run.model_config.heads and "id" in asked.columns
+    if path.suffix == ".json" and not answers:
+        raise ConfigError(
+            f"--output={path}: a .json file holds answers by the ids of their questions; expected "
+            "a model that answers, with --input=FILE.json in the format of SQuAD, or a .jsonl."
+        )
     for name, values in asked.columns.items() if path.suffix == ".tsv" else ():
         if not _is_nested(values):
             for value in values:
@@ -203,7 +226,10 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     A .csv or .tsv leaves out columns with lists or objects in them. What JSON cannot hold (dates)
     is written as text.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix == ".json":
+        answers = {row["id"]: row["prediction"] for row in rows}
+        text = json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
+    elif path.suffix == ".jsonl":
         lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
         text = "".join(lines)
     else:

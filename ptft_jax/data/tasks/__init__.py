@@ -5,6 +5,7 @@ reading          tables of text, as rows
 labels           classes and scores of rows
 table            labelled texts, or pairs → splits
 classification   splits → examples
+span             questions about contexts → splits;  span_examples  splits → windows → answers
 conll            files of tagged words, as sentences
 tags             sentences → splits, with the set of their tags
 tagging          splits → examples, and the tag of each word

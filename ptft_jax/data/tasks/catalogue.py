@@ -7,6 +7,7 @@ from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.reading import nearest
 from ptft_jax.data.tasks.suites.clue import CLUE
 from ptft_jax.data.tasks.suites.glue import GLUE
+from ptft_jax.data.tasks.suites.squad import SQUAD
 from ptft_jax.data.tasks.suites.superglue import SUPERGLUE
 from ptft_jax.data.tasks.suites.tagging import TAGGING
 from ptft_jax.data.tasks.suites.text_sets import TEXT_SETS
@@ -40,6 +41,7 @@ TASKS: dict[str, Task] = {
     **GLUE,
     **SUPERGLUE,
     **CLUE,
+    **SQUAD,
     **TEXT_SETS,
     "text": TableTask(),
     **TAGGING,

@@ -127,6 +127,21 @@ class TextTokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], np.ndarray]]:
+        """The ids of each text as `encode_batch` gives them, and which characters each stands for.
+
+        The offsets are int32 [ids, 2], first character and the one after the last. A space before
+        a word is not part of it, though models with "Ġ" and "▁" put it into the word's token.
+        """
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        found = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            offsets = encoding.offsets
+            if not self._splits_at_spaces:
+                offsets = [_trimmed(text, *pair) for pair in offsets]
+            found.append((encoding.ids, np.array(offsets, np.int32).reshape(-1, 2)))
+        return found
+
     def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[list[int], list[int]]]:
         """The ids of sentences that are split into words, and the number of each token's word.
 

@@ -4,6 +4,7 @@ kind             what the page of a run (`runs/train.py`) asks of each
 pretraining      masked tokens and next sentences, on a corpus
 finetuning       what all kinds of labelled tasks share
 classification   labelled texts, or pairs, with classes or scores
+span             questions about contexts
 tagging          sentences with a tag for each word: entities, slots, parts of speech
 choice           one of several choices
 """

@@ -125,6 +125,10 @@ def kind_of(command: str, config: Config) -> Kind:
             from ptft_jax.runs.kinds.classification import Classification
 
             return Classification(config)
+        if kind == "span":
+            from ptft_jax.runs.kinds.span import Span
+
+            return Span(config)
         if kind == "tagging":
             from ptft_jax.runs.kinds.tagging import Tagging
 

@@ -24,6 +24,11 @@ def evaluate(
     config = copy.deepcopy(run.config)
     if data is not None:
         config.data_dir = str(data)
+    if "null_score_threshold" in config and (data is not None or split not in (None, "dev")):
+        # Tuned on the run's own dev, and not on what is to be scored.
+        from ptft_jax.runs.trained.answers import threshold_of
+
+        config.null_score_threshold = threshold_of(run)
     kind = kind_of(run.record.command, config)
     _check_data(run, kind, others=data is not None)
     # As in the phase that the checkpoint belongs to.

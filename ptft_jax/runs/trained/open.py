@@ -104,14 +104,15 @@ class Run:
         top: int = 5,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[dict[str, Any]]:
-        """Fills in masks, classifies, or tags words.
+        """Fills in masks, classifies, tags words, or answers questions.
 
         Texts longer than those of training are cut, with a warning that counts them; a tagger reads
         them whole, in windows.
 
         Args:
-            texts: texts; a pair is a tuple of two, or one text with a tab between them. A masked LM
-                has nothing to say of a blank one. For a tagger also lists of words.
+            texts: texts; a pair is a tuple of two, or one text with a tab between them, as a
+                question with its context is. A masked LM has nothing to say of a blank one. For a
+                tagger also lists of words.
             top: how many candidates to return for each text or mask.
             progress: is told how many texts are done, and how many there are.
 
@@ -122,7 +123,11 @@ class Run:
             text has several, `labels`, those of at least one half) and `scores`, a dict from labels
             to probabilities; with a regression `score`; with a model of multiple choice, asked by
             tuples of a context and its choices, `choice` (the number of one from 0), `label` (its
-            text) and `scores`, their probabilities in order.
+            text) and `scores`, their probabilities in order;
+            with a model trained on spans `answer`, its `score`, the characters `start` and `end` of
+            the context between which it stands, and the candidates, `nbest` (where questions may
+            have no answer, "" stands for none, and `null_score_diff` is its score less that of the
+            best answer).
             The best candidates come first. With a tagger of entities `entities`, a list of {`type`,
             `text`, `start`, `end` (characters), `score`}, in the order of the text; with another
             tagger `tags`, a list of {`tag`, `text`, `start`, `end`, `score`}, one for each word

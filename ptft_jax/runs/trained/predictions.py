@@ -1,4 +1,4 @@
-"""What a trained model says of texts: words for masks, labels with scores, a score, or tags.
+"""What a trained model says of texts: words for masks, labels, scores, tags, or answers.
 
 [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
 """
@@ -20,6 +20,7 @@ from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.classification import SOME
+from ptft_jax.runs.trained.answers import answer
 from ptft_jax.runs.trained.choices import choose
 from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import (
@@ -69,6 +70,8 @@ def predict(
         return tag(run, texts, told)
     if "classification" in run.model_config.heads:
         return _classify(run, texts, top, told)
+    if "span" in run.model_config.heads:
+        return answer(run, _questions(run, texts), top, told)
     if "mlm" in run.model_config.heads:
         return _fill_masks(run, texts, top, told)
     raise ConfigError(
@@ -175,7 +178,8 @@ def _filled(text: str, mask: str, tokens: list[str]) -> str:
 
 def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
     """Returns each text as a list of one, or of the two of a pair, as the run was trained."""
-    takes_pairs = run.record.pairs if "classification" in run.model_config.heads else None
+    heads = run.model_config.heads
+    takes_pairs = run.record.pairs if "classification" in heads else "span" in heads or None
     if takes_pairs is None:
         # An encoder of unknown training, or one that learned single sentences and pairs alike.
         takes_pairs = any(isinstance(text, tuple) or "\t" in text for text in texts)
@@ -196,6 +200,15 @@ def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
             raise TextError(f"{text!r} is a pair of texts: this run takes single texts.")
         parts.append(found)
     return parts
+
+
+def _questions(run: TrainedRun, texts: list[Text]) -> list[tuple[str, str]]:
+    """Returns each text as a question and its context."""
+    pairs = [(question, context) for question, context in _parts(run, texts)]
+    for question, context in pairs:
+        if not context.strip():
+            raise TextError(f"{question!r} has an empty context; write it behind the tab.")
+    return pairs
 
 
 def _examples(run: TrainedRun, parts: list[list[str]]) -> ClassificationExamples:

@@ -1,1 +1,1 @@
-"""The rows of each benchmark: glue, superglue, clue (Chinese), text_sets, tagging."""
+"""The rows of each benchmark: glue, superglue, clue (Chinese), squad, text_sets, tagging."""

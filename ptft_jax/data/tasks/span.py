@@ -1,0 +1,342 @@
+"""Questions about contexts, whose answers are stretches of the context: the format of SQuAD.
+
+SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018) and CMRC 2018 (Cui et al. 2019) share it: `data` →
+`paragraphs` → a `context` and its `qas`, each with an `id`, a `question` and `answers`, each of
+which has a `text` and the character of the context at which it begins, `answer_start`.
+
+An answer that does not stand at its `answer_start` is misplaced. Where its text occurs exactly
+once in the context, it is taken from there. Any other has no place: it is no target of training,
+but it is still an answer to score against, as for the official scripts, which read texts alone.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from ptft_jax.data.foreign_files import read_json_object
+from ptft_jax.errors import ConfigError, DataError
+
+# The share of misplaced answers up to which a file is used: CMRC 2018 dev has 2.1 %.
+MISPLACED_ALLOWED = 0.05
+VERSIONS = ("1.1", "2.0")
+_SHOWN = 3
+_MEND = "expected a file in the format of SQuAD"
+
+
+class Answer(NamedTuple):
+    """An answer's text and the character at which it begins; None where it has no place."""
+
+    text: str
+    start: int | None
+
+
+class Misplaced(NamedTuple):
+    """An answer that does not stand where its file says; `start` is where it was found, if at all.
+
+    `stated` is the file's answer_start, `there` the text at it.
+    """
+
+    question_id: str
+    stated: int
+    text: str
+    there: str
+    start: int | None
+
+    def __str__(self) -> str:
+        place = "in no one place" if self.start is None else f"at {self.start}"
+        return (
+            f"{self.question_id}: {_cut(self.text)} is said to be at {self.stated}, where "
+            f"{_cut(self.there)} stands; it was found {place}"
+        )
+
+
+@dataclass(frozen=True)
+class SpanSplit:
+    """The questions of one split; all lists but `contexts` are of the same length.
+
+    contexts: each once. context_of: which of them a question is about. answers: those of each
+    question, none where the context does not answer it; None as a whole for a split without
+    answers. misplaced: the answers that did not stand where the file says. unplaced: how many
+    questions were left out because none of their answers has a place.
+    """
+
+    contexts: list[str]
+    context_of: list[int]
+    questions: list[str]
+    ids: list[str]
+    answers: list[tuple[Answer, ...]] | None
+    source: str
+    misplaced: tuple[Misplaced, ...] = ()
+    unplaced: int = 0
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the answers are known."""
+        return self.answers is not None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the texts and the answers."""
+        sha256 = hashlib.sha256()
+        for texts in (self.contexts, self.questions, self.ids):
+            for text in texts:
+                # The length keeps two texts apart from one that holds both.
+                sha256.update(f"{len(text)} {text}".encode())
+        sha256.update(repr((self.context_of, self.answers)).encode())
+        return sha256.hexdigest()
+
+    def with_places(self) -> "SpanSplit":
+        """The split without the questions whose answers have no place, which cannot be learnt."""
+        if self.answers is None:
+            return self
+        kept = [
+            row
+            for row, answers in enumerate(self.answers)
+            if not answers or any(answer.start is not None for answer in answers)
+        ]
+        return dataclasses.replace(
+            self,
+            context_of=[self.context_of[row] for row in kept],
+            questions=[self.questions[row] for row in kept],
+            ids=[self.ids[row] for row in kept],
+            answers=[self.answers[row] for row in kept],
+            unplaced=len(self) - len(kept),
+        )
+
+
+@dataclass(frozen=True)
+class SpanSettings:
+    """How a file is read.
+
+    version: "1.1", in which every question has an answer, "2.0", in which it may have none, or ""
+    for the task's own. misplaced_answers_allowed: the share of misplaced answers up to which a file
+    is used.
+    """
+
+    version: str = ""
+    misplaced_answers_allowed: float = MISPLACED_ALLOWED
+
+    def __post_init__(self):
+        if self.version not in ("", *VERSIONS):
+            raise ConfigError(f"version={self.version!r}: expected {' or '.join(VERSIONS)}")
+        if not 0 <= self.misplaced_answers_allowed <= 1:
+            raise ConfigError(
+                f"misplaced_answers_allowed={self.misplaced_answers_allowed}: expected a share "
+                "from 0 to 1"
+            )
+
+
+@dataclass(frozen=True)
+class SpanData:
+    """A task with its questions; see `SpanTask`."""
+
+    name: str
+    splits: dict[str, SpanSplit]
+    metrics: tuple[str, ...]
+    version: str
+    by_character: bool
+    eval_splits: tuple[str, ...] = ("dev",)
+    label_names: None = None
+
+    @property
+    def unanswerable(self) -> bool:
+        """Whether a question may have no answer."""
+        return self.version == "2.0"
+
+
+@dataclass(frozen=True)
+class SpanTask:
+    """A task of questions and answers: a row of the table of tasks.
+
+    files: names that a file may have, with {split} and {version} to fill in. version: see
+    `SpanSettings`. by_character: scored as CMRC 2018 is, by characters, and not by words.
+    """
+
+    kind: ClassVar[str] = "span"
+    texts: ClassVar[tuple[str, str]] = ("question", "context")
+
+    suite: str
+    files: tuple[str, ...]
+    version: str = "1.1"
+    by_character: bool = False
+    metrics: tuple[str, ...] = ("f1", "exact_match")
+    language: str = "en"
+
+    def load(
+        self, name: str, data_dir: str | Path | None, settings: SpanSettings | None = None
+    ) -> SpanData:
+        """Returns the task's questions: train and dev, and test where there is one.
+
+        Raises ConfigError for a missing file, DataError for the content of one.
+        """
+        settings = settings or SpanSettings()
+        version = settings.version or self.version
+        names = {
+            split: [name.format(split=split, version=version) for name in self.files]
+            for split in ("train", "dev", "test")
+        }
+        if not data_dir or not Path(data_dir).is_dir():
+            raise ConfigError(
+                f"data_dir={data_dir}: expected a folder with {names['train'][0]} and "
+                f"{names['dev'][0]}, in the format of SQuAD"
+            )
+        splits = {}
+        for split in names:
+            path = _find(Path(data_dir), names[split], split)
+            if path is None:
+                continue
+            splits[split] = read_squad(path, version == "2.0", settings.misplaced_answers_allowed)
+            if split != "test" and not splits[split].labelled:
+                raise DataError(f"{path} has no answers; expected some to learn from")
+        splits["train"] = splits["train"].with_places()
+        return SpanData(name, splits, self.metrics, version, self.by_character)
+
+
+def _find(folder: Path, names: Sequence[str], split: str) -> Path | None:
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        held = " and ".join(path.name for path in found)
+        raise ConfigError(f"{folder} holds {held}: keep one file for the split '{split}'")
+    if not found and split != "test":
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:20])
+        raise ConfigError(
+            f"data_dir={folder} has no {' or '.join(names)}; there are: {there or 'no files'}"
+        )
+    return found[0] if found else None
+
+
+def read_squad(
+    path: str | Path, unanswerable: bool = False, misplaced_allowed: float = MISPLACED_ALLOWED
+) -> SpanSplit:
+    """Reads a file in the format of SQuAD.
+
+    Answers are all there or all absent. Raises DataError for content of another form (with the
+    question's id), for a question without an answer unless `unanswerable`, for no question at all,
+    and where more than `misplaced_allowed` of the answers do not stand where the file says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no such file: {path}")
+    rows = list(_questions(path))
+    if not rows:
+        raise DataError(f"{path} has no questions; {_MEND} with at least one")
+    contexts: dict[str, int] = {}
+    context_of, questions, ids, answers = [], [], {}, []
+    misplaced: list[Misplaced] = []
+    has_answers = "answers" in rows[0][2]
+    for place, context, qa in rows:
+        name = _text(path, place, qa, "id")
+        where = f"{place} (id {name!r})"
+        if name in ids:
+            raise DataError(f"{path}: {where} has the id of {ids[name]}; expected one id each")
+        if ("answers" in qa) != has_answers:
+            raise DataError(
+                f"{path}: {where} has {'no' if has_answers else 'the'} key 'answers', unlike the "
+                "first question; expected answers for all questions, or for none"
+            )
+        ids[name] = place
+        # As in transformers' run_qa: some questions of SQuAD begin with many spaces. CMRC 2018 has
+        # an empty one.
+        questions.append(_text(path, where, qa, "question", may_be_empty=True).lstrip())
+        context_of.append(contexts.setdefault(context, len(contexts)))
+        if has_answers:
+            answers.append(tuple(_answers(path, where, qa, context, name, misplaced)))
+            if not answers[-1] and not unanswerable:
+                raise DataError(
+                    f"{path}: {where} has no answer; expected one, or --config.version=2.0, where "
+                    "a question may have none"
+                )
+    total = sum(map(len, answers))
+    if len(misplaced) > misplaced_allowed * total:
+        listed = "; ".join(map(str, misplaced[:_SHOWN]))
+        raise DataError(
+            f"{path}: {len(misplaced)} of {total} answers do not stand at their answer_start, a "
+            f"count of characters of the context from 0; expected at most {misplaced_allowed:.1%}. "
+            f"{listed}{'; …' if len(misplaced) > _SHOWN else ''}. Mend them, or allow more by "
+            "--config.misplaced_answers_allowed"
+        )
+    return SpanSplit(
+        list(contexts),
+        context_of,
+        questions,
+        list(ids),
+        answers if has_answers else None,
+        str(path),
+        tuple(misplaced),
+    )
+
+
+def _questions(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yields where a question stands in the file, its context, and the question's object."""
+    content = read_json_object(path, _MEND)
+    for i, article in enumerate(_list(path, "the file", content, "data")):
+        place = f"data[{i}]"
+        for j, paragraph in enumerate(_list(path, place, article, "paragraphs")):
+            inner = f"{place}.paragraphs[{j}]"
+            questions = _list(path, inner, paragraph, "qas")
+            context = _text(path, inner, paragraph, "context")
+            if not context.strip():
+                raise DataError(f"{path}: {inner} has an empty 'context'; expected a text")
+            for k, question in enumerate(questions):
+                yield f"{inner}.qas[{k}]", context, question
+
+
+def _answers(
+    path: Path,
+    where: str,
+    qa: Mapping[str, Any],
+    context: str,
+    question_id: str,
+    misplaced: list[Misplaced],
+) -> Iterator[Answer]:
+    for answer in _list(path, where, qa, "answers"):
+        text = _text(path, where, answer, "text", may_be_empty=True)
+        stated = _get(path, where, answer, "answer_start")
+        if not isinstance(stated, int) or isinstance(stated, bool):
+            raise DataError(
+                f"{path}: {where} holds {stated!r} as 'answer_start'; expected a whole number"
+            )
+        there = context[stated : stated + len(text)] if stated >= 0 else ""
+        start = stated
+        if not text or there != text:
+            start = context.find(text) if text else -1
+            once = start >= 0 and context.find(text, start + 1) < 0
+            start = start if once else None
+            misplaced.append(Misplaced(question_id, stated, text, there, start))
+        yield Answer(text, start)
+
+
+def _get(path: Path, place: str, value: Any, key: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise DataError(
+            f"{path}: {place} holds a {type(value).__name__} where an object with '{key}' is "
+            "expected"
+        )
+    if key not in value:
+        raise DataError(
+            f"{path}: {place} has no key '{key}'; its keys are: {', '.join(value) or 'none'}"
+        )
+    return value[key]
+
+
+def _list(path: Path, place: str, value: Any, key: str) -> Sequence[Any]:
+    found = _get(path, place, value, key)
+    if not isinstance(found, list):
+        raise DataError(f"{path}: {place} holds no list as '{key}'; {_MEND}")
+    return found
+
+
+def _text(path: Path, place: str, value: Any, key: str, *, may_be_empty: bool = False) -> str:
+    found = _get(path, place, value, key)
+    if not isinstance(found, str) or not (found or may_be_empty):
+        raise DataError(f"{path}: {place} holds {found!r} as '{key}'; expected a text")
+    return found
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")

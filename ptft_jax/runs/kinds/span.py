@@ -1,0 +1,112 @@
+"""Fine-tuning on questions whose answers are stretches of a context: SQuAD and its like."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data.tasks.span import SpanSettings, SpanSplit
+from ptft_jax.data.tasks.span_examples import SpanExamples
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.metrics import check_outputs
+from ptft_jax.objectives.span import SpanObjective
+from ptft_jax.objectives.squad import best_threshold, score_answers, with_threshold
+from ptft_jax.runs.config import Config
+from ptft_jax.runs.kinds.finetuning import FineTuning
+
+_LISTED = 3
+
+
+class Span(FineTuning):
+    """Answers to questions about contexts; see `FineTuning`."""
+
+    head = "span"
+    pairs = True
+
+    def settings(self, config: Config) -> SpanSettings:
+        return SpanSettings(config.version, config.misplaced_answers_allowed)
+
+    def objective(self, model: EncoderConfig) -> SpanObjective:
+        return SpanObjective()
+
+    def make_examples(
+        self, split: SpanSplit, tokenizer: TextTokenizer, **more: Any
+    ) -> SpanExamples:
+        return examples_of(split, tokenizer, self.config, self.task.unanswerable, **more)
+
+    def score(
+        self, split: SpanSplit, examples: SpanExamples, outputs: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Returns F1 and exact match, and in 2.0 those of questions with and without an answer.
+
+        There `f1` and `exact_match` are at the threshold of the config, or, without one, at that
+        which gives the best F1 on these very questions, `best_f1_thresh`.
+        """
+        assert split.answers is not None  # `scored` names labelled splits only
+        for name in ("start", "end"):
+            check_outputs(outputs[name])
+        # Without a threshold each question is given its best answer that is not empty.
+        found = examples.decode(outputs, null_score_threshold=np.inf)
+        scores = score_answers(
+            [answer["text"] for answer in found],
+            [[answer.text for answer in answers] for answers in split.answers],
+            unanswerable=self.task.unanswerable,
+            by_character=self.task.by_character,
+        )
+        more = {}
+        if self.task.unanswerable:
+            diffs = np.array([answer["null_score_diff"] for answer in found])
+            best = best_threshold(scores.f1, scores.has_answer, diffs)
+            threshold = self.config.null_score_threshold
+            threshold = best.threshold if threshold is None else threshold
+            scores = with_threshold(scores, diffs, threshold)
+            for name, rows in (("HasAns", scores.has_answer), ("NoAns", ~scores.has_answer)):
+                if rows.any():
+                    more[f"{name}_f1"] = float(scores.f1[rows].mean())
+                    more[f"{name}_exact"] = float(scores.exact_match[rows].mean())
+            more |= {"best_f1": best.score, "best_f1_thresh": best.threshold}
+        return {
+            "f1": float(scores.f1.mean()),
+            "exact_match": float(scores.exact_match.mean()),
+        } | more
+
+    def remarks(self, examples: list[SpanExamples]) -> list[str]:
+        windows = [
+            f"{rows.num_windowed:,} training questions have several windows of their context"
+            for rows in examples
+            if rows.num_windowed
+        ]
+        return [*super().remarks(examples), *windows, *map(_misplaced, self._with_misplaced())]
+
+    def _with_misplaced(self) -> list[tuple[str, SpanSplit]]:
+        return [(name, split) for name, split in self.task.splits.items() if split.misplaced]
+
+    def said_of_cut(self, examples: SpanExamples, length: int) -> str:
+        return (
+            f"{examples.num_truncated:,} training questions are longer than "
+            f"max_query_length={self.config.max_query_length} tokens and were cut"
+        )
+
+
+def examples_of(
+    split: SpanSplit, tokenizer: TextTokenizer, config: Config, unanswerable: bool, **more: Any
+) -> SpanExamples:
+    """Returns the windows of a split as a config wants them."""
+    names = ("doc_stride", "max_query_length", "n_best", "max_answer_length", "length_buckets")
+    settings = {name: config[name] for name in names}
+    return SpanExamples(
+        split, tokenizer, config.max_seq_length, unanswerable=unanswerable, **settings, **more
+    )
+
+
+def _misplaced(found: tuple[str, SpanSplit]) -> str:
+    """Says how many answers of a split do not stand where its file says, and shows the first."""
+    name, split = found
+    lost = sum(answer.start is None for answer in split.misplaced)
+    words = f"{name}: {len(split.misplaced):,} answers do not stand at their answer_start"
+    words += f"; {len(split.misplaced) - lost:,} were found elsewhere"
+    if split.unplaced:
+        words += f", and {split.unplaced:,} questions are left out, all of whose answers are lost"
+    shown = "; ".join(map(str, split.misplaced[:_LISTED]))
+    return f"{words}. {shown}{'; …' if len(split.misplaced) > _LISTED else ''}"

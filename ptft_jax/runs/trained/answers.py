@@ -1,0 +1,105 @@
+"""What a model trained on spans answers to questions about contexts."""
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import batched
+from typing import Any
+
+import jax
+import numpy as np
+
+from ptft_jax.data.tasks.catalogue import TASKS
+from ptft_jax.data.tasks.span import SpanSplit
+from ptft_jax.data.tasks.span_examples import SpanExamples
+from ptft_jax.models.build import build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.metrics import check_outputs
+from ptft_jax.objectives.span import SpanObjective
+from ptft_jax.runs.folder import TrainedRun
+from ptft_jax.runs.kinds.span import examples_of
+from ptft_jax.runs.trained.texts import PACKAGE, limit_of
+
+_BATCH = 32
+# The longest window of a model whose training is not known, as in transformers' pipeline.
+_WINDOW = 384
+
+
+def answer(
+    run: TrainedRun,
+    pairs: list[tuple[str, str]],
+    top: int,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """Answers questions, each a pair of question and context; see `Run.predict`.
+
+    Raises DataError where the model's outputs are not finite.
+    """
+    contexts: dict[str, int] = {}
+    split = SpanSplit(
+        context_of=[contexts.setdefault(context, len(contexts)) for _, context in pairs],
+        contexts=list(contexts),
+        questions=[question.lstrip() for question, _ in pairs],
+        ids=[str(number) for number in range(len(pairs))],
+        answers=None,
+        source="texts",
+    )
+    examples = _examples(run, split)
+    if examples.num_truncated:
+        warnings.warn(
+            f"{examples.num_truncated} of {len(pairs)} questions are longer than this model takes "
+            "and were cut",
+            stacklevel=2,
+            skip_file_prefixes=(PACKAGE,),
+        )
+    step = _step(run.model_config)
+    shape = (len(examples), examples.buckets[-1])
+    outputs = {name: np.zeros(shape, np.float32) for name in ("start", "end")}
+    size, done = min(_BATCH, len(examples)), 0
+    # Windows of about one length share a batch.
+    for rows in batched(np.argsort(-examples.lengths, kind="stable"), size):
+        filled = np.array([*rows, *[rows[-1]] * (size - len(rows))])
+        for name, logits in step(run.params, examples.batch(filled)).items():
+            found = np.asarray(logits)[: len(rows)]
+            check_outputs(found)
+            outputs[name][list(rows), : found.shape[1]] = found
+        done += len(rows)
+        progress(done, len(examples))
+    found = examples.decode(outputs, threshold_of(run))
+    return [
+        {"text": pair, "answer": one.pop("text"), **one, "nbest": one["nbest"][:top]}
+        for pair, one in zip(pairs, found, strict=True)
+    ]
+
+
+def _examples(run: TrainedRun, split: SpanSplit) -> SpanExamples:
+    """Returns windows as in the run's training, or of usual sizes where that is not known."""
+    config = run.config
+    if "doc_stride" in config:
+        version = config.version or TASKS[config.task].version  # type: ignore[attr-defined]
+        return examples_of(split, run.tokenizer, config, version == "2.0")
+    length = min(_WINDOW, limit_of(run))
+    return SpanExamples(
+        split,
+        run.tokenizer,
+        length,
+        doc_stride=min(128, length // 3),
+        max_query_length=min(64, length // 6),
+    )
+
+
+def threshold_of(run: TrainedRun) -> float:
+    """Returns the config's null_score_threshold, else that which was best on dev, else 0."""
+    if run.config.get("null_score_threshold") is not None:
+        return run.config.null_score_threshold
+    if not run.folder.has_checkpoint():
+        return 0.0
+    with run.folder.checkpoints() as checkpoints:
+        tuned = checkpoints.meta(run.step)["metrics"].get("dev_best_f1_thresh")
+    return 0.0 if tuned is None else tuned
+
+
+@lru_cache(maxsize=8)
+def _step(config: EncoderConfig) -> Callable[..., dict[str, jax.Array]]:
+    model, objective = build_model(config), SpanObjective()
+    return jax.jit(lambda params, batch: objective.outputs(model.bind(params), batch))
