@@ -38,7 +38,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     run_dir = flag("run_dir", folder.path)
     record = folder.record()
     head = record.encoder_config.heads[-1]
-    asked = "$'one text\\tanother'" if record.pairs else '"a text to classify"'
+    asked = "$'one text\\tanother'" if record.pairs else '"a text"'
     asked = _ASKED.get(head, asked)
     made(
         make_console(),

@@ -79,7 +79,7 @@ class Run:
         tokenizer: text to ids and back.
         labels: names of the classes in the order of their ids; None where there are none.
         pairs: whether a text is a pair for the classifier; None where that is not known.
-        limit: tokens of a text of which `predict` sees no more.
+        limit: tokens of a text of which `predict` sees no more; a tagger takes windows of them.
         step: of the checkpoint; 0 for a Hugging Face folder.
     """
 
