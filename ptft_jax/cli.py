@@ -161,7 +161,7 @@ def _run(arguments: list[str]) -> int:
         from ptft_jax.commands.train import many
 
         if many.is_asked(rest):
-            many.run(rest)
+            many.run(many.planned(rest))
             return 0
     prints = taken is not None and _PRINT_CONFIG in rest
     if prints:

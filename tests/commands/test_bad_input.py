@@ -337,7 +337,11 @@ CASES = {
     ),
     "no task": (2, lambda p: _finetune(p, config="glue.py"), ["glue.py:TASK"]),
     "unknown task": (2, lambda p: _finetune(p, config="glue.py:mrcp"), ["'mrcp'", "'mrpc'"]),
-    "task where none is": (2, lambda p: _finetune(p, config="text.py:sst2"), ["get_config()"]),
+    "task where none is": (
+        2,
+        lambda p: _finetune(p, config="../pretrain/bert_tiny.py:x"),
+        ["get_config()"],
+    ),
     "no GLUE": (2, lambda p: _finetune(p, config="glue.py:sst2"), ["'SST-2'"]),
     "no table": (2, lambda p: _finetune(p, table="nowhere"), ["nowhere", "not a folder"]),
     "not UTF-8 table": (65, lambda p: _finetune(p, table="latin"), ["line 3", "not UTF-8"]),

@@ -60,21 +60,32 @@ class _One:
         return same and self.folder.results().get("step") == entry["step"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Several runs: the words that ask for them, the folder of all, and how many run at once."""
+
+    arguments: list[str]
+    runs: list[_One]
+    place: Path
+    at_once: int
+
+
 def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for several runs."""
     file = config_of(arguments) or ""
     return file.endswith(":all") or any(word.startswith("--seeds") for word in arguments)
 
 
-def run(arguments: list[str]) -> None:
+def run(plan: Plan) -> None:
     """Makes all runs, then the table of their scores.
 
     Raises:
-        ConfigError: the flags do not fit together; nothing was started.
+        ConfigError: tasks have no folder in `data_dir`; nothing was started.
         PtftError: some runs failed; the table holds the others.
         StopError: a signal came; all runs have saved.
     """
-    runs, place, at_once = _planned(arguments)
+    runs, place, at_once = plan.runs, plan.place, plan.at_once
+    _check_folders(runs)
     console = make_console()
     place.mkdir(parents=True, exist_ok=True)
     kept = place / "runs.json"
@@ -98,17 +109,22 @@ def run(arguments: list[str]) -> None:
         say(console, f"{count}/{len(waiting)}  {one.name}: {shown}; ETA {left:.0f} min")
     made_now = [one for one in runs if one.name in known]
     if made_now:
-        _write_table(place, arguments, made_now, known, console)
+        _write_table(plan, made_now, known, console)
     if failed:
-        names = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
+        names = ", ".join(f"{name} (exit code {code})" for name, code in [*failed.items()][:5])
+        names += ", …" if len(failed) > 5 else ""
         raise PtftError(
             f"{len(failed)} of {len(runs)} runs failed: {names}. What they said is in "
             f"{place / 'logs'}; the same command tries them again."
         )
 
 
-def _planned(arguments: list[str]) -> tuple[list[_One], Path, int]:
-    """Returns the runs with their flags checked, the folder of all, and how many run at once."""
+def planned(arguments: list[str]) -> Plan:
+    """Returns what a command line asks for.
+
+    Raises:
+        ConfigError: the flags do not fit together.
+    """
     file, _, task = (config_of(arguments) or "").partition(":")
     tasks = list(tasks_of(Path(file).stem)) if task == "all" else [task]
     if not tasks:
@@ -135,7 +151,19 @@ def _planned(arguments: list[str]) -> tuple[list[_One], Path, int]:
             folder = RunFolder(place / config.task / f"seed-{seed}")
             words.append(f"--run_dir={folder.path}")
             runs.append(_One(config.task, int(seed), config, folder, words))
-    return runs, place, values.at_once or len(_gpus()) or 1
+    return Plan(arguments, runs, place, values.at_once or len(_gpus()) or 1)
+
+
+def _check_folders(runs: Sequence[_One]) -> None:
+    """Raises ConfigError where a task's folder is not there: found now, not after hours."""
+    data_dir = runs[0].config.data_dir
+    folders = {getattr(find_task(one.task), "folder", "") for one in runs} - {""}
+    lacking = sorted(folder for folder in folders if not (Path(data_dir) / folder).is_dir())
+    if data_dir and lacking:
+        raise ConfigError(
+            f"--config.data_dir={data_dir} has no folder {', '.join(lacking)}: expected those of "
+            "all tasks; name one task in place of :all where the others are not there."
+        )
 
 
 def _config_flag(file: str, task: str) -> str:
@@ -229,18 +257,17 @@ def _saving(running: Mapping[int, tuple[_One, subprocess.Popen[bytes], float]]) 
 
 
 def _write_table(
-    place: Path,
-    arguments: list[str],
+    plan: Plan,
     runs: Sequence[_One],
     known: Mapping[str, Any],
     console: Console,
 ) -> None:
-    config = runs[0].config
+    place, config = plan.place, runs[0].config
     epochs = {one.task: one.config.epochs for one in runs}
     usual = min(epochs.values())
     others = "".join(f", {n:g} for {task}" for task, n in epochs.items() if n != usual)
     protocol = [
-        f"`ptft finetune {shlex.join(arguments)}`",
+        f"`ptft finetune {shlex.join(plan.arguments)}`",
         f"learning rate {config.optimizer.learning_rate:g}, batch {config.batch_size}, "
         f"{usual:g} epochs{others}, warm-up {config.schedule.warmup_ratio:.0%}, at most "
         f"{config.max_seq_length} tokens",

@@ -70,6 +70,7 @@ def test_a_run_that_fails_leaves_the_others_alone(flags, capsys):
         (["--seeds=a"], "expected different numbers"),
         (["--config=configs/finetune/text.py:all"], "expected glue, superglue or clue"),
         (["--seeds=0", "--config.nonsense=1"], "nonsense"),
+        (["--config=configs/finetune/glue.py:all"], "has no folder CoLA, MNLI, MRPC"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(changes, message, flags, tmp_path, capsys):
