@@ -541,7 +541,7 @@ def test_a_run_can_start_from_a_run_that_is_gone_since(place, glue, pretrained, 
     assert "config.optimizer.learning_rate: 2e-05 in the run, 0.001 now" in kept["changes"]
     assert run("export", f"--run_dir={folder}", f"--out_dir={place}/hf_changed") == 0
     card = (place / "hf_changed" / "README.md").read_text()
-    assert "after step 1: config.optimizer.learning_rate: 2e-05 in the run, 0.001 now" in card
+    assert "after step 1: optimizer.learning_rate: 2e-05 → 0.001" in card
 
 
 def test_fine_tuning_that_diverges(place, glue, pretrained, capsys):

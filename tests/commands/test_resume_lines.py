@@ -14,7 +14,6 @@ from command_line import losses, prepare_corpus, pretrain_flags, results, run, t
 
 from ptft_jax.commands import screen
 from ptft_jax.commands.parsing import parse
-from ptft_jax.runs import defaults
 from ptft_jax.runs.config import load_config
 from ptft_jax.runs.folder import RunFolder
 
@@ -93,7 +92,7 @@ def test_a_config_comes_back_from_a_run_as_it_was(tmp_path):
     ):
         file = {"pretrain": "pretrain/bert_large", "finetune": "finetune/glue:rte"}[command]
         flags = [f"--config={file}", *changes]
-        config = parse(lambda _: None, flags, defaults.BY_COMMAND[command])[0].config
+        config = parse(lambda _: None, flags, command)[0].config
         folder = tmp_path / command
         folder.mkdir()
         record = {"format": "ptft_jax run", "format_version": 1, "command": command}

@@ -18,7 +18,7 @@ from command_line import (
 
 from ptft_jax.runs import train
 from ptft_jax.runs.folder import RunFolder
-from ptft_jax.runs.kinds import classification, pretraining
+from ptft_jax.runs.kinds import finetuning, pretraining
 from ptft_jax.training import cost
 from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.cost import model_flops
@@ -136,7 +136,7 @@ def test_fine_tuning_that_does_not_fit_names_the_batch_of_its_evaluations(
         (place / "table" / f"{split}.tsv").write_text("text\tlabel\n" + "".join(rows))
     source = place / "source"
     assert run(*pretrain_flags(place / "data", source, accumulate=2, steps=1)) == 0
-    monkeypatch.setattr(classification, "make_scoring_step", full)
+    monkeypatch.setattr(finetuning, "make_scoring_step", full)
     flags = finetune_flags("text.py", place / "table", source, place / "tuned", eval_batch_size=16)
     assert run(*flags) == 71
     assert "lower eval_batch_size (now 16)" in capsys.readouterr().err
