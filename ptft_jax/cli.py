@@ -157,15 +157,16 @@ def _run(arguments: list[str]) -> int:
         return 0
     if name in _CONFIG_OPTIONAL and not any(word.startswith("--config") for word in rest):
         taken = None
-    if name == "finetune" and _PRINT_CONFIG not in rest:
-        from ptft_jax.commands.train import many
-
-        if many.is_asked(rest):
-            many.run(many.planned(rest))
-            return 0
     prints = taken is not None and _PRINT_CONFIG in rest
     if prints:
         rest.remove(_PRINT_CONFIG)
+    if name == "finetune":
+        from ptft_jax.commands.train import many
+
+        if many.is_asked(rest):
+            plan = many.planned(rest)
+            many.show(plan) if prints else many.run(plan)
+            return 0
     values, positional = parse(module.define_flags, rest, taken)
     if prints:
         from ptft_jax.commands import help

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ptft_jax.commands.help import key_flags
 from ptft_jax.commands.parsing import config_of, parse
 from ptft_jax.commands.screen import made, make_console, say
 from ptft_jax.commands.train import finetune
@@ -74,6 +75,12 @@ def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for several runs."""
     file = config_of(arguments) or ""
     return file.endswith(":all") or any(word.startswith("--seeds") for word in arguments)
+
+
+def show(plan: Plan) -> None:
+    """Prints the config of each run."""
+    for one in plan.runs:
+        print(f"# {one.name}", *key_flags(one.config), sep="\n")
 
 
 def run(plan: Plan) -> None:
