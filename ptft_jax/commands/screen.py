@@ -180,7 +180,10 @@ def flag(name: str, value: object) -> str:
 
 def resume_command(command: str, run_dir: Path) -> str:
     """Returns the command line with which a run goes on as it was last started."""
-    return f"ptft {command} {flag('config', run_dir)} {flag('run_dir', run_dir)}"
+    from ptft_jax.training.trackers import services_of
+
+    tracked = "".join(f" --track={name}" for name in [*services_of(run_dir)][:1])
+    return f"ptft {command} {flag('config', run_dir)} {flag('run_dir', run_dir)}{tracked}"
 
 
 # A word of a command line: up to a space that is in no quotes.

@@ -145,6 +145,12 @@ class _Trackio:
 _SERVICES = {"wandb": _WandB, "mlflow": _MLflow, "trackio": _Trackio}
 
 
+def services_of(run_dir: Path) -> dict[str, str]:
+    """Returns the ids of a run by the services that it was told to."""
+    file = run_dir / _FILE
+    return read_json_object(file, "remove it") if file.is_file() else {}
+
+
 def import_tracker(name: str) -> Any:
     """Returns the package of a service; raises ConfigError where it is not installed."""
     try:
@@ -178,8 +184,7 @@ def begin_tracking(
     Raises:
         ConfigError: the package is missing, or no new run can be made in the service.
     """
-    file = run_dir / _FILE
-    ids = read_json_object(file, "remove it") if file.is_file() else {}
+    file, ids = run_dir / _FILE, services_of(run_dir)
     known = ids.get(name)
     begin = partial(_SERVICES[name], import_tracker(name), run_dir.resolve(), known, about)
     tracking = _Tracking(name, begin, say)

@@ -76,8 +76,9 @@ def test_a_run_goes_on_with_what_is_shown(corpus, tmp_path, capsys):
     assert run("ckpt", "rewind", f"--run_dir={run_dir}", "--step=200") == 0
     shown = next_lines(capsys.readouterr().out)
     assert resume in shown
+    (run_dir / "tracking.json").write_text('{"wandb": "id"}')
     assert run("status", f"--run_dir={run_dir}") == 0
-    assert resume in next_lines(capsys.readouterr().out)
+    assert [*resume, "--track=wandb"] in next_lines(capsys.readouterr().out)
     for words in shown:
         assert run(*words) == 0
     assert "resuming at step 200" in capsys.readouterr().out
