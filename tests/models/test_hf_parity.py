@@ -194,12 +194,27 @@ TASKS = {
 }
 
 
+def read_outputs(kind, outputs):
+    """Returns what both sides predict under one name each, as arrays."""
+    if kind is tagging:
+        return [torch.softmax(outputs.logits.float(), dim=-1).amax(dim=-1).detach().numpy()]
+    names = ("start_logits", "end_logits") if kind is span else ("logits",)
+    return [getattr(outputs, name).float().detach().numpy() for name in names]
+
+
+def gradient_error(found, reference):
+    """Returns the length of the difference of all gradients over that of the reference's."""
+    off = sum(np.sum(np.square(found[name] - reference[name])) for name in reference)
+    return float(np.sqrt(off / sum(np.sum(np.square(one)) for one in reference.values())))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
 def test_heads_of_fine_tuning(kind, dtype):
     """Outputs, loss and every gradient of each kind of task are those of its PyTorch class.
 
-    In bfloat16 an error is measured against the whole gradient of its parameter (L2).
+    In bfloat16 within 1 % of float32's, or, where these weights, larger than any trained ones, make
+    PyTorch's autocast as inexact, within twice its error. Measured: up to 1.8 % against its 1.3 %.
     """
     heads, changes = TASKS[kind]
     model, padded = reference(heads, **changes), random_batch(rows=6)
@@ -209,29 +224,34 @@ def test_heads_of_fine_tuning(kind, dtype):
         inputs = {name: rows.reshape(2, 3, -1) for name, rows in inputs.items()}
     theirs = model(**inputs, **labels)
     theirs.loss.backward()
+    gradients = gradients_of(model)
     config, params = our_side(model, heads, dtype=dtype)
     assert config.num_labels == changes.get("num_labels", 2)
     outputs = jax.jit(lambda p, b: objective.outputs(build_model(config).bind(p), b))(params, batch)
-    bound = BOUND if dtype == "float32" else 0.03
     if kind is tagging:
-        scores, tags = torch.softmax(theirs.logits, dim=-1).max(dim=-1)
-        assert relative(outputs["scores"], scores.detach()) < bound
-        if dtype == "float32":
-            np.testing.assert_array_equal(outputs["tags"], tags)
+        ours = [outputs["scores"]]
     elif kind is span:
-        assert relative(outputs["start"], theirs.start_logits.detach()) < bound
-        assert relative(outputs["end"], theirs.end_logits.detach()) < bound
+        ours = [outputs["start"], outputs["end"]]
     else:
-        logits = np.asarray(outputs["logits"])
-        logits = logits if kind is choice else logits[:, 0]
-        assert relative(logits, theirs.logits.detach()) < bound
-    loss, ours = loss_and_gradients(config, params, objective, batch)
-    assert loss == pytest.approx(theirs.loss.item(), rel=bound)
-    gradients = gradients_of(model)
+        ours = [outputs["logits"] if kind is choice else outputs["logits"][:, 0]]
+    expected = read_outputs(kind, theirs)
+    errors = [relative(a, b) for a, b in zip(ours, expected, strict=True)]
+    loss, our_gradients = loss_and_gradients(config, params, objective, batch)
+    errors.append(abs(loss / theirs.loss.item() - 1))
     if dtype == "float32":
-        errors = relative_gradients(ours, gradients)
-        assert max(errors.values()) < BOUND, errors
-    else:
-        whole = np.sqrt(sum(np.sum(np.square(one)) for one in gradients.values()))
-        off = np.sqrt(sum(np.sum(np.square(ours[n] - gradients[n])) for n in gradients))
-        assert off / whole < bound
+        assert max(errors) < BOUND
+        each = relative_gradients(our_gradients, gradients)
+        assert max(each.values()) < BOUND, each
+        if kind is tagging:
+            np.testing.assert_array_equal(outputs["tags"], theirs.logits.argmax(dim=-1))
+        return
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(**inputs, **labels)
+    rounded.loss.backward()
+    known = [relative(a, b) for a, b in zip(read_outputs(kind, rounded), expected, strict=True)]
+    known.append(abs(rounded.loss.item() / theirs.loss.item() - 1))
+    errors.append(gradient_error(our_gradients, gradients))
+    known.append(gradient_error(gradients_of(model), gradients))
+    for own, other in zip(errors, known, strict=True):
+        assert own < max(0.01, 2 * other), (errors, known)

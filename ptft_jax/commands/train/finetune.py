@@ -1,9 +1,10 @@
 """ptft finetune --config=configs/finetune/glue.py:TASK --init_from=RUN_OR_HF_DIR --run_dir=RUN
 
-Fine-tunes an encoder on labelled data, and scores it. The configs are for classes, scores or several
-labels of texts (glue, superglue, clue, text), tags of words (tagging), answers in a text (squad)
-and multiple choice (choice); each one's first lines say what --config.data_dir has to hold. Without
-it GLUE comes from tensorflow_datasets. The same command started again resumes the run.
+Fine-tunes an encoder on labelled data, and scores it. The configs are for classes, scores or
+several labels of texts (glue, superglue, clue, text), tags of words (tagging), answers in a text
+(squad) and multiple choice (choice); the first lines of each say what --config.data_dir has to
+hold. Without it GLUE comes from tensorflow_datasets. The same command started again resumes the
+run.
 
 A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the benchmark, and
 --seeds=0,1,2,3,4 for a run with each seed: RUN/TASK/seed-N, and a table of all scores in RUN.
