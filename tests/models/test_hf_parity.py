@@ -18,14 +18,11 @@ from hf_reference import (
     torch_inputs,
     torch_pretraining_labels,
 )
+from task_batches import TASKS, choice, span, tagging, torch_arguments
 
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.models.build import build_model
-from ptft_jax.objectives.choice import ChoiceObjective
-from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.pretraining import PretrainingObjective
-from ptft_jax.objectives.span import SpanObjective
-from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.objectives.totals import loss_of
 
 BOUND = 1e-4
@@ -117,83 +114,6 @@ def test_activations_are_those_of_the_same_name(pretraining):
         assert relative(ours, theirs) < BOUND, name
 
 
-def with_choices(batch):
-    """Returns three choices a row, each in a row of its own, and the same packed into one row."""
-    length = batch["attention_mask"].sum(axis=1)
-    packed = {
-        name: np.zeros((2, 3 * batch["input_ids"].shape[1]), np.int32)
-        for name in ("input_ids", "token_type_ids", "segment_ids", "position_ids")
-    }
-    starts = np.zeros((2, 3), np.int32)
-    for row in range(6):
-        one, choice = divmod(row, 3)
-        start, end = starts[one, choice], starts[one, choice] + length[row]
-        for name in ("input_ids", "token_type_ids"):
-            packed[name][one, start:end] = batch[name][row, : length[row]]
-        packed["segment_ids"][one, start:end] = choice + 1
-        packed["position_ids"][one, start:end] = np.arange(length[row])
-        if choice < 2:
-            starts[one, choice + 1] = end
-    packed["attention_mask"] = (packed["segment_ids"] > 0).astype(np.int32)
-    return packed | {"pooled_positions": starts, "choice_mask": np.ones((2, 3), np.int32)}
-
-
-def classification(rng, batch):
-    labels = rng.integers(0, 3, 6)
-    ours = {"labels": labels.astype(np.int32)[:, None], "weights": np.ones((6, 1), np.float32)}
-    return ClassificationObjective(), batch | ours, {"labels": torch.tensor(labels)}
-
-
-def regression(rng, batch):
-    labels = rng.normal(size=6).astype(np.float32)
-    ours = {"labels": labels[:, None], "weights": np.ones((6, 1), np.float32)}
-    return ClassificationObjective("regression"), batch | ours, {"labels": torch.tensor(labels)}
-
-
-def multi_label(rng, batch):
-    labels = rng.integers(0, 2, (6, 3)).astype(np.float32)
-    ours = {"labels": labels[:, None], "weights": np.ones((6, 1), np.float32)}
-    objective = ClassificationObjective("multi_label_classification")
-    return objective, batch | ours, {"labels": torch.tensor(labels)}
-
-
-def tagging(rng, batch):
-    labels = rng.integers(0, 3, batch["input_ids"].shape).astype(np.int32)
-    weights = (rng.random(labels.shape) < 0.6) * batch["attention_mask"].astype(np.float32)
-    theirs = torch.tensor(np.where(weights > 0, labels, -100)).long()
-    ours = {"labels": labels, "label_weights": weights, "weights": np.ones(6, np.float32)}
-    return TaggingObjective(), batch | ours, {"labels": theirs}
-
-
-def span(rng, batch):
-    # Rows of full length: PyTorch's softmax goes over padding as well.
-    full = {"attention_mask": np.ones_like(batch["attention_mask"])}
-    batch = batch | full | {"input_ids": np.maximum(batch["input_ids"], 1)}
-    ends = np.sort(rng.integers(0, 23, (6, 2)), axis=1).astype(np.int32)
-    ours = {"start_positions": ends[:, 0], "end_positions": ends[:, 1]}
-    theirs = {name: torch.tensor(places).long() for name, places in ours.items()}
-    return SpanObjective(), batch | ours | {"weights": np.ones(6, np.float32)}, theirs
-
-
-def choice(rng, batch):
-    labels = rng.integers(0, 3, 2)
-    ours = {"labels": labels.astype(np.int32), "weights": np.ones(2, np.float32)}
-    return ChoiceObjective(), with_choices(batch) | ours, {"labels": torch.tensor(labels)}
-
-
-TASKS = {
-    classification: (("pooler", "classification"), {"num_labels": 3}),
-    regression: (("pooler", "classification"), {"num_labels": 1}),
-    multi_label: (
-        ("pooler", "classification"),
-        {"num_labels": 3, "problem_type": "multi_label_classification"},
-    ),
-    tagging: (("tagging",), {"num_labels": 3}),
-    span: (("span",), {}),
-    choice: (("pooler", "choice"), {"max_position_embeddings": 40}),
-}
-
-
 def read_outputs(kind, outputs):
     """Returns what both sides predict under one name each, as arrays."""
     if kind is tagging:
@@ -219,10 +139,8 @@ def test_heads_of_fine_tuning(kind, dtype):
     heads, changes = TASKS[kind]
     model, padded = reference(heads, **changes), random_batch(rows=6)
     objective, batch, labels = kind(np.random.default_rng(1), padded)
-    inputs = torch_inputs(padded if kind is choice else batch)
-    if kind is choice:
-        inputs = {name: rows.reshape(2, 3, -1) for name, rows in inputs.items()}
-    theirs = model(**inputs, **labels)
+    arguments = torch_arguments(kind, padded, batch, labels)
+    theirs = model(**arguments)
     theirs.loss.backward()
     gradients = gradients_of(model)
     config, params = our_side(model, heads, dtype=dtype)
@@ -247,7 +165,7 @@ def test_heads_of_fine_tuning(kind, dtype):
         return
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = model(**inputs, **labels)
+        rounded = model(**arguments)
     rounded.loss.backward()
     known = [relative(a, b) for a, b in zip(read_outputs(kind, rounded), expected, strict=True)]
     known.append(abs(rounded.loss.item() / theirs.loss.item() - 1))

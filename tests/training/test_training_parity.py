@@ -6,10 +6,13 @@ applies, and the rate at each step all show in the losses that follow.
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 import transformers
 from hf_reference import SMALL, our_side, random_batch, torch_inputs, torch_pretraining_labels
+from task_batches import TASKS, torch_arguments
 
+from ptft_jax.convert.bert import ARCHITECTURES
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
@@ -40,7 +43,7 @@ def learnable_batch(seed):
     return batch
 
 
-def torch_curve(model, batches):
+def torch_curve(model, arguments):
     """Returns loss and gradient norm before each of PyTorch's updates."""
     decayed, undecayed = [], []
     for name, parameter in model.named_parameters():
@@ -56,8 +59,8 @@ def torch_curve(model, batches):
     )
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, WARMUP, STEPS)
     curve = []
-    for batch in batches:
-        loss = model(**torch_inputs(batch), **torch_pretraining_labels(batch)).loss
+    for one in arguments:
+        loss = model(**one).loss
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
@@ -67,7 +70,7 @@ def torch_curve(model, batches):
     return np.array(curve).T
 
 
-def our_curve(config, params, batches):
+def our_curve(config, params, objective, batches):
     """Returns loss and gradient norm before each of our updates."""
     model = build_model(config)
     optimizer, schedule = make_optimizer(
@@ -82,7 +85,7 @@ def our_curve(config, params, batches):
         model.axes(),
     )
     state = init_state(model, optimizer, seed=0, params=params)
-    step = make_train_step(model, PretrainingObjective(), optimizer, schedule, seed=0)
+    step = make_train_step(model, objective, optimizer, schedule, seed=0)
     curve = []
     for batch in batches:
         state, metrics = step(state, {name: jnp.asarray(rows) for name, rows in batch.items()})
@@ -103,9 +106,35 @@ def test_loss_curve():
     model = transformers.BertForPreTraining(hf_config).train()
     config, params = our_side(model, HEADS)
     batches = [learnable_batch(seed) for seed in range(STEPS)]
-    losses, norms = our_curve(config, params, batches)
-    expected_losses, expected_norms = torch_curve(model, batches)
+    losses, norms = our_curve(config, params, PretrainingObjective(), batches)
+    arguments = [{**torch_inputs(b), **torch_pretraining_labels(b)} for b in batches]
+    expected_losses, expected_norms = torch_curve(model, arguments)
     assert expected_losses[-5:].mean() < expected_losses[:5].mean() - 1, "nothing was learnt"
     assert (expected_norms > MAX_GRAD_NORM).any(), "clipping was never in force"
     np.testing.assert_allclose(losses, expected_losses, rtol=5e-5)
     np.testing.assert_allclose(norms, expected_norms, rtol=5e-4)
+
+
+@pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
+def test_loss_curve_of_each_kind_of_task(kind):
+    """The same of fine-tuning: four batches, again and again, until they are known by heart.
+
+    Measured: at most 7e-6 of the first loss, 6.3e-5 where it is a squared error.
+    """
+    heads, changes = TASKS[kind]
+    if "span" in heads:
+        changes = {**changes, "num_labels": 2}
+    torch.manual_seed(0)
+    hf_config = transformers.BertConfig(**{**SMALL, "num_hidden_layers": 2, **changes})
+    model = getattr(transformers, ARCHITECTURES[heads])(hf_config).train()
+    config, params = our_side(model, heads)
+    batches, arguments = [], []
+    for seed in range(4):
+        rows = random_batch(seed, rows=6)
+        objective, batch, labels = kind(np.random.default_rng(seed), rows)
+        batches.append(batch)
+        arguments.append(torch_arguments(kind, rows, batch, labels))
+    losses, _ = our_curve(config, params, objective, [batches[n % 4] for n in range(STEPS)])
+    expected, _ = torch_curve(model, [arguments[n % 4] for n in range(STEPS)])
+    assert expected[-4:].mean() < 0.9 * expected[:4].mean(), "nothing was learnt"
+    np.testing.assert_allclose(losses, expected, atol=1e-4 * expected[0])
