@@ -29,12 +29,13 @@ BANNED_CALLS = {
     *("torch.load", "np.load", "numpy.load", "pandas.read_pickle", "joblib.load"),
 }
 # Who may import by name or path: the package's and the commands' own modules, `--config` files,
-# torch where it is.
+# torch where it is, a tracking service's client that --track names.
 IMPORTERS = {
     "ptft_jax/__init__.py": {"importlib.import_module"},
     "ptft_jax/cli.py": {"importlib.import_module"},
     "ptft_jax/runs/config.py": {"importlib.util.spec_from_file_location", "exec_module"},
     "ptft_jax/convert/verify.py": {"importlib.import_module"},
+    "ptft_jax/training/trackers.py": {"importlib.import_module"},
 }
 
 

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from command_line import sentences
+from command_line import compilation_cache, sentences
 from small_encoder import write_encoder
 
 import ptft_jax
@@ -52,7 +52,9 @@ KINDS = [multi_label, choice, tagging]
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A Hugging Face folder with a tiny encoder that knows the words of the texts."""
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "hf", TEXTS)
+    place = tmp_path_factory.mktemp("encoder")
+    with compilation_cache(place / "cache"):
+        yield write_encoder(place / "hf", TEXTS)
 
 
 def losses(run_dir):

@@ -271,7 +271,7 @@ def test_what_is_sound_is_said_to_be(sound, capsys):
         ([], "nothing to check: expected --data_dir=DATA"),
         ([PREPARE, "--config.inputs=a.txt", "--tokenizer=x"], "compared with a corpus"),
         (["--data_dir=nowhere"], "nowhere is not a prepared corpus"),
-        ([PREPARE, "--config.inputs=a.txt", "--config.vocab=nowhere"], "nowhere does not exist"),
+        ([PREPARE, "--config.inputs=a.txt", "--config.vocab=./nowhere"], "nowhere does not exist"),
     ],
 )
 def test_mistakes_on_the_command_line(capsys, flags, words):
