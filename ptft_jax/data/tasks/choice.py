@@ -5,7 +5,6 @@ are segments of one packed row, which attention keeps apart: what HF's `BertForM
 computes in a row for each choice, all padded to the longest.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,14 @@ from ptft_jax.data.batches import Batch
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.classification import format_texts, length_buckets_of
 from ptft_jax.data.tasks.labels import check_characters
-from ptft_jax.data.tasks.reading import Flatten, Reader, Table, find_split, read_table
+from ptft_jax.data.tasks.reading import (
+    Flatten,
+    Reader,
+    Table,
+    find_split,
+    fingerprint_of,
+    read_table,
+)
 from ptft_jax.data.tasks.table import listing
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
@@ -62,13 +68,9 @@ class ChoiceSplit:
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of texts and labels."""
-        sha256 = hashlib.sha256()
-        for context, choices in zip(self.contexts, self.choices, strict=True):
-            for text in (context, *choices):
-                sha256.update(f"{len(text)} {text}".encode())
-        if self.labels is not None:
-            sha256.update(self.labels.tobytes())
-        return sha256.hexdigest()
+        each = zip(self.contexts, self.choices, strict=True)
+        texts = (text for context, choices in each for text in (context, *choices))
+        return fingerprint_of(texts, b"" if self.labels is None else self.labels.tobytes())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ error that names the file and the line; nothing is guessed.
 
 import csv
 import difflib
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,16 @@ def _flat(
                 f"{', '.join(record)}"
             ) from error
         yield from ((number, row) for row in rows)
+
+
+def fingerprint_of(texts: Iterable[str], labels: bytes) -> str:
+    """SHA-256 of texts and of what is known of them."""
+    sha256 = hashlib.sha256()
+    for text in texts:
+        # The length keeps two texts apart from one that holds both.
+        sha256.update(f"{len(text)} {text}".encode())
+    sha256.update(labels)
+    return sha256.hexdigest()
 
 
 def text_lines(path: Path) -> Iterator[str]:

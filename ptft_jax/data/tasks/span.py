@@ -10,13 +10,14 @@ but it is still an answer to score against, as for the official scripts, which r
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from ptft_jax.data.foreign_files import read_json_object
+from ptft_jax.data.tasks.reading import fingerprint_of
 from ptft_jax.errors import ConfigError, DataError
 
 # The share of misplaced answers up to which a file is used: CMRC 2018 dev has 2.1 %.
@@ -82,13 +83,8 @@ class SpanSplit:
 
     def fingerprint(self) -> str:
         """SHA-256 of the texts and the answers."""
-        sha256 = hashlib.sha256()
-        for texts in (self.contexts, self.questions, self.ids):
-            for text in texts:
-                # The length keeps two texts apart from one that holds both.
-                sha256.update(f"{len(text)} {text}".encode())
-        sha256.update(repr((self.context_of, self.answers)).encode())
-        return sha256.hexdigest()
+        answers = repr((self.context_of, self.answers)).encode()
+        return fingerprint_of(chain(self.contexts, self.questions, self.ids), answers)
 
     def with_places(self) -> "SpanSplit":
         """The split without the questions whose answers have no place, which cannot be learnt."""

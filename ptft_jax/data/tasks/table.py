@@ -3,9 +3,9 @@
 Label i of a benchmark's task means the same here as in Hugging Face's and TFDS's data sets.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from ptft_jax.data.tasks.reading import (
     Table,
     classes_in_folders,
     find_split,
+    fingerprint_of,
     read_table,
 )
 from ptft_jax.errors import ConfigError, DataError
@@ -159,14 +160,8 @@ class Split:
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of texts and labels."""
-        sha256 = hashlib.sha256()
-        for texts in (self.texts_a, self.texts_b or []):
-            for text in texts:
-                # The length keeps two texts apart from one that holds both.
-                sha256.update(f"{len(text)} {text}".encode())
-        if self.labels is not None:
-            sha256.update(self.labels.tobytes())
-        return sha256.hexdigest()
+        labels = b"" if self.labels is None else self.labels.tobytes()
+        return fingerprint_of(chain(self.texts_a, self.texts_b or []), labels)
 
 
 @dataclass(frozen=True)
