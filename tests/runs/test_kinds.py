@@ -10,6 +10,7 @@ from small_encoder import write_encoder
 import ptft_jax
 from ptft_jax.cli import main
 from ptft_jax.data.tasks.reading import read_table
+from ptft_jax.errors import ConfigError
 
 TEXTS = [text for text, _ in sentences(24, 1)]
 
@@ -101,6 +102,9 @@ def test_a_run_of_each_kind(kind, encoder, tmp_path):
     assert len(answers) == len(asked)
     if "max_seq_length" not in changes:  # which a folder does not know
         assert ptft_jax.load_run(tmp_path / "exported").predict(asked) == answers
+    if kind is choice:
+        with pytest.raises(ConfigError, match="half of a surrogate pair"):
+            run.predict([("", "the light", "\ud800")])
     file, output = tmp_path / "data" / "dev.jsonl", tmp_path / "predicted.csv"
     if file.is_file():
         assert (

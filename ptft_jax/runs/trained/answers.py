@@ -2,23 +2,19 @@
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import batched
 from typing import Any
 
-import jax
 import numpy as np
 
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.span import SpanSplit
 from ptft_jax.data.tasks.span_examples import SpanExamples
-from ptft_jax.models.build import build_model
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.span import examples_of
-from ptft_jax.runs.trained.texts import PACKAGE, limit_of
+from ptft_jax.runs.trained.texts import PACKAGE, limit_of, outputs_step
 
 _BATCH = 32
 # The longest window of a model whose training is not known, as in transformers' pipeline.
@@ -52,7 +48,7 @@ def answer(
             stacklevel=2,
             skip_file_prefixes=(PACKAGE,),
         )
-    step = _step(run.model_config)
+    step = outputs_step(run.model_config, SpanObjective())
     shape = (len(examples), examples.buckets[-1])
     outputs = {name: np.zeros(shape, np.float32) for name in ("start", "end")}
     size, done = min(_BATCH, len(examples)), 0
@@ -97,9 +93,3 @@ def threshold_of(run: TrainedRun) -> float:
     with run.folder.checkpoints() as checkpoints:
         tuned = checkpoints.meta(run.step)["metrics"].get("dev_best_f1_thresh")
     return 0.0 if tuned is None else tuned
-
-
-@lru_cache(maxsize=8)
-def _step(config: EncoderConfig) -> Callable[..., dict[str, jax.Array]]:
-    model, objective = build_model(config), SpanObjective()
-    return jax.jit(lambda params, batch: objective.outputs(model.bind(params), batch))

@@ -1,20 +1,16 @@
 """Which of several choices a model takes that was trained on multiple choice."""
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
-import jax
 import numpy as np
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.errors import ConfigError
-from ptft_jax.models.build import build_model
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.trained.texts import filled_batches, limit_of, warn_of_cut
+from ptft_jax.runs.trained.texts import checked, filled_batches, limit_of, outputs_step, warn_of_cut
 
 _BATCH = 16
 
@@ -29,8 +25,8 @@ def choose(
         DataError: the model's outputs are not finite.
     """
     parts = [one.split("\t") if isinstance(one, str) else list(one) for one in asked]
-    for number, one in enumerate(parts):
-        if len(one) < 3 or not all(isinstance(text, str) for text in one):
+    for number, one in enumerate(checked(parts, words=True)):
+        if len(one) < 3:
             raise ConfigError(
                 f"texts[{number}]={one!r}: expected a context and at least two choices, as a tuple "
                 "or with tabs between them; the context may be empty."
@@ -40,7 +36,7 @@ def choose(
     split = ChoiceSplit([one[0] for one in parts], [one[1:] for one in parts], None, "texts")
     examples = ChoiceExamples(split, run.tokenizer, limit_of(run))
     warn_of_cut(examples, limit_of(run))
-    step, results = _step(run.model_config), []
+    step, results = outputs_step(run.model_config, ChoiceObjective()), []
     for numbers, batch in filled_batches(examples, _BATCH):
         logits = np.asarray(step(run.params, batch)["logits"])[: len(numbers)]
         check_outputs(logits)
@@ -58,9 +54,3 @@ def choose(
             )
         progress(len(results), len(parts))
     return results
-
-
-@lru_cache(maxsize=8)
-def _step(config: EncoderConfig) -> Callable[..., dict[str, jax.Array]]:
-    model, objective = build_model(config), ChoiceObjective()
-    return jax.jit(lambda params, batch: objective.outputs(model.bind(params), batch))

@@ -29,6 +29,7 @@ from ptft_jax.runs.trained.texts import (
     checked,
     filled_batches,
     limit_of,
+    outputs_step,
     warn_of_cut,
 )
 
@@ -59,11 +60,11 @@ def predict(
         TextError: a text without [MASK] was given to fill in, one where the run takes pairs, or
             one whose [MASK] lies beyond the length of the run's texts.
     """
+    told = progress or (lambda done, total: None)
     if "choice" in run.model_config.heads:
-        return choose(run, texts, progress or (lambda done, total: None))
+        return choose(run, texts, told)
     tags = "tagging" in run.model_config.heads
     texts = checked(texts, pairs=not tags, words=tags)
-    told = progress or (lambda done, total: None)
     if not texts:
         return []
     if tags:
@@ -85,7 +86,7 @@ def _classify(
 ) -> list[dict[str, Any]]:
     problem_type = run.record.problem_type or "single_label_classification"
     names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
-    step = _classification_step(run.model_config)
+    step = outputs_step(run.model_config, ClassificationObjective())
     results = []
     examples = _examples(run, _parts(run, texts))
     warn_of_cut(examples)
@@ -223,12 +224,6 @@ def _examples(run: TrainedRun, parts: list[list[str]]) -> ClassificationExamples
 
 
 # Kept between calls and between runs of one shape: who asks again need not wait for a compilation.
-@lru_cache(maxsize=8)
-def _classification_step(config: EncoderConfig) -> Callable[..., dict[str, jax.Array]]:
-    model, objective = build_model(config), ClassificationObjective()
-    return jax.jit(lambda params, batch: objective.outputs(model.bind(params), batch))
-
-
 @lru_cache(maxsize=8)
 def _mlm_step(config: EncoderConfig) -> Callable[..., jax.Array]:
     model = build_model(config)

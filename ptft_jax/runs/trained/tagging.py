@@ -1,22 +1,18 @@
 """What a tagger says of texts, or of sentences that are split into words already."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
-import jax
 import numpy as np
 
 from ptft_jax.data.tasks.tagging import TaggingExamples, TaggingSplit, TextSplit
 from ptft_jax.data.tasks.tags import are_entities
 from ptft_jax.errors import ConfigError
-from ptft_jax.models.build import build_model
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.entities import entities_of
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.trained.texts import filled_batches, limit_of
+from ptft_jax.runs.trained.texts import filled_batches, limit_of, outputs_step
 
 _BATCH = 32
 
@@ -88,7 +84,7 @@ def _tags(
 ) -> list[list[tuple[str, float]]]:
     """Returns the tag of each word of each text, with its probability."""
     examples = TaggingExamples(split, run.tokenizer, limit_of(run))
-    step = _tagging_step(run.model_config)
+    step = outputs_step(run.model_config, TaggingObjective())
     shape = len(examples), examples.buckets[-1]
     outputs = {"tags": np.zeros(shape, np.int32), "scores": np.zeros(shape, np.float32)}
     for numbers, batch in filled_batches(examples, _BATCH):
@@ -98,10 +94,3 @@ def _tags(
         check_outputs(outputs["scores"][numbers])
         told(len(split.num_words) * (numbers[-1] + 1) // len(examples), len(split.num_words))
     return [[(names[index], score) for index, score in some] for some in examples.decode(outputs)]
-
-
-# Kept between calls and between runs of one shape: who asks again need not wait for a compilation.
-@lru_cache(maxsize=8)
-def _tagging_step(config: EncoderConfig) -> Callable[..., dict[str, jax.Array]]:
-    model, objective = build_model(config), TaggingObjective()
-    return jax.jit(lambda params, batch: objective.outputs(model.bind(params), batch))

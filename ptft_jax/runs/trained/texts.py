@@ -1,15 +1,20 @@
 """Texts for a trained model: what is asked of them, how long they may be, and their batches."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ptft_jax.data.batches import Batch, Examples
 from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.totals import ScoringObjective
 from ptft_jax.runs.folder import TrainedRun
 
 # A warning names the caller's line, not one in here.
@@ -67,3 +72,13 @@ def filled_batches(examples: Examples, batch_size: int) -> Iterator[tuple[list[i
     for numbers in batched(range(len(examples)), size):
         filled = [*numbers, *[numbers[-1]] * (size - len(numbers))]
         yield list(numbers), examples.batch(np.array(filled, np.int64))
+
+
+# Kept between calls and between runs of one shape: who asks again need not wait for a compilation.
+@lru_cache(maxsize=16)
+def outputs_step(
+    config: EncoderConfig, objective: ScoringObjective
+) -> Callable[..., dict[str, jax.Array]]:
+    """Returns the jitted function from parameters and a batch to an objective's outputs."""
+    model = build_model(config)
+    return jax.jit(lambda params, batch: objective.outputs(model.bind(params), batch))
