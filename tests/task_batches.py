@@ -28,7 +28,10 @@ def with_choices(batch):
         if choice < 2:
             starts[one, choice + 1] = end
     packed["attention_mask"] = (packed["segment_ids"] > 0).astype(np.int32)
-    return packed | {"pooled_positions": starts, "choice_mask": np.ones((2, 3), np.int32)}
+    return packed | {
+        "pooled_positions": starts[:, None],
+        "choice_mask": np.ones((2, 1, 3), np.int32),
+    }
 
 
 def classification(rng, batch):
@@ -54,7 +57,7 @@ def tagging(rng, batch):
     labels = rng.integers(0, 3, batch["input_ids"].shape).astype(np.int32)
     weights = (rng.random(labels.shape) < 0.6) * batch["attention_mask"].astype(np.float32)
     theirs = torch.tensor(np.where(weights > 0, labels, -100)).long()
-    ours = {"labels": labels, "label_weights": weights, "weights": np.ones(6, np.float32)}
+    ours = {"labels": labels, "label_weights": weights, "weights": np.ones((6, 1), np.float32)}
     return TaggingObjective(), batch | ours, {"labels": theirs}
 
 
@@ -63,14 +66,14 @@ def span(rng, batch):
     full = {"attention_mask": np.ones_like(batch["attention_mask"])}
     batch = batch | full | {"input_ids": np.maximum(batch["input_ids"], 1)}
     ends = np.sort(rng.integers(0, 23, (6, 2)), axis=1).astype(np.int32)
-    ours = {"start_positions": ends[:, 0], "end_positions": ends[:, 1]}
-    theirs = {name: torch.tensor(places).long() for name, places in ours.items()}
-    return SpanObjective(), batch | ours | {"weights": np.ones(6, np.float32)}, theirs
+    ours = {"start_positions": ends[:, :1], "end_positions": ends[:, 1:]}
+    theirs = {name: torch.tensor(places[:, 0]).long() for name, places in ours.items()}
+    return SpanObjective(), batch | ours | {"weights": np.ones((6, 1), np.float32)}, theirs
 
 
 def choice(rng, batch):
     labels = rng.integers(0, 3, 2)
-    ours = {"labels": labels.astype(np.int32), "weights": np.ones(2, np.float32)}
+    ours = {"labels": labels.astype(np.int32)[:, None], "weights": np.ones((2, 1), np.float32)}
     return ChoiceObjective(), with_choices(batch) | ours, {"labels": torch.tensor(labels)}
 
 

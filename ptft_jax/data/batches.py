@@ -1,7 +1,7 @@
 """Batches of examples, made ahead of time by threads, in an order that no setting changes."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, Self
 
@@ -12,12 +12,18 @@ from ptft_jax.errors import ConfigError, DataError
 Batch = dict[str, np.ndarray]
 
 
+# From the number of rows of a global batch to those of this process, int64.
+Rows = Callable[[int], np.ndarray]
+
+
 class Examples(Protocol):
     """Random access to training examples: global index g is example g % len of epoch g // len.
 
     An implementation whose arrays have the same shape whatever rows are asked for may set a class
     attribute `fixed_shape = True`; then a process makes its own rows only. Otherwise the padding
     depends on the longest row of the whole batch, so the whole batch is made and then cut.
+
+    A batch may have fewer rows than examples, where several share one.
 
     Every key that is `weights` or ends in `_weights` holds weights [B, …] by which a row counts in
     losses and metrics: where all of them are zero, the row counts nothing.
@@ -34,7 +40,7 @@ class Batches:
     """An endless iterator over batches that other threads prepare.
 
     Batch k holds the global examples start_index + [k * batch_size, (k + 1) * batch_size). Which
-    examples those are, and what is in them, depends on the examples alone: `rows` (int64) cuts this
+    examples those are, and what is in them, depends on the examples alone: `rows` cuts this
     process's rows out of the global batch, `workers` threads make up to `prefetch` batches ahead,
     and neither changes a value. NumPy lets go of the interpreter lock in its inner loops, so
     threads are enough.
@@ -48,7 +54,7 @@ class Batches:
         examples: Examples,
         batch_size: int,
         start_index: int = 0,
-        rows: np.ndarray | None = None,
+        rows: Rows | None = None,
         prefetch: int = 2,
         workers: int = 1,
     ) -> None:
@@ -118,19 +124,21 @@ class Batches:
         self.close()
 
 
-def make_rows(examples: Examples, indices: np.ndarray, rows: np.ndarray | None) -> Batch:
+def make_rows(examples: Examples, indices: np.ndarray, rows: Rows | None) -> Batch:
     """The `rows` (None: all) of the global batch made of the examples at `indices`."""
     if rows is None:
         return examples.batch(indices)
     if getattr(examples, "fixed_shape", False):
-        return examples.batch(indices[rows])
-    return {name: array[rows] for name, array in examples.batch(indices).items()}
+        return examples.batch(indices[rows(len(indices))])
+    batch = examples.batch(indices)
+    own = rows(len(next(iter(batch.values()))))
+    return {name: array[own] for name, array in batch.items()}
 
 
 def evaluation_batches(
     examples: Examples,
     batch_size: int,
-    rows: np.ndarray | None = None,
+    rows: Rows | None = None,
     max_batches: int | None = None,
 ) -> Iterator[Batch]:
     """Yield every example of epoch 0 once, in ceil(len / batch_size) batches of equal size.
@@ -149,7 +157,7 @@ def evaluation_batches(
         indices = np.arange(start, start + batch_size, dtype=np.int64)
         is_filler = indices >= len(examples)
         batch = make_rows(examples, np.minimum(indices, len(examples) - 1), rows)
-        is_filler = is_filler if rows is None else is_filler[rows]
+        is_filler = is_filler if rows is None else is_filler[rows(batch_size)]
         weights = [name for name in batch if name == "weights" or name.endswith("_weights")]
         if not weights:
             raise ValueError(

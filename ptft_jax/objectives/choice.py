@@ -1,6 +1,6 @@
 """One of several choices, each a text of its own (Devlin et al. 2019, section 4.4).
 
-Shape suffixes: B batch, P choices.
+Shape suffixes: B batch, P examples of a row, C choices.
 """
 
 import dataclasses
@@ -19,22 +19,25 @@ from ptft_jax.objectives.totals import Totals, head_keys
 class ChoiceObjective:
     """Cross-entropy over the choices of an example (HF `BertForMultipleChoice`).
 
-    The choices are segments of one row, which attention keeps apart.
+    The choices are segments of a row, which attention keeps apart.
     """
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """Returns the number of real rows."""
+        """Returns the number of real examples."""
         return {"choice": jnp.sum(batch["weights"])}
 
-    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P"]:
+    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P C"]:
         """Returns the logit of each choice, the lowest float32 where there is none."""
         hidden_BTD = encoder.last_hidden_state(batch, keys)
-        pooled_BPD = encoder.pooled(hidden_BTD, batch["pooled_positions"])
-        logits_BP = encoder.logits("choice", pooled_BPD, head_keys(keys))[:, :, 0]
-        return jnp.where(batch["choice_mask"] > 0, logits_BP, jnp.finfo(jnp.float32).min)
+        positions_BPC = batch["pooled_positions"]
+        positions_BS = positions_BPC.reshape(len(positions_BPC), -1)
+        pooled_BSD = encoder.pooled(hidden_BTD, positions_BS)
+        logits_BS = encoder.logits("choice", pooled_BSD, head_keys(keys))[:, :, 0]
+        logits_BPC = logits_BS.reshape(positions_BPC.shape)
+        return jnp.where(batch["choice_mask"] > 0, logits_BPC, jnp.finfo(jnp.float32).min)
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
-        """Returns `logits` [B, P]."""
+        """Returns `logits` [B, P, C]."""
         return {"logits": self.logits(encoder, batch)}
 
     def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
@@ -43,13 +46,11 @@ class ChoiceObjective:
         Args:
             encoder: encoder with the `choice` head.
             batch: `input_ids`, `attention_mask`, `token_type_ids`, `segment_ids` and `position_ids`
-                [B, T]; `pooled_positions` and `choice_mask` int32 [B, P]; `labels` int32 [B];
-                `weights` float32 [B].
+                [B, T]; `pooled_positions` and `choice_mask` int32 [B, P, C]; `labels` int32 and
+                `weights` float32 [B, P].
             keys: one PRNG key per row; None means evaluation.
         """
         weight = self.weights(batch)
-        logits_BP = self.logits(encoder, batch, keys)
-        loss, correct = weighted_cross_entropy(
-            logits_BP[:, None, :], batch["labels"][:, None], batch["weights"][:, None]
-        )
+        logits_BPC = self.logits(encoder, batch, keys)
+        loss, correct = weighted_cross_entropy(logits_BPC, batch["labels"], batch["weights"])
         return Totals({"choice": loss}, weight, {"accuracy": (correct, weight["choice"])})

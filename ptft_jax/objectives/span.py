@@ -1,6 +1,6 @@
 """Where an answer begins and ends in a text (Devlin et al. 2019, section 4.2).
 
-Shape suffixes: B batch, T tokens.
+Shape suffixes: B batch, P examples of a row, T tokens.
 """
 
 import dataclasses
@@ -24,20 +24,28 @@ class SpanObjective:
     """
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """Returns the number of real rows."""
+        """Returns the number of real examples."""
         return {"span": jnp.sum(batch["weights"])}
 
-    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B 2 T"]:
-        """Returns the logits of beginning and end at each token; lowest float32 at padding."""
+    def logits(
+        self, encoder: Encoder, batch: Batch, keys: RowKeys = None
+    ) -> Float[Array, "B P 2 T"]:
+        """Returns the logits of beginning and end at each token of an example, else the lowest
+        float32.
+        """
         logits_BT2 = encoder.logits("span", encoder.last_hidden_state(batch, keys))
         logits_B2T = jnp.swapaxes(logits_BT2, 1, 2)
-        real_BT = batch["attention_mask"] > 0
-        return jnp.where(real_BT[:, None, :], logits_B2T, jnp.finfo(jnp.float32).min)
+        own_BPT = batch["attention_mask"][:, None, :] > 0
+        if "segment_ids" in batch:
+            numbers_P = jnp.arange(1, 1 + batch["start_positions"].shape[1])
+            own_BPT = batch["segment_ids"][:, None, :] == numbers_P[:, None]
+        lowest = jnp.finfo(jnp.float32).min
+        return jnp.where(own_BPT[:, :, None, :], logits_B2T[:, None], lowest)
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
-        """Returns `start` and `end`, float32 logits [B, T]."""
-        logits_B2T = self.logits(encoder, batch)
-        return {"start": logits_B2T[:, 0], "end": logits_B2T[:, 1]}
+        """Returns `start` and `end`, float32 logits [B, T], of rows that hold one example."""
+        logits_BP2T = self.logits(encoder, batch)
+        return {"start": logits_BP2T[:, 0, 0], "end": logits_BP2T[:, 0, 1]}
 
     def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
         """Returns the sums over a batch.
@@ -45,13 +53,19 @@ class SpanObjective:
         Args:
             encoder: encoder with the `span` head.
             batch: `input_ids`, `attention_mask`, `token_type_ids` [B, T]; `start_positions`,
-                `end_positions` int32 [B], 0 for [CLS] where the row holds no answer; `weights`
-                float32 [B].
+                `end_positions` int32 [B, P], those of [CLS] where an example holds no answer;
+                `weights` float32 [B, P]; where examples share rows, `segment_ids` (see
+                `BertEncoder`), which number them from 1.
             keys: one PRNG key per row; None means evaluation.
         """
         weight = self.weights(batch)
-        logits_B2T = self.logits(encoder, batch, keys)
-        labels_B2 = jnp.stack([batch["start_positions"], batch["end_positions"]], axis=1)
-        weights_B2 = jnp.broadcast_to(batch["weights"][:, None], labels_B2.shape)
-        loss, correct = weighted_cross_entropy(logits_B2T, labels_B2, weights_B2 / 2)
+        logits_BP2T = self.logits(encoder, batch, keys)
+        rows, _, _, tokens = logits_BP2T.shape
+        labels_BP2 = jnp.stack([batch["start_positions"], batch["end_positions"]], axis=2)
+        weights_BP2 = jnp.stack([batch["weights"] / 2] * 2, axis=2)
+        loss, correct = weighted_cross_entropy(
+            logits_BP2T.reshape(rows, -1, tokens),
+            labels_BP2.reshape(rows, -1),
+            weights_BP2.reshape(rows, -1),
+        )
         return Totals({"span": loss}, weight, {"position_accuracy": (correct, weight["span"])})

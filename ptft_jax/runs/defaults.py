@@ -97,13 +97,15 @@ def finetune(kind: str = "classification") -> Config:
     `steps` 0 trains for `epochs`. `eval_batch_size` None takes a micro-batch of training,
     `batch_size` / `accumulate`: what fits in training fits there. `eval_every` and
     `checkpoint_every` None mean once per epoch, 0 only at the end. `length_buckets`: lengths that
-    batches are padded to; () pads all to `max_seq_length`. `model` may change what does not decide
+    batches are padded to; () pads all to `max_seq_length`. `packing` lets training examples share
+    rows. `model` may change what does not decide
     the shape of a parameter; None keeps what `--init_from` says.
     """
     config = _training()
     config.task = ""
     config.epochs = 3.0
     config.length_buckets = (32, 64, 96, 128)
+    config.packing = True
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

@@ -180,7 +180,7 @@ def train(
             "two token types. Expected single texts, or a model with two."
         )
     mesh = checked_mesh(config, model, phases)
-    examples = [kind.examples(phase, tokenizer) for phase in phases]
+    examples = [kind.examples(phase, tokenizer, mesh) for phase in phases]
     scored = [kind.scored(phase, tokenizer) for phase in phases]
     backends = describe_backends(model.config, kind.rows(examples), device_of(mesh))
     optimizer, schedule = make_optimizer(
@@ -292,7 +292,7 @@ def train(
                 index = meta["next_index"] if resumes_here else 0
                 if done == first:
                     index += batch_size * skip_at(folder.path, first)
-                own = process_rows(mesh, batch_size)
+                own = partial(process_rows, mesh)
                 with (
                     fitting(_remedies(phase.config, model, mesh)),
                     Batches(rows, batch_size, index, own, workers=config.workers) as batches,
@@ -312,7 +312,7 @@ def train(
                         checkpoint_every=kind.checkpoint_every,
                         max_skipped_in_row=config.max_skipped_in_row,
                         evaluation_due=due,
-                        ideal_seconds=ideal_seconds(model.config, batch_size, mesh),
+                        ideal_seconds=ideal_seconds(model.config, mesh),
                         job=job,
                     )
         with job.activity("saving"):

@@ -22,7 +22,7 @@ from ptft_jax.models.build import Model
 from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.training.accelerators import accelerator_of
-from ptft_jax.training.mesh import AXES
+from ptft_jax.training.mesh import AXES, process_rows
 from ptft_jax.training.step import TrainState, abstract_state, make_train_step
 
 # The rows of a batch without their number: name → (shape of one row, dtype).
@@ -276,9 +276,10 @@ _FLOAT32_PARTS = ("layer_norm", "embeddings", *(f"'{head}'" for head in LINEAR_H
 
 
 def ideal_seconds(
-    config: EncoderConfig, batch_size: int, mesh: Mesh
+    config: EncoderConfig, mesh: Mesh
 ) -> Callable[[Mapping[str, np.ndarray]], float] | None:
-    """Returns the function from a batch to the seconds of its model FLOPs at the devices' peak.
+    """Returns the function from this process's rows of a batch to the seconds of the whole batch's
+    model FLOPs at the devices' peak.
 
     None where the peak of these devices is not known.
     """
@@ -286,6 +287,8 @@ def ideal_seconds(
     if device is None:
         return None
     peak = mesh.size * device.peak_tflops(config.dtype) * 1e12
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    share = len(process_rows(mesh, shards)) / shards
 
     def seconds(batch: Mapping[str, np.ndarray]) -> float:
         def width(name: str) -> int:
@@ -297,6 +300,6 @@ def ideal_seconds(
             predictions=width("masked_lm_positions"),
             pooled=width("pooled_positions"),
         )
-        return batch_size * flops / peak
+        return len(batch["input_ids"]) / share * flops / peak
 
     return seconds

@@ -137,8 +137,7 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_
     for name, value in ((key, batch_size), ("accumulate", accumulate)):
         if value < 1:
             raise ConfigError(f"{name}={value} must be at least 1")
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    unit = accumulate * shards
+    unit = rows_unit(accumulate, mesh)
     if batch_size % unit:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
         near = f"{below} or {above}" if below else f"{above}"
@@ -146,6 +145,13 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "batch_
             f"{key}={batch_size} is not divisible by accumulate={accumulate} x mesh.data="
             f"{mesh.shape['data']} x mesh.fsdp={mesh.shape['fsdp']} = {unit}; nearest: {near}"
         )
+
+
+def rows_unit(accumulate: int, mesh: Mesh) -> int:
+    """Returns what the rows of a batch are a multiple of: each device gets as many as the others in
+    every micro-batch.
+    """
+    return accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_model(model: EncoderConfig, mesh: Mesh) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,8 +70,8 @@ def test_rows_of_all_processes_make_the_global_batch(processes, kind):
     share = 8 // processes
     parts = []
     for process in range(processes):
-        rows = np.arange(process * share, (process + 1) * share)
-        with Batches(kind(10), 8, rows=rows) as batches:
+        own = np.arange(process * share, (process + 1) * share)
+        with Batches(kind(10), 8, rows=partial(lambda own, count: own, own)) as batches:
             parts.append([next(batches) for _ in range(3)])
     for k, whole in enumerate(expected):
         for name, array in whole.items():
@@ -137,7 +138,8 @@ def test_fillers_count_nothing_by_any_weight(processes):
     """Fillers counted in every objective whose weights had other names than three known ones."""
     share = 4 // processes
     shares = [np.arange(process * share, (process + 1) * share) for process in range(processes)]
-    parts = [list(evaluation_batches(Weighed(5), 4, rows)) for rows in shares]
+    owns = [partial(lambda own, count: own, share) for share in shares]
+    parts = [list(evaluation_batches(Weighed(5), 4, own)) for own in owns]
     whole = [
         {name: np.concatenate([part[name] for part in batch]) for name in batch[0]}
         for batch in zip(*parts, strict=True)

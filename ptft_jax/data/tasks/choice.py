@@ -201,7 +201,10 @@ class ChoiceExamples:
 
     `buckets` are the lengths of rows: as many times those of a choice as an example has choices.
     `num_truncated` counts the examples with a choice that did not fit into `max_seq_length`.
+    `lengths` are the tokens of each example, int64 [N].
     """
+
+    token_keys = ()
 
     def __init__(
         self,
@@ -229,7 +232,7 @@ class ChoiceExamples:
         first, second = (contexts, each) if any(contexts) else (each, None)
         self._texts = format_texts(first, second, tokenizer, max_seq_length)
         self._first = np.cumsum(self._counts) - self._counts
-        self._lengths = np.add.reduceat(self._texts.lengths, self._first)
+        self.lengths = np.add.reduceat(self._texts.lengths, self._first)
         self.num_truncated = int(np.logical_or.reduceat(self._texts.is_cut, self._first).sum())
 
     def __len__(self) -> int:
@@ -240,14 +243,14 @@ class ChoiceExamples:
 
         input_ids, attention_mask, token_type_ids, segment_ids (1, 2, … by choice, 0 padding) and
         position_ids (from 0 in each choice) are int32 `[B, T]`; pooled_positions (the place of
-        each choice's [CLS]) and choice_mask (1 where there is a choice) int32 `[B, P]`; weights
-        float32 `[B]` (ones), labels int32 `[B]`; a split without labels has none here.
+        each choice's [CLS]) and choice_mask (1 where there is a choice) int32 `[B, 1, C]`; weights
+        float32 `[B, 1]` (ones), labels int32 `[B, 1]`; a split without labels has none here.
         """
         epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
         if self._shuffle:
             rows = shuffled_index(rows, len(self), self._seed, epochs)
         texts, most = self._texts, self._most
-        length = next(bucket for bucket in self.buckets if bucket >= self._lengths[rows].max())
+        length = next(bucket for bucket in self.buckets if bucket >= self.lengths[rows].max())
         counts = self._counts[rows]
         batch = {
             name: np.zeros((len(rows), length), np.int32)
@@ -270,10 +273,10 @@ class ChoiceExamples:
         batch |= {
             "input_ids": input_ids,
             "attention_mask": (batch["segment_ids"] > 0).astype(np.int32),
-            "pooled_positions": pooled,
-            "choice_mask": (np.arange(most) < counts[:, None]).astype(np.int32),
-            "weights": np.ones(len(rows), np.float32),
+            "pooled_positions": pooled[:, None],
+            "choice_mask": (np.arange(most) < counts[:, None, None]).astype(np.int32),
+            "weights": np.ones((len(rows), 1), np.float32),
         }
         if self._labels is not None:
-            batch["labels"] = self._labels[rows]
+            batch["labels"] = self._labels[rows][:, None]
         return batch

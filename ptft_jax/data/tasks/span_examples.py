@@ -42,6 +42,8 @@ class SpanExamples:
     are the tokens of each window, int64 [windows].
     """
 
+    token_keys = ()
+
     def __init__(
         self,
         split: SpanSplit,
@@ -137,8 +139,8 @@ class SpanExamples:
         """The windows at global `indices` (int64 `[B]`), padded together.
 
         input_ids, attention_mask and token_type_ids are int32 `[B, T]`; start_positions and
-        end_positions are int32 `[B]` (0, [CLS]: no answer here), and absent in a split without
-        answers; weights is float32 `[B]` (ones).
+        end_positions are int32 `[B, 1]` (0, [CLS]: no answer here), and absent in a split without
+        answers; weights is float32 `[B, 1]` (ones).
         """
         epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
         if self._shuffle:
@@ -162,10 +164,11 @@ class SpanExamples:
             "input_ids": input_ids,
             "attention_mask": is_real.astype(np.int32),
             "token_type_ids": (is_real & (positions >= first)).astype(np.int32),
-            "weights": np.ones(len(rows), np.float32),
+            "weights": np.ones((len(rows), 1), np.float32),
         }
         if self._targets is not None:
-            batch["start_positions"], batch["end_positions"] = self._targets[rows].T
+            targets = self._targets[rows]
+            batch["start_positions"], batch["end_positions"] = targets[:, :1], targets[:, 1:]
         return batch
 
     def decode(

@@ -57,8 +57,10 @@ class TaggingExamples:
     A sentence that fits into a row is one window. Each batch is padded to the smallest bucket that
     holds its longest window; `buckets` are the lengths in use, the last is `max_seq_length`.
     `num_truncated` counts the sentences that did not fit into one window, `num_unknown` the words
-    that the tokenizer leaves nothing of.
+    that the tokenizer leaves nothing of. `lengths` are the tokens of each window, int64 [N].
     """
+
+    token_keys = ("labels", "label_weights")
 
     def __init__(
         self,
@@ -138,6 +140,7 @@ class TaggingExamples:
         self._from = bases + np.where(is_first, 0, np.concatenate([[0], borders]))
         self._to = bases + np.where(is_last, sizes, np.concatenate([borders, [0]]))
         self._starts, self._ends = bases + starts, bases + ends
+        self.lengths = self._ends - self._starts + 2
         self._window_of = np.searchsorted(self._to, self._heads, side="right")
 
     def __len__(self) -> int:
@@ -146,9 +149,9 @@ class TaggingExamples:
     def batch(self, indices: np.ndarray) -> Batch:
         """The windows at global `indices` (int64 `[B]`), padded together.
 
-        input_ids, attention_mask and token_type_ids are int32 `[B, T]`, weights float32 `[B]`
-        (ones), labels int32 and label_weights float32 `[B, T]` (1 where a label is read); a split
-        without tags has no labels and no label_weights.
+        input_ids, attention_mask and token_type_ids are int32 `[B, T]`, weights float32
+        `[B, 1]` (ones), labels int32 and label_weights float32 `[B, T]` (1 where a label is
+        read); a split without tags has no labels and no label_weights.
         """
         epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
         if self._shuffle:
@@ -166,7 +169,7 @@ class TaggingExamples:
             "input_ids": input_ids,
             "attention_mask": (positions < lengths[:, None] + 2).astype(np.int32),
             "token_type_ids": np.zeros(is_text.shape, np.int32),
-            "weights": np.ones(len(rows), np.float32),
+            "weights": np.ones((len(rows), 1), np.float32),
         }
         if self._labels is not None:
             heads = np.zeros(is_text.shape, np.int64)

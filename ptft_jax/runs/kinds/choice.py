@@ -40,7 +40,7 @@ class Choice(FineTuning):
     ) -> dict[str, float]:
         """Returns the share of examples of which the choice is right."""
         check_outputs(outputs["logits"])
-        chosen = outputs["logits"].argmax(axis=1)
+        chosen = outputs["logits"][:, 0].argmax(axis=1)
         if split.is_right is not None:
             right = split.is_right[np.arange(len(split)), chosen]
         else:

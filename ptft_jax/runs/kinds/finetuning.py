@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
+from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
@@ -25,7 +26,7 @@ from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.evaluation import evaluate_with_outputs
 from ptft_jax.training.loop import until_stopped
-from ptft_jax.training.mesh import process_rows, put_batch
+from ptft_jax.training.mesh import process_rows, put_batch, rows_unit
 from ptft_jax.training.step import make_scoring_step
 
 
@@ -129,8 +130,12 @@ class FineTuning(Kind):
         self._count(len(self._train))
         return dataclasses.replace(found, config=found.config.replace(**changes))
 
-    def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer) -> Any:
-        return self._train
+    def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
+        config = phase.config
+        if not config.packing:
+            return self._train
+        unit = rows_unit(config.accumulate, mesh)
+        return PackedExamples(self._train, tokenizer.pad_token_id, config.batch_size, unit)
 
     def scored(
         self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
@@ -157,7 +162,7 @@ class FineTuning(Kind):
         config = phase.config
         batch_size = config.eval_batch_size or config.batch_size // config.accumulate
         step = make_scoring_step(model, self.objective(model.config))
-        rows = process_rows(mesh, batch_size)
+        rows = partial(process_rows, mesh)
         put: Any = partial(put_batch, mesh=mesh)
 
         def score(params: Params, name: str) -> dict[str, float]:
@@ -182,7 +187,8 @@ class FineTuning(Kind):
         return [f"warning: {split}: {text}" for split, text in self._found.items() if text]
 
     def rows(self, examples: list[Any]) -> list[tuple[int, bool]]:
-        return [(tokens, False) for rows in examples for tokens in rows.buckets]
+        packed = self.config.packing
+        return [(tokens, packed) for rows in examples for tokens in rows.buckets]
 
     def facts(self, examples: list[Any]) -> dict[str, str]:
         (rows,), (phase,) = examples, self.phases

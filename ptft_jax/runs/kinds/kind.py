@@ -62,8 +62,8 @@ class Kind(ABC):
         """Returns what a model is trained for."""
 
     @abstractmethod
-    def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer) -> Examples:
-        """Returns the training examples of a phase."""
+    def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Examples:
+        """Returns the training examples of a phase, in batches that `mesh` can share out."""
 
     @abstractmethod
     def scored(

@@ -86,7 +86,9 @@ class Pretraining(Kind):
     def objective(self, model: EncoderConfig) -> PretrainingObjective:
         return PretrainingObjective(next_sentence="nsp" in model.heads)
 
-    def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer) -> PretrainingExamples:
+    def examples(
+        self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh
+    ) -> PretrainingExamples:
         return PretrainingExamples(self._train, tokenizer, pretraining_settings(phase.config))
 
     def scored(
@@ -115,7 +117,7 @@ class Pretraining(Kind):
         step = make_eval_step(model, self.objective(model.config))
         batch_size, accumulate = phase.config.batch_size, phase.config.accumulate
         part, most = batch_size // accumulate, self.config.eval_examples
-        rows = process_rows(mesh, part)
+        rows = partial(process_rows, mesh)
         max_batches = -(-most // batch_size) * accumulate if most else None
 
         def run(params: Params) -> dict[str, dict[str, float]]:

@@ -38,7 +38,7 @@ def choose(
     warn_of_cut(examples, limit_of(run))
     step, results = outputs_step(run.model_config, ChoiceObjective()), []
     for numbers, batch in filled_batches(examples, _BATCH):
-        logits = np.asarray(step(run.params, batch)["logits"])[: len(numbers)]
+        logits = np.asarray(step(run.params, batch)["logits"])[: len(numbers), 0]
         check_outputs(logits)
         for number, row in zip(numbers, logits, strict=True):
             choices = split.choices[number]

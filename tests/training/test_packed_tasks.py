@@ -1,0 +1,142 @@
+"""Examples that share a row are trained as those that have one each, in every kind of task."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from tokenizer_checks import wordpiece
+
+from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
+from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.packed import PackedExamples
+from ptft_jax.data.tasks.span import Answer, SpanSplit
+from ptft_jax.data.tasks.span_examples import SpanExamples
+from ptft_jax.data.tasks.table import Split
+from ptft_jax.data.tasks.tagging import TaggingExamples
+from ptft_jax.data.tasks.tags import TaggingSplit
+from ptft_jax.data.tokenizer.models import BERT_TOKENS
+from ptft_jax.models.build import build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.choice import ChoiceObjective
+from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.objectives.span import SpanObjective
+from ptft_jax.objectives.tagging import TaggingObjective
+from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
+from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.step import init_state, make_train_step
+
+TOKENIZER = wordpiece([*BERT_TOKENS, *"abcdefghij"])
+EXAMPLES, LENGTH = 48, 40
+RNG = np.random.default_rng(0)
+TEXTS = [" ".join(RNG.choice([*"abcdefghij"], n)) for n in RNG.integers(1, 16, EXAMPLES)]
+
+
+def classification():
+    split = Split(TEXTS, TEXTS[::-1], np.arange(EXAMPLES, dtype=np.int32) % 3, "")
+    examples = ClassificationExamples(split, TOKENIZER, LENGTH)
+    return examples, ClassificationObjective(), ("pooler", "classification")
+
+
+def multi_label():
+    labels = RNG.integers(0, 2, (EXAMPLES, 3)).astype(np.float32)
+    examples = ClassificationExamples(Split(TEXTS, None, labels, ""), TOKENIZER, LENGTH)
+    objective = ClassificationObjective("multi_label_classification")
+    return examples, objective, ("pooler", "classification")
+
+
+def tagging():
+    words = [text.split() for text in TEXTS]
+    tags = [np.array([ord(word) % 3 for word in some], np.int32) for some in words]
+    # Some sentences are spread over windows.
+    return (
+        TaggingExamples(TaggingSplit(words, tags, ""), TOKENIZER, 13),
+        TaggingObjective(),
+        ("tagging",),
+    )
+
+
+def span():
+    places = [2 * (len(text) // 4) for text in TEXTS]
+    answers = [(Answer(text[at], at),) for text, at in zip(TEXTS, places, strict=True)]
+    answers[::5] = [()] * len(answers[::5])
+    numbers = list(range(EXAMPLES))
+    split = SpanSplit(TEXTS, numbers, TEXTS[::-1], list(map(str, numbers)), answers, "")
+    examples = SpanExamples(split, TOKENIZER, LENGTH, doc_stride=2, max_query_length=16)
+    return examples, SpanObjective(), ("span",)
+
+
+def choice():
+    choices = [[TEXTS[n - k][:9] for k in range(2 + n % 2)] for n in range(EXAMPLES)]
+    split = ChoiceSplit(TEXTS, choices, np.arange(EXAMPLES, dtype=np.int32) % 2, "")
+    return ChoiceExamples(split, TOKENIZER, LENGTH), ChoiceObjective(), ("pooler", "choice")
+
+
+def updated(model, objective, batch, mesh, accumulate=1):
+    """Returns loss, gradient norm and tokens of an update, and the parameters after it."""
+    optimizer, schedule = make_optimizer(
+        # With so large an eps an update is proportional to its gradient.
+        OptimizerConfig(learning_rate=1.0, eps=1.0, max_grad_norm=0.0, weight_decay=0.0),
+        ScheduleConfig(),
+        10,
+        model.axes(),
+    )
+    with jax.set_mesh(mesh):
+        state = init_state(model, optimizer, seed=0)
+        step = make_train_step(model, objective, optimizer, schedule, seed=0, accumulate=accumulate)
+        state, metrics = step(state, put_batch(batch, mesh))
+        kept = [float(metrics[name]) for name in ("loss", "grad_norm", "tokens")]
+        return kept, jax.tree.map(np.asarray, state.params)
+
+
+@pytest.mark.parametrize("kind", [classification, multi_label, tagging, span, choice])
+def test_packed_equals_unpacked(kind):
+    """The same examples, in fewer rows: equal loss, gradient norm, tokens and updated parameters.
+
+    On eight devices and in two micro-batches, of which the last hold empty rows.
+    """
+    examples, objective, heads = kind()
+    model = build_model(
+        EncoderConfig(
+            vocab_size=TOKENIZER.vocab_size,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=128,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.3,
+            heads=heads,
+            num_labels=3,
+        )
+    )
+    packed = PackedExamples(examples, TOKENIZER.pad_token_id, 48, unit=16)
+    for start in (0, 7):
+        indices = np.arange(start, start + 48)
+        rows, few = examples.batch(indices), packed.batch(indices)
+        assert len(few["input_ids"]) < len(rows["input_ids"])
+        assert few["segment_ids"].max() > 1
+        expected, params = updated(model, objective, rows, make_mesh(MeshConfig(data=8)))
+        mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+        found, others = updated(model, objective, few, mesh, accumulate=2)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), others, params)
+
+
+def test_rows_of_a_batch_do_not_depend_on_the_devices():
+    """More devices only add empty rows at the end; the shapes of batches are few."""
+    examples, *_ = classification()
+    one, eight = (PackedExamples(examples, 0, 48, unit=unit) for unit in (1, 8))
+    shapes = set()
+    for start in range(0, 480, 48):
+        indices = np.arange(start, start + 48)
+        few, more = one.batch(indices), eight.batch(indices)
+        for name, rows in few.items():
+            real = min(len(rows), len(more[name]))
+            np.testing.assert_array_equal(rows[:real], more[name][:real])
+            assert not more["attention_mask"][real:].any()
+            assert not few["attention_mask"][real:].any()
+        shapes.add(few["input_ids"].shape)
+        assert few["weights"].sum() == 48
+    assert len(shapes) <= 2
