@@ -305,10 +305,10 @@ def _projected(hidden_BTD: jax.Array, kernels: list[jax.Array], dtype: jnp.dtype
 
     They stay three parameters: LAMB's trust ratios, Hugging Face's names and adapters are by each.
     """
-    batch, tokens, size = hidden_BTD.shape
+    batch, tokens, _ = hidden_BTD.shape
     hidden_BTD = partition.sum_gradients_first(hidden_BTD, ("tensor",))
     kernel_axes = ("embed", *BIAS_AXES)
-    rows = hidden_BTD.astype(dtype).reshape(-1, size)
+    rows = partition.rows_of(hidden_BTD.astype(dtype))
     qkv_RNCH = product("rd,dnch->rnch", rows, _joined(kernels), kernel_axes, dtype)
     split = partition.activation_sharding(BIAS_AXES)
     return jnp.reshape(qkv_RNCH, (batch, tokens, *qkv_RNCH.shape[1:]), out_sharding=split)
@@ -326,4 +326,6 @@ def _keys_of_heads(keys_BK: RowKeys, heads: int) -> jax.Array | None:
         return None
     split = P(None, "tensor") if partition.has_mesh() else None
     numbers = jax.lax.broadcasted_iota(jnp.uint32, (1, heads), 1, out_sharding=split)
-    return fold_rows(keys_BK[:, None], numbers)
+    keys_BNK = fold_rows(keys_BK[:, None], numbers)
+    # The type of a single row says nothing of the devices that rows are spread over.
+    return jax.reshard(keys_BNK, _KEYS) if partition.has_mesh() else keys_BNK

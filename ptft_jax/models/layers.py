@@ -83,11 +83,11 @@ class Linear(nnx.Module):
 
     def multiply(self, x: jax.Array) -> jax.Array:
         """Returns the map without its bias, for who adds it together with what comes next."""
-        batch, tokens, *inputs = x.shape
+        batch, tokens, *_ = x.shape
         # Over the rows of all examples: the kernel's gradient would otherwise contract two leading
         # dimensions, for which XLA's CPU backend transposes the activations first and leaves its
         # fast matrix product (1.8 times the time of this product).
-        rows = x.astype(self.dtype).reshape(-1, *inputs)
+        rows = partition.rows_of(x.astype(self.dtype))
         y = product(
             self.equation,
             rows,

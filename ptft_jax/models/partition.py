@@ -164,6 +164,19 @@ def merged(x: jax.Array, start: int) -> jax.Array:
     return jnp.reshape(x, (*x.shape[:start], -1), out_sharding=split)
 
 
+def rows_of(x: jax.Array) -> jax.Array:
+    """Returns [B, T, …] as [B x T, …].
+
+    The layout is named, since the type of a single row does not say that rows are split.
+    """
+    shape = (-1, *x.shape[2:])
+    if not has_mesh():
+        return x.reshape(shape)
+    spec = jax.typeof(x).sharding.spec
+    split = P(BATCH, *spec.partitions[2:], reduced=frozenset(spec.reduced))
+    return jnp.reshape(x, shape, out_sharding=split)
+
+
 def gradient_spec(spec: P) -> P:
     """Returns the layout of the gradient of an array with this one."""
     return P(*spec.partitions, unreduced=frozenset(spec.reduced))

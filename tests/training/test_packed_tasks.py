@@ -93,7 +93,7 @@ def updated(model, objective, batch, mesh, accumulate=1):
 def test_packed_equals_unpacked(kind):
     """The same examples, in fewer rows: equal loss, gradient norm, tokens and updated parameters.
 
-    On eight devices and in two micro-batches, of which the last hold empty rows.
+    On eight devices and in two micro-batches, of which the last hold empty rows; and in one row.
     """
     examples, objective, heads = kind()
     model = build_model(
@@ -111,15 +111,17 @@ def test_packed_equals_unpacked(kind):
             num_labels=3,
         )
     )
-    packed = PackedExamples(examples, TOKENIZER.pad_token_id, 48, unit=16)
-    for start in (0, 7):
-        indices = np.arange(start, start + 48)
+    one = make_mesh(MeshConfig(), jax.devices()[:1])
+    many = make_mesh(MeshConfig(data=4, fsdp=2))
+    for first, last, mesh, accumulate in ((7, 55, many, 2), (0, 3, one, 1)):
+        size, unit = last - first, accumulate * mesh.size
+        packed = PackedExamples(examples, TOKENIZER.pad_token_id, size, unit=unit)
+        indices = np.arange(first, last)
         rows, few = examples.batch(indices), packed.batch(indices)
-        assert len(few["input_ids"]) < len(rows["input_ids"])
+        assert len(few["input_ids"]) == (16 if mesh is many else 1)
         assert few["segment_ids"].max() > 1
-        expected, params = updated(model, objective, rows, make_mesh(MeshConfig(data=8)))
-        mesh = make_mesh(MeshConfig(data=4, fsdp=2))
-        found, others = updated(model, objective, few, mesh, accumulate=2)
+        expected, params = updated(model, objective, rows, one)
+        found, others = updated(model, objective, few, mesh, accumulate=accumulate)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), others, params)
 
