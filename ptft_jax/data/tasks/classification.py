@@ -71,7 +71,8 @@ class ClassificationExamples:
 
     Each batch is padded to the smallest bucket that holds its longest example, so a jitted step is
     compiled once per bucket that occurs. `buckets` are the lengths in use, the last is
-    `max_seq_length`. `num_truncated` counts the examples that did not fit into it.
+    `max_seq_length`. `num_truncated` counts the examples that did not fit into it. `lengths` are
+    the tokens of each example, int64 `[N]`.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class ClassificationExamples:
         self._seed = seed
         self._shuffle = shuffle
         self._texts = format_texts(split.texts_a, split.texts_b, tokenizer, max_seq_length)
+        self.lengths = self._texts.lengths
         self.num_truncated = int(self._texts.is_cut.sum())
 
     def __len__(self) -> int:
