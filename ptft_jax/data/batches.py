@@ -27,6 +27,9 @@ class Examples(Protocol):
 
     Every key that is `weights` or ends in `_weights` holds weights [B, …] by which a row counts in
     losses and metrics: where all of them are zero, the row counts nothing.
+
+    An implementation whose rows differ in length may have `lengths`, the tokens of each row of
+    epoch 0 without shuffling, int64 [len]: see `by_length`.
     """
 
     def __len__(self) -> int: ...
@@ -140,13 +143,15 @@ def evaluation_batches(
     batch_size: int,
     rows: Rows | None = None,
     max_batches: int | None = None,
+    order: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Yield every example of epoch 0 once, in ceil(len / batch_size) batches of equal size.
 
     The last batch is filled up by repeating the last example with all its weights zero (see
     `Examples`), so that every batch has one shape and sums over weights are right. `rows` cuts this
     process's rows out of each batch; all processes yield equally many. `max_batches` None means all
-    of them. Raises ValueError for batches without weights: their fillers would count.
+    of them. `order` (int64 [len]) is that of the examples, such as `by_length`'s; None: their own.
+    Raises ValueError for batches without weights: their fillers would count.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: expected at least 1")
@@ -156,7 +161,8 @@ def evaluation_batches(
     for start in starts if max_batches is None else starts[:max_batches]:
         indices = np.arange(start, start + batch_size, dtype=np.int64)
         is_filler = indices >= len(examples)
-        batch = make_rows(examples, np.minimum(indices, len(examples) - 1), rows)
+        indices = np.minimum(indices, len(examples) - 1)
+        batch = make_rows(examples, indices if order is None else order[indices], rows)
         is_filler = is_filler if rows is None else is_filler[rows(batch_size)]
         weights = [name for name in batch if name == "weights" or name.endswith("_weights")]
         if not weights:
@@ -168,3 +174,13 @@ def evaluation_batches(
             batch[name] = batch[name].copy()
             batch[name][is_filler] = 0
         yield batch
+
+
+def by_length(examples: Examples) -> np.ndarray:
+    """The order of the rows of epoch 0 by their `lengths`, the longest first: int64 [len].
+
+    Rows of like length then share a batch, which needs little padding; the largest batch is the
+    first, so that where memory is short it is known at once. Without `lengths` it is their own.
+    """
+    lengths = getattr(examples, "lengths", None)
+    return np.arange(len(examples)) if lengths is None else np.argsort(-lengths, kind="stable")

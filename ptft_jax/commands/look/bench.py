@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars, say
+from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
+from ptft_jax.commands.use.texts import define_input_flags, read_input
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import DTYPES
 from ptft_jax.runs.bench import inputs, predict, train
@@ -211,24 +214,26 @@ class Input:
 
 
 class Predict:
-    """ptft bench predict --run_dir=RUN_OR_HF_DIR [--against=hf]
+    """ptft bench predict --run_dir=RUN_OR_HF_DIR [--input=FILE] [--against=hf]
 
     Measures answers of a trained model, from texts to numbers on the host: masks filled in or texts
     classified, or vectors where the model has no head. --against=hf lets a PyTorch model of the
     same shape with the same tokenizer answer the same texts, in turn.
+
+    --input=FILE takes the texts of a file, as `ptft predict` reads it, with a model that
+    classifies, tags or answers. --against=hf is then transformers' pipeline with the same weights,
+    in batches of --batch_sizes, with the texts in the file's order and sorted by length.
     """
 
     @staticmethod
     def define_flags(values: flags.FlagValues) -> None:
         """Defines the command's flags."""
         _define(values, 5, ("hf",), calls=(3, "Calls timed in a round."))
-        where = "Folder of the run, or Hugging Face folder."
-        flags.DEFINE_string("run_dir", None, where, flag_values=values)
-        which = "Which checkpoint: last, best or a step."
-        flags.DEFINE_string("checkpoint", "last", which, flag_values=values)
+        define_reading_flags(values, RUN_OR_HF)
         flags.DEFINE_list("batch_sizes", "1,8,32", "Texts in a call.", flag_values=values)
         text = "Tokens of a text, at most the run's."
         flags.DEFINE_list("lengths", "16,64,128", text, flag_values=values)
+        define_input_flags(values, pairs=True)
 
     @staticmethod
     def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -238,19 +243,16 @@ class Predict:
             raise ConfigError("--run_dir is missing: name the folder of a run.")
         sizes, lengths = _numbers("batch_sizes", values), _numbers("lengths", values)
         opened = load_run(values.run_dir, values.checkpoint)
+        console = make_console()
         if not values["lengths"].present:
             lengths = sorted({min(length, opened.limit) for length in lengths})
-        console = make_console()
-        found = _measured(
-            console,
-            predict.measure,
-            opened,
-            batch_sizes=sizes,
-            lengths=lengths,
-            rounds=values.rounds,
-            calls=values.calls,
-            against=values.against,
-        )
+        many = {"rounds": values.rounds, "calls": values.calls, "against": values.against}
+        if values.input:
+            texts = read_input(values, opened).texts
+            measure = partial(predict.measure_file, texts=texts, batch_sizes=sizes)
+        else:
+            measure = partial(predict.measure, batch_sizes=sizes, lengths=lengths)
+        found = _measured(console, measure, opened, **many)
         head = ["texts", "tokens", "side", "ms per batch", "sequences/s", "times as fast"]
         table, sides, best = Table(*head, box=SIMPLE_HEAD), {}, 0.0
         for case in found["cases"]:

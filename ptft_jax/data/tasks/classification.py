@@ -99,8 +99,8 @@ class ClassificationExamples:
         self._seed = seed
         self._shuffle = shuffle
         self._texts = format_texts(split.texts_a, split.texts_b, tokenizer, max_seq_length)
-        self.num_truncated = int(self._texts.is_cut.sum())
         self.lengths = self._texts.lengths
+        self.num_truncated = int(self._texts.is_cut.sum())
 
     def __len__(self) -> int:
         return len(self._texts.lengths)

@@ -156,7 +156,7 @@ class TaggingExamples:
         epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
         if self._shuffle:
             rows = shuffled_index(rows, len(self), self._seed, epochs)
-        lengths = self._ends[rows] - self._starts[rows]
+        lengths = self.lengths[rows] - 2
         length = next(bucket for bucket in self.buckets if bucket >= lengths.max() + 2)
         positions = np.arange(length)
         is_text = (positions > 0) & (positions <= lengths[:, None])

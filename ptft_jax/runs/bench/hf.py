@@ -8,6 +8,7 @@ here imports JAX, which would take a GPU's memory.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -42,7 +43,8 @@ def serve(folder: Path) -> None:
         answers.flush()
 
     try:
-        side = Training(spec, folder) if spec["what"] == "train" else Predicting(spec, folder)
+        kinds = {"train": Training, "predict": Predicting, "pipeline": Pipeline}
+        side = kinds[spec["what"]](spec, folder)
         say(side.warm_up())
         for line in sys.stdin:
             say(side.make_round(json.loads(line)))
@@ -252,6 +254,78 @@ class Predicting(_Side):
             mask = inputs["attention_mask"][:, :, None].float()
             mean = (found.last_hidden_state * mask).sum(1) / mask.sum(1)
             return mean.float().cpu().numpy()
+
+
+class Pipeline:
+    """A file's texts through `transformers.pipeline` with batches, from a folder with weights.
+
+    transformers 5 has no pipeline of questions and answers: those go as in its run_qa, in windows
+    of padded batches, without its search for the best spans, which takes time as well.
+    """
+
+    _NAMES: ClassVar = {
+        "classification": ("text-classification", {}),
+        "tagging": ("token-classification", {"aggregation_strategy": "first"}),
+    }
+
+    def __init__(self, spec: dict[str, Any], folder: Path) -> None:
+        """Loads model and tokenizer."""
+        import torch
+        import transformers
+
+        torch.set_num_threads(cores())
+        self.torch, self.spec = torch, spec
+        if spec["head"] == "span":
+            auto = transformers.AutoModelForQuestionAnswering
+            self._model = auto.from_pretrained(spec["model"]).to(spec["device"]).eval()
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(spec["model"])
+        else:
+            name, more = self._NAMES[spec["head"]]
+            # Names of tasks are literals to its overloads.
+            make: Any = transformers.pipeline
+            self._pipe = make(name, model=spec["model"], device=spec["device"], **more)
+
+    def warm_up(self) -> dict[str, Any]:
+        """Says what runs."""
+        is_span = self.spec["head"] == "span"
+        way = "windows and padded batches as in run_qa" if is_span else "transformers.pipeline"
+        return {"first_seconds": 0.0, "note": f"{way}, eager"}
+
+    def make_round(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answers `texts` in batches of `batch_size` for `calls` times after an untimed one."""
+        texts, size = request["texts"], request["batch_size"]
+        if self.spec["head"] == "span":
+            call = functools.partial(self._answers, texts, size)
+        elif isinstance(texts[0], str):
+            call = functools.partial(self._pipe, texts, batch_size=size, **self._cut())
+        else:
+            pairs = [{"text": first, "text_pair": second} for first, second in texts]
+            call = functools.partial(self._pipe, pairs, batch_size=size, **self._cut())
+        return {"seconds": repeated(call, request["calls"])()}
+
+    def _cut(self) -> dict[str, Any]:
+        if self.spec["head"] == "tagging":
+            return {}
+        return {"truncation": True, "max_length": self.spec["limit"]}
+
+    def _answers(self, pairs: Sequence[Sequence[str]], size: int) -> list[Any]:
+        found = []
+        windows = self._tokenizer(
+            [question for question, _ in pairs],
+            [context for _, context in pairs],
+            truncation="only_second",
+            max_length=self.spec["limit"],
+            stride=self.spec["doc_stride"],
+            return_overflowing_tokens=True,
+        )
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        for start in range(0, len(windows["input_ids"]), size):
+            rows = {name: windows[name][start : start + size] for name in names}
+            batch = self._tokenizer.pad(rows, return_tensors="pt").to(self.spec["device"])
+            with self.torch.inference_mode():
+                logits = self._model(**batch)
+            found.append((logits.start_logits.cpu().numpy(), logits.end_logits.cpu().numpy()))
+        return found
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Answers of a trained model, from texts to numbers on the host, by batch size and length."""
+"""Answers of a trained model, from texts to numbers on the host, of sizes and lengths or a file."""
 
 import contextlib
 import dataclasses
 import itertools
+import tempfile
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,28 +71,101 @@ def measure(
             if against is not None:
                 sides[against] = partial(_their_round, theirs, texts, calls)
             found = take_turns(sides, rounds, progress, f"{size} x {length}")
-            case: dict[str, Any] = {"batch_size": size, "tokens": length, "sides": {}}
-            for name, seconds in found.items():
-                taken = spread([1e3 * one / calls for one in seconds])
-                rate = 1e3 * size / taken["median"]
-                figures = {"seconds": seconds, "batch_ms": taken, "sequences_per_second": rate}
-                case["sides"][name] = figures
-            ratio = None if against is None else times_as_fast(found[OURS], found[against])
-            cases.append({**case, "times_as_fast": ratio})
-    return {
-        "run": str(run.path),
+            case = {"batch_size": size, "tokens": length}
+            cases.append(case | _figures(found, size, calls, against))
+    found = _about(run, rounds, calls)
+    return found | {
         "path": "embed" if head == "none" else "predict",
         "head": head,
-        "model": dataclasses.asdict(run.model_config),
-        "rounds": rounds,
-        "calls": calls,
         "how": how,
         "cases": cases,
     }
 
 
-def _their_round(process: HuggingFace, texts: list[str], calls: int) -> float:
-    return process.make_round(texts=texts, calls=calls)["seconds"]
+def measure_file(
+    run: Run,
+    texts: Sequence[Any],
+    *,
+    batch_sizes: Sequence[int],
+    rounds: int,
+    calls: int,
+    against: str | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Lets a model predict all texts of a file in rounds, sides in turn.
+
+    `against`: "hf" for `transformers.pipeline` with the exported weights, in batches of each of
+    `batch_sizes`, once with the texts in the order of the file and once sorted by their characters.
+
+    Raises:
+        ConfigError: another kind of model, or PyTorch could not do it.
+    """
+    head = next((name for name in _PIPED if name in run.model_config.heads), None)
+    if head is None:
+        raise ConfigError(f"--input: {run.path} has no head {', '.join(_PIPED)} to predict with.")
+    # A pair in a line has a tab in it.
+    texts = [tuple(t.split("\t")) if isinstance(t, str) and "\t" in t else t for t in texts]
+    tokens = sum(map(len, run.tokenizer.encode_batch([_joined(text) for text in texts])))
+    ask, cases, how = partial(run.predict, texts), [], None
+    about = {"batch_size": len(texts), "tokens": round(tokens / len(texts), 1)}
+    ways: list[Any] = [None]
+    with contextlib.ExitStack() as stack:
+        theirs: Any = None
+        if against is not None:
+            device = torch_device(jax.devices(), f"--against={against}")
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptft-bench-")))
+            run.export(folder / "model")
+            spec = {"what": "pipeline", "head": head, "model": str(folder / "model")}
+            spec |= {"limit": run.limit, "doc_stride": run.config.get("doc_stride", 128)}
+            theirs = stack.enter_context(HuggingFace(run.model_config, device, spec))
+            how = theirs.warm["note"]
+            in_order = sorted(texts, key=lambda text: len(_joined(text)), reverse=True)
+            orders = {"in the file's order": list(texts), "sorted": in_order}
+            ways = list(itertools.product(batch_sizes, orders.items()))
+        for way in ways:
+            sides, name = {OURS: repeated(ask, calls)}, None
+            if way is not None:
+                size, (order, given) = way
+                name = f"{against}, batches of {size}, {order}"
+                sides[name] = partial(_their_round, theirs, given, calls, batch_size=size)
+            found = take_turns(sides, rounds, progress, name or OURS)
+            cases.append(about | _figures(found, len(texts), calls, name))
+    return _about(run, rounds, calls) | {
+        "path": "predict",
+        "head": head,
+        "how": how,
+        "cases": cases,
+    }
+
+
+# The heads for which there is a pipeline, or what stands for one.
+_PIPED = ("classification", "tagging", "span")
+
+
+def _joined(text: Any) -> str:
+    return text if isinstance(text, str) else " ".join(text)
+
+
+def _about(run: Run, rounds: int, calls: int) -> dict[str, Any]:
+    model = dataclasses.asdict(run.model_config)
+    return {"run": str(run.path), "model": model, "rounds": rounds, "calls": calls}
+
+
+def _figures(
+    found: dict[str, list[float]], size: int, calls: int, other: str | None
+) -> dict[str, Any]:
+    """Returns what rounds of `calls` calls with `size` texts each say of every side."""
+    sides = {}
+    for name, seconds in found.items():
+        taken = spread([1e3 * one / calls for one in seconds])
+        rate = 1e3 * size / taken["median"]
+        sides[name] = {"seconds": seconds, "batch_ms": taken, "sequences_per_second": rate}
+    ratio = None if other is None else times_as_fast(found[OURS], found[other])
+    return {"sides": sides, "times_as_fast": ratio}
+
+
+def _their_round(process: HuggingFace, texts: list[Any], calls: int, **more: Any) -> float:
+    return process.make_round(texts=texts, calls=calls, **more)["seconds"]
 
 
 def _text(tokenizer: TextTokenizer, length: int, head: str, takes_pairs: bool) -> str:

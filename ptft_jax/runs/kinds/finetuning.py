@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jax.sharding import Mesh
 
-from ptft_jax.data.batches import Examples, evaluation_batches
+from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -166,9 +166,10 @@ class FineTuning(Kind):
         put: Any = partial(put_batch, mesh=mesh)
 
         def score(params: Params, name: str) -> dict[str, float]:
-            split = self.task.splits[name]
-            batches = evaluation_batches(splits[name], batch_size, rows)
-            means, outputs = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
+            split, order = self.task.splits[name], by_length(splits[name])
+            batches = evaluation_batches(splits[name], batch_size, rows, order=order)
+            means, found = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
+            outputs = {key: values[np.argsort(order)] for key, values in found.items()}
             scores = self.score(split, splits[name], outputs)
             check_loss(means["loss"])
             self._found[name] = self.finding(split, outputs)

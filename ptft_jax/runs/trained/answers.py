@@ -1,22 +1,17 @@
 """What a model trained on spans answers to questions about contexts."""
 
-import warnings
 from collections.abc import Callable
-from itertools import batched
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.span import SpanSplit
 from ptft_jax.data.tasks.span_examples import SpanExamples
-from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.span import examples_of
-from ptft_jax.runs.trained.texts import PACKAGE, limit_of, outputs_step
+from ptft_jax.runs.trained.texts import Share, in_blocks, limit_of, outputs_of
 
-_BATCH = 32
 # The longest window of a model whose training is not known, as in transformers' pipeline.
 _WINDOW = 384
 
@@ -31,6 +26,13 @@ def answer(
 
     Raises DataError where the model's outputs are not finite.
     """
+    longer = "questions are longer than this model takes"
+    return in_blocks(pairs, partial(_answer, run, top), progress, longer)
+
+
+def _answer(
+    run: TrainedRun, top: int, pairs: list[tuple[str, str]], told: Share
+) -> tuple[list[dict[str, Any]], int]:
     contexts: dict[str, int] = {}
     split = SpanSplit(
         context_of=[contexts.setdefault(context, len(contexts)) for _, context in pairs],
@@ -41,31 +43,12 @@ def answer(
         source="texts",
     )
     examples = _examples(run, split)
-    if examples.num_truncated:
-        warnings.warn(
-            f"{examples.num_truncated} of {len(pairs)} questions are longer than this model takes "
-            "and were cut",
-            stacklevel=2,
-            skip_file_prefixes=(PACKAGE,),
-        )
-    step = outputs_step(run.model_config, SpanObjective())
-    shape = (len(examples), examples.buckets[-1])
-    outputs = {name: np.zeros(shape, np.float32) for name in ("start", "end")}
-    size, done = min(_BATCH, len(examples)), 0
-    # Windows of about one length share a batch.
-    for rows in batched(np.argsort(-examples.lengths, kind="stable"), size):
-        filled = np.array([*rows, *[rows[-1]] * (size - len(rows))])
-        for name, logits in step(run.params, examples.batch(filled)).items():
-            found = np.asarray(logits)[: len(rows)]
-            check_outputs(found)
-            outputs[name][list(rows), : found.shape[1]] = found
-        done += len(rows)
-        progress(done, len(examples))
+    outputs = outputs_of(run, SpanObjective(), examples, told)
     found = examples.decode(outputs, threshold_of(run))
     return [
         {"text": pair, "answer": one.pop("text"), **one, "nbest": one["nbest"][:top]}
         for pair, one in zip(pairs, found, strict=True)
-    ]
+    ], examples.num_truncated
 
 
 def _examples(run: TrainedRun, split: SpanSplit) -> SpanExamples:

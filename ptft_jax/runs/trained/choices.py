@@ -1,6 +1,7 @@
 """Which of several choices a model takes that was trained on multiple choice."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,17 @@ import numpy as np
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.choice import ChoiceObjective
-from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.trained.texts import checked, filled_batches, limit_of, outputs_step, warn_of_cut
+from ptft_jax.runs.trained.texts import (
+    Share,
+    checked,
+    in_blocks,
+    limit_of,
+    longer_than,
+    outputs_of,
+)
 
+# Rows of several choices are long.
 _BATCH = 16
 
 
@@ -31,26 +39,25 @@ def choose(
                 f"texts[{number}]={one!r}: expected a context and at least two choices, as a tuple "
                 "or with tabs between them; the context may be empty."
             )
-    if not parts:
-        return []
+    return in_blocks(parts, partial(_choose, run), progress, longer_than(limit_of(run)))
+
+
+def _choose(
+    run: TrainedRun, parts: list[list[str]], told: Share
+) -> tuple[list[dict[str, Any]], int]:
     split = ChoiceSplit([one[0] for one in parts], [one[1:] for one in parts], None, "texts")
     examples = ChoiceExamples(split, run.tokenizer, limit_of(run))
-    warn_of_cut(examples, limit_of(run))
-    step, results = outputs_step(run.model_config, ChoiceObjective()), []
-    for numbers, batch in filled_batches(examples, _BATCH):
-        logits = np.asarray(step(run.params, batch)["logits"])[: len(numbers), 0]
-        check_outputs(logits)
-        for number, row in zip(numbers, logits, strict=True):
-            choices = split.choices[number]
-            scores = np.exp(row[: len(choices)] - row.max())
-            best = int(scores.argmax())
-            results.append(
-                {
-                    "text": tuple(parts[number]),
-                    "choice": best,
-                    "label": choices[best],
-                    "scores": [float(score) for score in scores / scores.sum()],
-                }
-            )
-        progress(len(results), len(parts))
-    return results
+    logits = outputs_of(run, ChoiceObjective(), examples, told, _BATCH)["logits"][:, 0]
+    results = []
+    for asked, choices, row in zip(parts, split.choices, logits, strict=True):
+        scores = np.exp(row[: len(choices)] - row.max())
+        best = int(scores.argmax())
+        results.append(
+            {
+                "text": tuple(asked),
+                "choice": best,
+                "label": choices[best],
+                "scores": [float(score) for score in scores / scores.sum()],
+            }
+        )
+    return results, examples.num_truncated

@@ -7,6 +7,7 @@ sentence_bert_config.json how many tokens a text may have.
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.trained.texts import checked, filled_batches, limit_of, warn_of_cut
+from ptft_jax.runs.trained.texts import PACKAGE, checked, filled_batches, limit_of, longer_than
 
 POOLINGS = ("mean", "cls", "pooler")
 """mean: over a text's tokens, [CLS] and [SEP] among them. cls: the last layer's output at [CLS].
@@ -61,15 +62,17 @@ def embed(
     if not texts:
         return vectors
     limit, lowercase = _sentence_limits(run)
-    # Texts of like length share a batch, so that little of it is padding.
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    asked = [texts[i].strip() for i in order]
-    asked = [text.lower() for text in asked] if lowercase else asked
+    asked = [text.strip().lower() if lowercase else text.strip() for text in texts]
     examples = ClassificationExamples(Split(asked, None, None, "texts"), run.tokenizer, limit)
-    warn_of_cut(examples)
+    if examples.num_truncated:
+        warnings.warn(
+            f"{examples.num_truncated} of {len(texts)} {longer_than(limit)} and were cut",
+            stacklevel=2,
+            skip_file_prefixes=(PACKAGE,),
+        )
     step = _step(config, recipe)
     for numbers, batch in filled_batches(examples, batch_size):
-        vectors[order[numbers]] = np.asarray(step(run.params, batch))[: len(numbers)]
+        vectors[numbers] = np.asarray(step(run.params, batch))[: len(numbers)]
     check_outputs(vectors)
     return vectors
 

@@ -5,7 +5,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -25,15 +25,16 @@ from ptft_jax.runs.trained.choices import choose
 from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import (
     PACKAGE,
+    Share,
     Text,
     checked,
     filled_batches,
+    in_blocks,
     limit_of,
-    outputs_step,
-    warn_of_cut,
+    longer_than,
+    outputs_of,
 )
 
-_BATCH = 32
 # What a person writes for a mask.
 _MASK = "[MASK]"
 
@@ -84,29 +85,9 @@ def predict(
 def _classify(
     run: TrainedRun, texts: list[Text], top: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    problem_type = run.record.problem_type or "single_label_classification"
-    names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
-    step = outputs_step(run.model_config, ClassificationObjective())
-    results = []
-    examples = _examples(run, _parts(run, texts))
-    warn_of_cut(examples)
-    for numbers, batch in filled_batches(examples, _BATCH):
-        logits = np.asarray(step(run.params, batch)["logits"])[: len(numbers), 0]
-        check_outputs(logits)
-        for number, row in zip(numbers, logits, strict=True):
-            if problem_type == "regression":
-                results.append({"text": texts[number], "score": float(row[0])})
-                continue
-            several = problem_type == "multi_label_classification"
-            probabilities = 1 / (1 + np.exp(-row)) if several else _softmax(row)
-            order = np.argsort(-probabilities)[:top]
-            scores = {names[i]: float(probabilities[i]) for i in order}
-            if several:
-                found = [name for name, logit in zip(names, row, strict=True) if logit > 0]
-                results.append({"text": texts[number], "labels": found, "scores": scores})
-            else:
-                results.append({"text": texts[number], "label": names[order[0]], "scores": scores})
-        progress(len(results), len(texts))
+    asked = list(zip(texts, _parts(run, texts), strict=True))
+    longer = longer_than(limit_of(run))
+    results = in_blocks(asked, partial(_classify_some, run, top), progress, longer)
     one_class = len({one.get("label") for one in results}) == 1 and "label" in results[0]
     if one_class and len(set(texts)) >= SOME:
         warnings.warn(
@@ -118,28 +99,62 @@ def _classify(
     return results
 
 
+# A text as it came, and as a list of one or of the two of a pair.
+_Asked = tuple[Text, list[str]]
+
+
+def _classify_some(
+    run: TrainedRun, top: int, asked: list[_Asked], told: Share
+) -> tuple[list[dict[str, Any]], int]:
+    problem_type = run.record.problem_type or "single_label_classification"
+    names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
+    examples = _examples(run, [parts for _, parts in asked])
+    logits = outputs_of(run, ClassificationObjective(), examples, told)["logits"][:, 0]
+    results = []
+    for (text, _), row in zip(asked, logits, strict=True):
+        if problem_type == "regression":
+            results.append({"text": text, "score": float(row[0])})
+            continue
+        several = problem_type == "multi_label_classification"
+        probabilities = 1 / (1 + np.exp(-row)) if several else _softmax(row)
+        order = np.argsort(-probabilities)[:top]
+        scores = {names[i]: float(probabilities[i]) for i in order}
+        if several:
+            found = [name for name, logit in zip(names, row, strict=True) if logit > 0]
+            results.append({"text": text, "labels": found, "scores": scores})
+        else:
+            results.append({"text": text, "label": names[order[0]], "scores": scores})
+    return results, examples.num_truncated
+
+
 def _fill_masks(
     run: TrainedRun, texts: list[Text], top: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    tokenizer = run.tokenizer
-    parts = [[t.replace(_MASK, tokenizer.mask_token) for t in p] for p in _parts(run, texts)]
-    asked = [sum(part.count(tokenizer.mask_token) for part in two) for two in parts]
-    for text, two, masks in zip(texts, parts, asked, strict=True):
+    mask = run.tokenizer.mask_token
+    parts = [[t.replace(_MASK, mask) for t in two] for two in _parts(run, texts)]
+    for text, two in zip(texts, parts, strict=True):
         # A blank line in a file of texts asks nothing.
-        if not masks and "".join(two).strip():
+        if not any(mask in part for part in two) and "".join(two).strip():
             raise TextError(f"{text!r} has no [MASK] to fill in; write [MASK] where a word is.")
-    examples = _examples(run, parts)
-    for number, (text, masks) in enumerate(zip(texts, asked, strict=True)):
+    asked = list(zip(texts, parts, strict=True))
+    return in_blocks(asked, partial(_fill_some, run, top), progress, longer_than(limit_of(run)))
+
+
+def _fill_some(
+    run: TrainedRun, top: int, asked: list[_Asked], told: Share
+) -> tuple[list[dict[str, Any]], int]:
+    tokenizer = run.tokenizer
+    examples = _examples(run, [parts for _, parts in asked])
+    for number, (text, parts) in enumerate(asked):
         ids = examples.batch(np.array([number]))["input_ids"]
-        if np.sum(ids == tokenizer.mask_token_id) < masks:
+        if np.sum(ids == tokenizer.mask_token_id) < "".join(parts).count(tokenizer.mask_token):
             raise TextError(
                 f"{text!r}: a [MASK] lies beyond the {examples.buckets[-1]} tokens of this run; "
                 "shorten the text."
             )
-    warn_of_cut(examples)
     step = _mlm_step(run.model_config)
-    results = []
-    for numbers, batch in filled_batches(examples, _BATCH):
+    results: list[dict[str, Any]] = [{}] * len(asked)
+    for numbers, batch in filled_batches(examples, told=told):
         is_mask = batch["input_ids"] == tokenizer.mask_token_id
         most = max(1, int(is_mask.sum(axis=1).max()))
         positions = np.zeros((len(is_mask), most), np.int32)
@@ -160,10 +175,10 @@ def _fill_masks(
                     ]
                 )
             best = [candidates[0]["token"] for candidates in masks]
-            filled = _filled("\t".join(parts[number]), tokenizer.mask_token, best)
-            results.append({"text": texts[number], "filled": filled, "masks": masks})
-        progress(len(results), len(texts))
-    return results
+            text, parts = asked[number]
+            filled = _filled("\t".join(parts), tokenizer.mask_token, best)
+            results[number] = {"text": text, "filled": filled, "masks": masks}
+    return results, examples.num_truncated
 
 
 def _filled(text: str, mask: str, tokens: list[str]) -> str:

@@ -1,6 +1,7 @@
 """What a tagger says of texts, or of sentences that are split into words already."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,9 @@ from ptft_jax.data.tasks.tagging import TaggingExamples, TaggingSplit, TextSplit
 from ptft_jax.data.tasks.tags import are_entities
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.entities import entities_of
-from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.trained.texts import filled_batches, limit_of, outputs_step
-
-_BATCH = 32
+from ptft_jax.runs.trained.texts import Share, in_blocks, limit_of, outputs_of
 
 
 def tag(
@@ -30,13 +28,27 @@ def tag(
             f"texts[{are_sentences.index(True)}] is a list of words and "
             f"texts[{are_sentences.index(False)}] a text: expected one or the other."
         )
-    names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
-    if all(are_sentences):
-        split = TaggingSplit([list(words) for words in texts], None, "sentences")
-        return [
-            {"words": words, "tags": [name for name, _ in tags], "scores": [p for _, p in tags]}
-            for words, tags in zip(split.words, _tags(run, split, names, told), strict=True)
-        ]
+    ask = _sentences if all(are_sentences) else _texts
+    return in_blocks(texts, partial(ask, run, _names(run)), told, "")
+
+
+def _names(run: TrainedRun) -> tuple[str, ...]:
+    return run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
+
+
+def _sentences(
+    run: TrainedRun, names: Sequence[str], sentences: list[list[str]], told: Share
+) -> tuple[list[dict[str, Any]], int]:
+    split = TaggingSplit([list(words) for words in sentences], None, "sentences")
+    return [
+        {"words": words, "tags": [name for name, _ in tags], "scores": [p for _, p in tags]}
+        for words, tags in zip(split.words, _tags(run, split, names, told), strict=True)
+    ], 0
+
+
+def _texts(
+    run: TrainedRun, names: Sequence[str], texts: list[str], told: Share
+) -> tuple[list[dict[str, Any]], int]:
     split = TextSplit.of(texts, run.tokenizer)
     make = _entities if are_entities(names) else _words
     results = []
@@ -49,7 +61,8 @@ def tag(
             if start < end
         ]
         results.append({"text": text} | make(text, words))
-    return results
+    # What does not fit into a row is read in several.
+    return results, 0
 
 
 # Where a word begins and ends, its tag and the tag's probability.
@@ -77,20 +90,9 @@ def _entities(text: str, words: list[_Word]) -> dict[str, Any]:
 
 
 def _tags(
-    run: TrainedRun,
-    split: TaggingSplit | TextSplit,
-    names: Sequence[str],
-    told: Callable[[int, int], None],
+    run: TrainedRun, split: TaggingSplit | TextSplit, names: Sequence[str], told: Share
 ) -> list[list[tuple[str, float]]]:
     """Returns the tag of each word of each text, with its probability."""
     examples = TaggingExamples(split, run.tokenizer, limit_of(run))
-    step = outputs_step(run.model_config, TaggingObjective())
-    shape = len(examples), examples.buckets[-1]
-    outputs = {"tags": np.zeros(shape, np.int32), "scores": np.zeros(shape, np.float32)}
-    for numbers, batch in filled_batches(examples, _BATCH):
-        for name, values in step(run.params, batch).items():
-            rows = np.asarray(values)[: len(numbers)]
-            outputs[name][numbers, : rows.shape[1]] = rows
-        check_outputs(outputs["scores"][numbers])
-        told(len(split.num_words) * (numbers[-1] + 1) // len(examples), len(split.num_words))
+    outputs = outputs_of(run, TaggingObjective(), examples, told)
     return [[(names[index], score) for index, score in some] for some in examples.decode(outputs)]

@@ -1,25 +1,33 @@
 """Texts for a trained model: what is asked of them, how long they may be, and their batches."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import batched
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ptft_jax.data.batches import Batch, Examples
+from ptft_jax.data.batches import Batch, Examples, by_length
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.totals import ScoringObjective
 from ptft_jax.runs.folder import TrainedRun
 
 # A warning names the caller's line, not one in here.
 PACKAGE = str(Path(__file__).resolve().parents[2])
 
+
+_BATCH = 32
+# Texts whose tokens and outputs are held at once: a long file takes no more memory for them. Rows
+# of like length are found among those of a block.
+BLOCK = 8192
+
+# Is told which share of the texts is done, from 0 to 1.
+Share = Callable[[float], None]
 
 # A text, or the two of a pair.
 Text = str | tuple[str, str]
@@ -55,23 +63,95 @@ def limit_of(run: TrainedRun) -> int:
     return run.config.get("max_seq_length", run.model_config.max_position_embeddings)
 
 
-def warn_of_cut(examples: Any, limit: int | None = None) -> None:
-    """Warns with the number of texts of which the model does not see the end."""
-    if examples.num_truncated:
+def in_blocks[T](
+    asked: Sequence[T],
+    ask: Callable[[list[T], Share], tuple[list[dict[str, Any]], int]],
+    told: Callable[[int, int], None],
+    longer: str,
+) -> list[dict[str, Any]]:
+    """Returns what `ask` finds for each text, and warns once with the number of those cut.
+
+    Args:
+        asked: the texts, of any form.
+        ask: takes some of them and what is to be told, returns a dict each and how many were cut.
+        told: is told how many texts are done, and how many there are.
+        longer: completes the warning, "texts are longer than …".
+    """
+    results, cut = [], 0
+    for start in range(0, len(asked), BLOCK):
+        block = list(asked[start : start + BLOCK])
+
+        def share(done: float, start: int = start, size: int = len(block)) -> None:
+            told(start + int(done * size), len(asked))
+
+        found, more = ask(block, share)
+        results += found
+        cut += more
+    if cut:
         warnings.warn(
-            f"{examples.num_truncated} of {len(examples)} texts are longer than the "
-            f"{limit or examples.buckets[-1]} tokens of this model and were cut",
+            f"{cut} of {len(asked)} {longer} and were cut",
             stacklevel=2,
             skip_file_prefixes=(PACKAGE,),
         )
+    return results
 
 
-def filled_batches(examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch]]:
-    """Yields the numbers of the texts in a batch, and the batch filled up to its full size."""
-    size = min(batch_size, len(examples))
-    for numbers in batched(range(len(examples)), size):
-        filled = [*numbers, *[numbers[-1]] * (size - len(numbers))]
-        yield list(numbers), examples.batch(np.array(filled, np.int64))
+def longer_than(limit: int) -> str:
+    """Returns the words for texts of which a model does not see the end."""
+    return f"texts are longer than the {limit} tokens of this model"
+
+
+def filled_batches(
+    examples: Examples, batch_size: int = _BATCH, told: Share = lambda done: None
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yields the numbers of some rows, int64 [n], and their batch filled up to its full size.
+
+    Rows of like length share a batch. `told` hears of a batch when the next one is asked for.
+    """
+    order, size = by_length(examples), min(batch_size, len(examples))
+    for start in range(0, len(order), size):
+        numbers = order[start : start + size]
+        yield numbers, examples.batch(np.pad(numbers, (0, size - len(numbers)), "edge"))
+        told((start + len(numbers)) / len(order))
+
+
+def outputs_of(
+    run: TrainedRun,
+    objective: ScoringObjective,
+    examples: Any,
+    told: Share,
+    batch_size: int = _BATCH,
+) -> dict[str, np.ndarray]:
+    """Returns an objective's outputs for all rows in their own order, arrays [N, …].
+
+    Arrays of two axes are as wide as the longest row, with zeros where a row ends.
+    Raises DataError where one is not finite.
+    """
+    step = outputs_step(run.model_config, objective)
+    outputs: dict[str, np.ndarray] = {}
+
+    def collect(numbers: np.ndarray, running: Mapping[str, jax.Array]) -> None:
+        for name, values in running.items():
+            rows = np.asarray(values)[: len(numbers)]
+            check_outputs(rows)
+            # The longest rows come first.
+            shape = (len(examples), *rows.shape[1:])
+            found = outputs.setdefault(name, np.zeros(shape, rows.dtype))
+            if rows.ndim == 2:
+                found[numbers, : rows.shape[1]] = rows
+            else:
+                found[numbers] = rows
+
+    ahead = None
+    for numbers, batch in filled_batches(examples, batch_size, told):
+        # One batch is computed while the one before is fetched and the next one is made.
+        running = numbers, step(run.params, batch)
+        if ahead is not None:
+            collect(*ahead)
+        ahead = running
+    if ahead is not None:
+        collect(*ahead)
+    return outputs
 
 
 # Kept between calls and between runs of one shape: who asks again need not wait for a compilation.

@@ -16,6 +16,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.bench import hf_process
+from ptft_jax.runs.trained.open import load_run
 
 CONFIG = "--config=configs/pretrain/bert_tiny.py"
 SHORT = (
@@ -152,6 +153,42 @@ def test_answers_against_pytorch(hf_dir, tmp_path, eager):
         assert case["times_as_fast"]["high"] == max(
             b / a for a, b in zip(ours, theirs, strict=True)
         )
+
+
+@pytest.mark.parametrize("head", ["classification", "tagging", "span"])
+def test_a_file_against_a_pipeline(hf_dir, head, tmp_path):
+    """Both sides answer all texts; the other one in the file's order and sorted."""
+    masked = load_run(hf_dir)
+    config = masked.model_config.replace(
+        heads=("pooler", head) if head == "classification" else (head,), num_labels=3
+    )
+    params = build_model(config).init(jax.random.key(0))
+    write_hf_folder(tmp_path / "hf", params, config, masked.tokenizer, "")
+    texts = ["the river", "the stone is bright and the bird is not", "a cloud"]
+    lines = [f"the river\t{text}" if head == "span" else text for text in texts]
+    (tmp_path / "in.txt").write_text("\n".join(lines) + "\n")
+    found = measured(
+        tmp_path,
+        *("predict", f"--run_dir={tmp_path}/hf", f"--input={tmp_path}/in.txt"),
+        *("--batch_sizes=2", "--rounds=2", "--calls=1", "--against=hf"),
+    )
+    assert found["head"] == head
+    assert [list(case["sides"])[1] for case in found["cases"]] == [
+        "hf, batches of 2, in the file's order",
+        "hf, batches of 2, sorted",
+    ]
+    for case in found["cases"]:
+        ours, theirs = (side["seconds"] for side in case["sides"].values())
+        assert case["batch_size"] == 3
+        assert case["times_as_fast"]["low"] == min(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_file_needs_a_model_that_a_pipeline_knows(hf_dir, tmp_path, capsys):
+    """A masked LM has nothing to say of texts without masks."""
+    (tmp_path / "in.txt").write_text("the river\n")
+    asked = [f"--run_dir={hf_dir}", f"--input={tmp_path}/in.txt"]
+    assert run("bench", "predict", *asked) == 2
+    assert "has no head classification, tagging, span" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
