@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.pretraining import weighted_cross_entropy
+from ptft_jax.objectives.classes import ClassLoss
 from ptft_jax.objectives.totals import Totals, head_keys
 
 
@@ -20,7 +20,12 @@ class ChoiceObjective:
     """Cross-entropy over the choices of an example (HF `BertForMultipleChoice`).
 
     The choices are segments of one row, which attention keeps apart.
+
+    Attributes:
+        label_smoothing: as in `ClassLoss`, over the choices that an example has.
     """
+
+    label_smoothing: float = 0.0
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """Returns the number of real rows."""
@@ -49,7 +54,10 @@ class ChoiceObjective:
         """
         weight = self.weights(batch)
         logits_BP = self.logits(encoder, batch, keys)
-        loss, correct = weighted_cross_entropy(
-            logits_BP[:, None, :], batch["labels"][:, None], batch["weights"][:, None]
+        loss, correct = ClassLoss(label_smoothing=self.label_smoothing)(
+            logits_BP[:, None, :],
+            batch["labels"][:, None],
+            batch["weights"][:, None],
+            batch["choice_mask"][:, None, :],
         )
         return Totals({"choice": loss}, weight, {"accuracy": (correct, weight["choice"])})
