@@ -194,6 +194,7 @@ def check_numbers(config: Config) -> None:
         ("steps", 0),
         ("max_train_examples", 0),
         ("examples_per_class", 0),
+        ("patience", 0),
     ):
         value = config.get(name)
         if value is not None and value < least:

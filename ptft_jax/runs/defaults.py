@@ -104,6 +104,7 @@ def finetune(kind: str = "classification") -> Config:
     config.task = ""
     config.epochs = 3.0
     config.max_train_examples = 0  # 0: all
+    config.patience = 0  # evaluations without a better one that end the run; 0: it goes to its end
     config.length_buckets = (32, 64, 96, 128)
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)

@@ -224,8 +224,8 @@ class Predict:
         _define(values, 5, ("hf",), calls=(3, "Calls timed in a round."))
         where = "Folder of the run, or Hugging Face folder."
         flags.DEFINE_string("run_dir", None, where, flag_values=values)
-        which = "Which checkpoint: last, best or a step."
-        flags.DEFINE_string("checkpoint", "last", which, flag_values=values)
+        which = "Which checkpoint: last, best or a step; else the one that stands for the run."
+        flags.DEFINE_string("checkpoint", None, which, flag_values=values)
         flags.DEFINE_list("batch_sizes", "1,8,32", "Texts in a call.", flag_values=values)
         text = "Tokens of a text, at most the run's."
         flags.DEFINE_list("lengths", "16,64,128", text, flag_values=values)

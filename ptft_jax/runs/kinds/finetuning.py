@@ -71,6 +71,11 @@ class FineTuning(Kind):
         self.phases = [PhaseConfig(0, steps, config)]
         every = config.eval_every, config.checkpoint_every
         self.eval_every, self.checkpoint_every = (per_epoch if n is None else n for n in every)
+        if config.patience and not self.eval_every:
+            raise ConfigError(
+                f"--config.patience={config.patience}: with eval_every=0 there is one evaluation, "
+                "at the end; expected some on the way."
+            )
 
     # What a kind of task has of its own.
 
