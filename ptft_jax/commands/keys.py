@@ -133,6 +133,16 @@ KEYS: Mapping[str, Group] = {
             "the end",
             **_RUNNING,
         },
+        "few examples, rare classes, early ends": {
+            "max_train_examples": "training examples to use, drawn by the seed; 0 all",
+            "examples_per_class": "training examples to use of each class, drawn by the seed; 0 "
+            "all",
+            "patience": "ends the run when so many evaluations, one after another, are no better "
+            "than the best before; 0 never",
+            "class_weights": "`balanced`, numbers in the order of the labels (1,2.5) or a JSON "
+            "object by name; empty: all count alike",
+            "label_smoothing": "share of a label that is spread evenly over all classes",
+        },
         "table": {
             "table.text_column": "column of the text, or of the first text of pairs",
             "table.text_pair_column": "column of the second text; empty means single texts",

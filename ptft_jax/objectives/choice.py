@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.pretraining import weighted_cross_entropy
+from ptft_jax.objectives.classes import ClassLoss
 from ptft_jax.objectives.totals import Totals, head_keys
 
 
@@ -20,7 +20,12 @@ class ChoiceObjective:
     """Cross-entropy over the choices of an example (HF `BertForMultipleChoice`).
 
     The choices are segments of a row, which attention keeps apart.
+
+    Attributes:
+        label_smoothing: as in `ClassLoss`, over the choices that an example has.
     """
+
+    label_smoothing: float = 0.0
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """Returns the number of real examples."""
@@ -52,5 +57,7 @@ class ChoiceObjective:
         """
         weight = self.weights(batch)
         logits_BPC = self.logits(encoder, batch, keys)
-        loss, correct = weighted_cross_entropy(logits_BPC, batch["labels"], batch["weights"])
+        loss, correct = ClassLoss(label_smoothing=self.label_smoothing)(
+            logits_BPC, batch["labels"], batch["weights"], batch["choice_mask"]
+        )
         return Totals({"choice": loss}, weight, {"accuracy": (correct, weight["choice"])})

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.pretraining import weighted_cross_entropy
+from ptft_jax.objectives.classes import ClassLoss
 from ptft_jax.objectives.totals import Totals, head_keys
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -26,13 +26,26 @@ class ClassificationObjective:
         problem_type: one of `PROBLEM_TYPES`; the losses are those of HF
             `BertForSequenceClassification`: cross-entropy, the mean over labels of the binary
             cross-entropy, the squared error.
+        class_weights: of single labels as in `ClassLoss`; of several labels how much a yes counts
+            for each, `pos_weight` of PyTorch's `BCEWithLogitsLoss`; None: all alike.
+        label_smoothing: of single labels, as in `ClassLoss`.
     """
 
     problem_type: str = "single_label_classification"
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """Returns the number of real examples (one of weight 0 fills up a last batch)."""
-        return {"classification": jnp.sum(batch["weights"])}
+        """Returns the number of real examples (one of weight 0 fills up a last batch), or the sum
+        of the weights of their classes.
+        """
+        if self.problem_type != "single_label_classification":
+            return {"classification": jnp.sum(batch["weights"])}
+        return {"classification": self._class_loss.weight(batch["labels"], batch["weights"])}
+
+    @property
+    def _class_loss(self) -> ClassLoss:
+        return ClassLoss(self.class_weights, self.label_smoothing)
 
     def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P K"]:
         """Returns the logits (regression: one value) of each example."""
@@ -56,17 +69,20 @@ class ClassificationObjective:
         """
         logits_BPK = self.logits(encoder, batch, keys)
         labels, weights_BP = batch["labels"], batch["weights"]
-        weight = self.weights(batch)
+        weight, count = self.weights(batch), jnp.sum(weights_BP)
         if self.problem_type == "regression":
             loss = jnp.sum(jnp.square(logits_BPK[:, :, 0] - labels) * weights_BP)
             return Totals({"classification": loss}, weight, {})
         if self.problem_type == "multi_label_classification":
             # -log sigmoid of the logit where the label is 1, of its negative where it is 0.
             terms_BPK = jax.nn.softplus(logits_BPK) - logits_BPK * labels
+            if self.class_weights is not None:
+                positive = jnp.array(self.class_weights, jnp.float32)
+                terms_BPK *= 1 + (positive - 1) * labels
             loss = jnp.sum(jnp.mean(terms_BPK, axis=-1) * weights_BP)
             right_BP = jnp.all((logits_BPK > 0) == (labels > 0.5), axis=-1)
             correct = jnp.sum(right_BP * weights_BP)
         else:
-            loss, correct = weighted_cross_entropy(logits_BPK, labels, weights_BP)
-        metrics = {"accuracy": (correct, weight["classification"])}
+            loss, correct = self._class_loss(logits_BPK, labels, weights_BP)
+        metrics = {"accuracy": (correct, count)}
         return Totals({"classification": loss}, weight, metrics)

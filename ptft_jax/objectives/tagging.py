@@ -11,17 +11,28 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.pretraining import weighted_cross_entropy
+from ptft_jax.objectives.classes import ClassLoss
 from ptft_jax.objectives.totals import Totals, head_keys
 
 
 @dataclasses.dataclass(frozen=True)
 class TaggingObjective:
-    """The mean cross-entropy over labelled tokens (HF `BertForTokenClassification`)."""
+    """The mean cross-entropy over labelled tokens (HF `BertForTokenClassification`).
+
+    Attributes:
+        class_weights, label_smoothing: as in `ClassLoss`.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """Returns the number of labelled tokens."""
-        return {"tagging": jnp.sum(batch["label_weights"])}
+        """Returns the number of labelled tokens, or the sum of the weights of their classes."""
+        return {"tagging": self._class_loss.weight(batch["labels"], batch["label_weights"])}
+
+    @property
+    def _class_loss(self) -> ClassLoss:
+        return ClassLoss(self.class_weights, self.label_smoothing)
 
     def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B T K"]:
         """Returns the logits of each token."""
@@ -47,5 +58,6 @@ class TaggingObjective:
         """
         weight = self.weights(batch)
         logits_BTK = self.logits(encoder, batch, keys)
-        loss, correct = weighted_cross_entropy(logits_BTK, batch["labels"], batch["label_weights"])
-        return Totals({"tagging": loss}, weight, {"accuracy": (correct, weight["tagging"])})
+        loss, correct = self._class_loss(logits_BTK, batch["labels"], batch["label_weights"])
+        count = jnp.sum(batch["label_weights"])
+        return Totals({"tagging": loss}, weight, {"accuracy": (correct, count)})

@@ -68,4 +68,6 @@ def loss_of(totals: Totals, weight: dict[str, Any]) -> Any:
         totals: sums over all or part of a batch.
         weight: each term's weight over the whole batch.
     """
-    return sum(totals.loss[term] / jax.numpy.maximum(weight[term], 1.0) for term in totals.loss)
+    # Weights of classes may add up to very little.
+    least = jax.numpy.finfo(jax.numpy.float32).tiny
+    return sum(totals.loss[term] / jax.numpy.maximum(weight[term], least) for term in totals.loss)

@@ -192,12 +192,19 @@ def check_numbers(config: Config) -> None:
         ("eval_examples", 0),
         ("eval_batch_size", 1),
         ("steps", 0),
+        ("max_train_examples", 0),
+        ("examples_per_class", 0),
+        ("patience", 0),
     ):
         value = config.get(name)
         if value is not None and value < least:
             raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
     if config.get("epochs") is not None and not config.steps and not 0 < config.epochs < math.inf:
         raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
+    if not 0 <= config.get("label_smoothing", 0.0) <= 1:
+        raise ConfigError(
+            f"--config.label_smoothing={config.label_smoothing}: expected a share from 0 to 1."
+        )
     for bucket in config.get("length_buckets") or ():
         if not isinstance(bucket, int) or isinstance(bucket, bool) or bucket < 1:
             raise ConfigError(

@@ -104,6 +104,8 @@ def finetune(kind: str = "classification") -> Config:
     config = _training()
     config.task = ""
     config.epochs = 3.0
+    config.max_train_examples = 0  # 0: all
+    config.patience = 0  # evaluations without a better one that end the run; 0: it goes to its end
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
     config.eval_every = placeholder(int)
@@ -130,17 +132,31 @@ def finetune(kind: str = "classification") -> Config:
 # What a kind of task has beside the keys of all.
 KINDS: dict[str, dict[str, Any]] = {
     "classification": {
+        "examples_per_class": 0,
+        "class_weights": "",
+        "label_smoothing": 0.0,
         "table": {
             "text_column": "text",
             "text_pair_column": "",
             "label_column": "label",
             "regression": False,
             "multi_label": False,
-        }
+        },
     },
-    "tagging": {"word_column": 0, "tag_column": -1, "label_all_subwords": False},
+    "tagging": {
+        "word_column": 0,
+        "tag_column": -1,
+        "label_all_subwords": False,
+        "class_weights": "",
+        "label_smoothing": 0.0,
+    },
     "choice": {
-        "table": {"context_column": "context", "choices_column": "choices", "label_column": "label"}
+        "label_smoothing": 0.0,
+        "table": {
+            "context_column": "context",
+            "choices_column": "choices",
+            "label_column": "label",
+        },
     },
     "span": {
         "version": "",

@@ -256,13 +256,16 @@ class RunFolder:
         mend = "remove it, and `ptft evaluate` writes it again"
         return read_json_object(self.results_file, mend)
 
-    def finished(self, record: RunRecord, steps: int, latest: int | None) -> dict[str, Any] | None:
+    def finished(
+        self, record: RunRecord, steps: int, latest: int | None, scored: int | None
+    ) -> dict[str, Any] | None:
         """Returns the results of a run that this very command has brought to its end, else None.
 
         Args:
             record: what the run is to be.
             steps: how long it is to be.
             latest: the step of its last checkpoint.
+            scored: the step whose metrics are its results.
 
         Raises:
             ConfigError: the run has made more updates than it is asked for.
@@ -276,7 +279,7 @@ class RunFolder:
             )
         results = self.results()
         same = self.record().to_json() == record.to_json()
-        if not same or latest != steps or results.pop("step", None) != steps:
+        if not same or latest != steps or results.pop("step", None) != scored:
             return None
         return results
 
@@ -301,12 +304,13 @@ class TrainedRun:
     params: Params
 
 
-def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
+def open_run(run_dir: str | Path, which: str | None = None) -> TrainedRun:
     """Opens a run at one of its checkpoints, with its parameters on one device.
 
     Args:
         run_dir: the run's folder.
-        which: "last", "best" or the number of a step.
+        which: "last", "best" or the number of a step; None: the one that stands for the run, see
+            `RunRecord.checkpoint`.
 
     Raises:
         ConfigError: there is no such run or checkpoint.
@@ -318,7 +322,7 @@ def open_run(run_dir: str | Path, which: str = "last") -> TrainedRun:
     # What computes the model is decided where it is read: a run made on a GPU goes on anywhere.
     config = record.encoder_config.replace(attention="auto", fused="auto")
     with folder.checkpoints(record) as checkpoints:
-        step = checkpoints.choose(which)
+        step = checkpoints.choose(which or record.checkpoint)
         params = checkpoints.restore_params(step, build_model(config).abstract())
     for path, value in jax.tree_util.tree_leaves_with_path(host_params(params)):
         if not np.isfinite(value).all():

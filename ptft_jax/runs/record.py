@@ -49,6 +49,14 @@ class RunRecord:
         return json_ready(content | dataclasses.asdict(self))
 
     @property
+    def checkpoint(self) -> str:
+        """Which checkpoint stands for the run: the best one where patience ends it, else the last.
+
+        Where a run ends early, the last one is by its own measure past the best.
+        """
+        return "best" if self.config.get("patience") else "last"
+
+    @property
     def encoder_config(self) -> EncoderConfig:
         """The model's config."""
         return EncoderConfig(**{**self.model, "heads": tuple(self.model["heads"])})

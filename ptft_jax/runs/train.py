@@ -22,6 +22,7 @@ from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_model, device_of
+from ptft_jax.runs.endings import by_split, ended_before, share
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
@@ -51,6 +52,7 @@ from ptft_jax.training.metric_sinks import (
     write_results,
 )
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.patience import Patience
 from ptft_jax.training.step import abstract_state, init_state, make_train_step
 
 # The metrics of a run's last evaluation, by split.
@@ -219,10 +221,15 @@ def train(
     for change in changes:
         report.say(f"changed since the run was started: {change}")
     checkpoints = folder.checkpoints(record, tokenizer, config.keep_last, job.gather)
-    finished = job.gather("finished", folder.finished(record, steps, checkpoints.latest_step()))[0]
-    if finished is not None:
-        report.say(f"all {steps:,} updates are made already: nothing to do")
-        return finished
+    patience = None
+    if config.get("patience"):
+        saved = job.gather("evaluations", checkpoints.metrics())[0]
+        patience = Patience(config.patience, kind.eval_every, kind.best, saved)
+    ended = job.gather("ended", ended_before(folder, record, steps, patience))[0]
+    if ended is not None:
+        made, results = ended
+        report.say(f"{share(made, steps, patience)} are made already: nothing to do")
+        return results
 
     # State: the run's own last checkpoint, then the starting point, then the seed.
     lock = held(folder.path) if job.is_first else nullcontext()
@@ -312,6 +319,7 @@ def train(
                         checkpoint_every=kind.checkpoint_every,
                         max_skipped_in_row=config.max_skipped_in_row,
                         evaluation_due=due,
+                        patience=patience,
                         ideal_seconds=ideal_seconds(model.config, mesh),
                         job=job,
                     )
@@ -319,13 +327,18 @@ def train(
             checkpoints.wait()
 
         # Results.
+        made, best = int(state.step), checkpoints.best_step()
         results = {split: dict(metrics) for split, metrics in report.results.items()}
-        best = checkpoints.best_step()
-        report.ends(steps, {**results, "best": {"step": best}})
+        scored = made
+        if patience is not None and best is not None:
+            results, scored = by_split(checkpoints.meta(best)["metrics"], results), best
+        report.ends(made, {**results, "best": {"step": best}})
     if job.is_first:
-        write_results(folder.path, {**results, "step": steps})
+        write_results(folder.path, {**results, "step": scored})
+        if made < steps:
+            report.say(f"ended early, after {share(made, steps, patience)}")
         report.say(
-            f"{steps - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
+            f"{made - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )

@@ -14,6 +14,7 @@ from ptft_jax.errors import DataError
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.memory import peak_memory_gib
 from ptft_jax.training.metric_sinks import Report
+from ptft_jax.training.patience import Patience
 from ptft_jax.training.step import TrainState
 
 Batch = Mapping[str, np.ndarray]
@@ -91,10 +92,11 @@ def fit(
     checkpoint_every: int = 0,
     max_skipped_in_row: int = 10,
     evaluation_due: bool = False,
+    patience: Patience | None = None,
     ideal_seconds: Callable[[Batch], float] | None = None,
     job: Job | None = None,
 ) -> TrainState:
-    """Make updates until `until` of them are made in all, and return the state.
+    """Make updates until `until` of them are made in all, or `patience` ends; return the state.
 
     Args:
       state: state after `state.step` updates; its arrays are donated to `step`.
@@ -120,6 +122,8 @@ def fit(
       max_skipped_in_row: the step's own number of batches without finite gradients that ends the
         run.
       evaluation_due: whether the evaluation of `state.step` has still to be made.
+      patience: ends the run early, after an evaluation, which is then saved; each that is the best
+        so far is saved as well. None: the run goes to its end.
       ideal_seconds: the time that the model FLOPs of a batch take at the peak of all devices; 'mfu'
         is this over the time that it took. None where the peak is not known.
       job: the job of this process; None: one of its own, without signals.
@@ -133,14 +137,18 @@ def fit(
     """
     job = job or Job()
     done = int(state.step)
-    if done >= until or evaluation_due:
+    ended = patience is not None and not evaluation_due and patience.is_over(done)
+    if done >= until or evaluation_due or ended:
         try:
             scores = _evaluate(state, done, report, evaluate, job)
         except EvaluationStopError:
             raise job.stopped("in an evaluation, which is made at the next start") from None
         if evaluation_due:
             saver.record_metrics(done, scores)
-        if done >= until:
+            if patience is not None:
+                patience.improves(done, scores)
+                ended = patience.is_over(done)
+        if done >= until or ended:
             if ends_run:
                 job.finishing()
                 if not evaluation_due:
@@ -190,6 +198,9 @@ def fit(
             if evaluates and not stops:
                 try:
                     scores = _evaluate(state, done, report, evaluate, job)
+                    if patience is not None:
+                        is_best, ended = patience.improves(done, scores), patience.is_over(done)
+                        saves, last = saves or is_best or ended, last or ended
                 except EvaluationStopError:
                     stops = saves = is_due = True
             if last and not stops:
@@ -201,6 +212,8 @@ def fit(
                 with job.activity("saving"):
                     saver.wait()
                 raise job.stopped(f"saved step {done} of {until}; the same command resumes there")
+            if last:
+                break
             rate.start()
     return state
 

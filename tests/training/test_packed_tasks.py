@@ -35,7 +35,8 @@ TEXTS = [" ".join(RNG.choice([*"abcdefghij"], n)) for n in RNG.integers(1, 16, E
 def classification():
     split = Split(TEXTS, TEXTS[::-1], np.arange(EXAMPLES, dtype=np.int32) % 3, "")
     examples = ClassificationExamples(split, TOKENIZER, LENGTH)
-    return examples, ClassificationObjective(), ("pooler", "classification")
+    objective = ClassificationObjective(class_weights=(1.0, 2.0, 0.5))
+    return examples, objective, ("pooler", "classification")
 
 
 def multi_label():
@@ -69,7 +70,8 @@ def span():
 def choice():
     choices = [[TEXTS[n - k][:9] for k in range(2 + n % 2)] for n in range(EXAMPLES)]
     split = ChoiceSplit(TEXTS, choices, np.arange(EXAMPLES, dtype=np.int32) % 2, "")
-    return ChoiceExamples(split, TOKENIZER, LENGTH), ChoiceObjective(), ("pooler", "choice")
+    examples = ChoiceExamples(split, TOKENIZER, LENGTH)
+    return examples, ChoiceObjective(label_smoothing=0.1), ("pooler", "choice")
 
 
 def updated(model, objective, batch, mesh, accumulate=1):

@@ -107,6 +107,9 @@ def show(run_dir: Path, console: Console) -> None:
     if code == 0 and saved < step:
         state, code, step = f"finished, and taken back to step {saved:,} since", None, saved
     until = starts[-1].last.until if starts else record.config.get("steps")
+    patience = record.config.get("patience")
+    if patience and code == 0 and until and step < until:
+        state = f"finished early: no better evaluation in {patience}"
 
     share = f" of {count(until)} ({step / until:.1%})" if until else ""
     words = f"{run_dir}: {record.command} {record.config.get('task') or ''}"

@@ -35,9 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def define_reading_flags(values: flags.FlagValues, folder: str = "Folder of the run.") -> None:
     """Defines the flags of every command that reads a run; `folder` says which ones."""
     flags.DEFINE_string("run_dir", None, folder, flag_values=values)
-    flags.DEFINE_string(
-        "checkpoint", "last", "Which checkpoint of a run: last, best or a step.", flag_values=values
-    )
+    text = "Which checkpoint: last, best or a step; else the last, the best of a run with patience."
+    flags.DEFINE_string("checkpoint", None, text, flag_values=values)
 
 
 # For commands that read both.
@@ -58,19 +57,20 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             results = evaluate(opened, values.data_dir, job, values.split)
         own = values.data_dir is None and values.split is None
         show(opened, results, beside=own)
-        lacks = values.checkpoint == "last" and not opened.folder.results()
+        usual = opened.record.checkpoint
+        which = values.checkpoint or usual
+        lacks = which == usual and not opened.folder.results()
         if own and lacks and job.is_first:
             write_results(opened.folder.path, {**results, "step": opened.step})
             say(make_console(), f"wrote {opened.folder.results_file}")
-    last = values.checkpoint == "last"
-    which = "" if last else f" {flag('checkpoint', values.checkpoint)}"
+    asked = "" if which == usual else f" {flag('checkpoint', which)}"
     run_dir, name = flag("run_dir", values.run_dir), Path(values.run_dir).resolve().name
     made(
         make_console(),
         "evaluated",
-        {"run": values.run_dir, "checkpoint": values.checkpoint}
+        {"run": values.run_dir, "checkpoint": which}
         | ({} if values.data_dir is None else {"data": values.data_dir}),
-        [f"ptft export {run_dir}{which} {flag('out_dir', f'hf/{name}')}"],
+        [f"ptft export {run_dir}{asked} {flag('out_dir', f'hf/{name}')}"],
     )
 
 

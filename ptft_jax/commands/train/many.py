@@ -28,6 +28,7 @@ from ptft_jax.errors import ConfigError, PtftError, StopError
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.score_table import as_csv, markdown, picture, rows_of
+from ptft_jax.training.accounting.heartbeat import read_heartbeats
 from ptft_jax.training.storage import write_atomically
 
 _OWN = ("--config", "--seeds", "--at_once", "--run_dir")
@@ -51,6 +52,13 @@ class _One:
         """Returns the metric that decides which checkpoint is best."""
         name, _ = self.folder.record().best or ("dev_loss", "min")
         return name.removeprefix(f"{next(iter(entry['results']))}_")
+
+    def early_end(self) -> str:
+        """Returns its name and length where it ended before its last update, else nothing."""
+        for beat, _ in read_heartbeats(self.folder.path):
+            if beat.code == 0 and beat.step is not None and beat.step < beat.until:
+                return f"{self.name} (update {beat.step:,} of {beat.until:,})"
+        return ""
 
     def is_done(self, entry: Mapping[str, Any] | None) -> bool:
         """Says whether `entry` is of this very config, and its run still there."""
@@ -278,8 +286,13 @@ def _write_table(
         f"learning rate {config.optimizer.learning_rate:g}, batch {config.batch_size}, "
         f"{usual:g} epochs{others}, warm-up {config.schedule.warmup_ratio:.0%}, at most "
         f"{config.max_seq_length} tokens",
-        "each task from the same model; the scores are those of the last checkpoint, in percent",
+        "each task from the same model; the scores are those of the "
+        f"{runs[0].folder.record().checkpoint} checkpoint, in percent",
     ]
+    if config.patience:
+        early = ", ".join(filter(None, (one.early_end() for one in runs)))
+        words = f"no better evaluation in {config.patience}"
+        protocol.append(f"ended early, for {words}: {early or 'none'}")
     entries = []
     for one in runs:
         metrics = getattr(find_task(one.task), "metrics", None) or (one.best(known[one.name]),)

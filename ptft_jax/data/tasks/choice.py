@@ -66,6 +66,15 @@ class ChoiceSplit:
         """Whether the right choices are known."""
         return self.labels is not None
 
+    def take(self, rows: np.ndarray) -> "ChoiceSplit":
+        """Returns these examples, int64 `[M]`."""
+        contexts = [self.contexts[row] for row in rows]
+        choices = [self.choices[row] for row in rows]
+        labels, right = (
+            held if held is None else held[rows] for held in (self.labels, self.is_right)
+        )
+        return ChoiceSplit(contexts, choices, labels, self.source, right)
+
     def fingerprint(self) -> str:
         """Returns a SHA-256 of texts and labels."""
         each = zip(self.contexts, self.choices, strict=True)

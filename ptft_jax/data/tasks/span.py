@@ -16,6 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tasks.reading import fingerprint_of
 from ptft_jax.errors import ConfigError, DataError
@@ -95,13 +97,14 @@ class SpanSplit:
             for row, answers in enumerate(self.answers)
             if not answers or any(answer.start is not None for answer in answers)
         ]
+        return dataclasses.replace(self.take(kept), unplaced=len(self) - len(kept))
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "SpanSplit":
+        """The questions of these rows."""
+        names = ("context_of", "questions", "ids", "answers")
+        held = {name: getattr(self, name) for name in names}
         return dataclasses.replace(
-            self,
-            context_of=[self.context_of[row] for row in kept],
-            questions=[self.questions[row] for row in kept],
-            ids=[self.ids[row] for row in kept],
-            answers=[self.answers[row] for row in kept],
-            unplaced=len(self) - len(kept),
+            self, **{n: values and [values[row] for row in rows] for n, values in held.items()}
         )
 
 

@@ -158,6 +158,15 @@ class Split:
         """Whether the labels are known."""
         return self.labels is not None
 
+    def take(self, rows: np.ndarray) -> "Split":
+        """Returns these examples, int64 `[M]`."""
+        texts_b = self.texts_b and [self.texts_b[row] for row in rows]
+        labels, groups = (
+            held if held is None else held[rows] for held in (self.labels, self.groups)
+        )
+        texts_a = [self.texts_a[row] for row in rows]
+        return Split(texts_a, texts_b, labels, self.source, groups)
+
     def fingerprint(self) -> str:
         """Returns a SHA-256 of texts and labels."""
         labels = b"" if self.labels is None else self.labels.tobytes()

@@ -105,6 +105,11 @@ class TaggingSplit:
         """Whether the tags are known."""
         return self.tags is not None
 
+    def take(self, rows: np.ndarray) -> "TaggingSplit":
+        """The sentences of these rows, int64 `[M]`."""
+        tags = self.tags and [self.tags[row] for row in rows]
+        return TaggingSplit([self.words[row] for row in rows], tags, self.source)
+
     def fingerprint(self) -> str:
         """SHA-256 of words and tags."""
         sha256 = hashlib.sha256()

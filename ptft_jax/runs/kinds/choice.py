@@ -26,8 +26,11 @@ class Choice(FineTuning):
     def settings(self, config: Config) -> ChoiceSettings:
         return ChoiceSettings(**config.table)
 
-    def objective(self, model: EncoderConfig) -> ChoiceObjective:
+    def plain_objective(self) -> ChoiceObjective:
         return ChoiceObjective()
+
+    def objective(self, model: EncoderConfig) -> ChoiceObjective:
+        return ChoiceObjective(self.config.label_smoothing)
 
     def make_examples(
         self, split: ChoiceSplit, tokenizer: TextTokenizer, **more: Any

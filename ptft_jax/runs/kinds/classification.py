@@ -5,14 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data.tasks.class_weights import read_class_weights
 from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.subset import rows_of_each_class
 from ptft_jax.data.tasks.table import Split, TableSettings
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
 
 # From so many examples on, one class for all of them is no chance.
 SOME = 20
@@ -27,12 +30,56 @@ class Classification(FineTuning):
         super().__init__(config)
         self.pairs = self.task.splits["train"].texts_b is not None
         self.problem_type = self.task.problem_type
+        self._class_weights = self._read_class_weights()
+
+    def training_rows(self, train: Split) -> np.ndarray:
+        config, each = self.config, self.config.examples_per_class
+        if not each:
+            return super().training_rows(train)
+        if config.max_train_examples:
+            raise ConfigError(
+                f"examples_per_class={each} and max_train_examples={config.max_train_examples} are "
+                "both set: expected one of them."
+            )
+        self._check_single_label("examples_per_class", each)
+        assert train.labels is not None
+        assert self.labels is not None
+        return rows_of_each_class(train.labels, self.labels, config.seed, each)
+
+    def _check_single_label(self, key: str, value: object) -> None:
+        if self.task.problem_type != "single_label_classification":
+            raise ConfigError(
+                f"{key}={value!r}: this is for tasks with one label for each text, and "
+                f"{self.task.name} is a {self.task.problem_type.replace('_', ' ')}: leave it out."
+            )
+
+    def _read_class_weights(self) -> tuple[float, ...] | None:
+        text, labels = self.config.class_weights, self.task.splits["train"].labels
+        if self.config.label_smoothing:
+            self._check_single_label("label_smoothing", self.config.label_smoothing)
+        if not text:
+            return None
+        if self.problem_type == "multi_label_classification":
+            yes = labels.sum(axis=0)
+            return read_class_weights(text, self.labels or (), yes, len(labels) - yes)
+        self._check_single_label("class_weights", text)
+        counts = np.bincount(labels, minlength=self.num_labels)
+        return read_class_weights(text, self.labels or (), counts)
 
     def settings(self, config: Config) -> TableSettings:
         return TableSettings(**config.table)
 
-    def objective(self, model: EncoderConfig) -> ClassificationObjective:
+    def plain_objective(self) -> ClassificationObjective:
         return ClassificationObjective(self.task.problem_type)
+
+    def objective(self, model: EncoderConfig) -> ClassificationObjective:
+        return ClassificationObjective(
+            self.task.problem_type, self._class_weights, self.config.label_smoothing
+        )
+
+    def remarks(self, examples: list[ClassificationExamples]) -> list[str]:
+        weights = said_of_class_weights(self.labels, self._class_weights)
+        return [*super().remarks(examples), *weights]
 
     def make_examples(
         self, split: Split, tokenizer: TextTokenizer, **more: Any

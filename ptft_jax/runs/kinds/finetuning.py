@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.data.tasks.packed import PackedExamples
+from ptft_jax.data.tasks.subset import first_rows
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
@@ -51,6 +52,11 @@ class FineTuning(Kind):
                     f"the split {split} of {self.task.name} has no labels to score against."
                 )
         self.labels = self.task.label_names
+        train = self.task.splits["train"]
+        self._of = len(train)
+        rows = self.training_rows(train)
+        if len(rows) < len(train):
+            self.task.splits["train"] = train.take(rows)
         self.best = (f"{self.task.eval_splits[0]}_{self.task.metrics[0]}", "max")
         self.fingerprints = {
             name: self.task.splits[name].fingerprint() for name in ("train", *self.task.eval_splits)
@@ -66,6 +72,11 @@ class FineTuning(Kind):
         self.phases = [PhaseConfig(0, steps, config)]
         every = config.eval_every, config.checkpoint_every
         self.eval_every, self.checkpoint_every = (per_epoch if n is None else n for n in every)
+        if config.patience and not self.eval_every:
+            raise ConfigError(
+                f"--config.patience={config.patience}: with eval_every=0 there is one evaluation, "
+                "at the end; expected some on the way."
+            )
 
     # What a kind of task has of its own.
 
@@ -82,8 +93,11 @@ class FineTuning(Kind):
         """
 
     @abstractmethod
-    def objective(self, model: EncoderConfig) -> ScoringObjective:
-        """Returns what a model is trained for."""
+    def plain_objective(self) -> ScoringObjective:
+        """Returns what a model is scored by, whatever options bend the loss that it is trained on.
+
+        So losses on dev are those of the task, and can be compared between runs.
+        """
 
     @abstractmethod
     def score(
@@ -93,6 +107,16 @@ class FineTuning(Kind):
 
         Raises DataError for outputs that are not finite.
         """
+
+    def objective(self, model: EncoderConfig) -> ScoringObjective:
+        return self.plain_objective()
+
+    def training_rows(self, train: Any) -> np.ndarray:
+        """Returns the rows of the train split that are used, ascending.
+
+        Raises ConfigError for a choice that cannot be made.
+        """
+        return first_rows(len(train), self.config.seed, self.config.max_train_examples)
 
     def finding(self, split: Any, outputs: Mapping[str, np.ndarray]) -> str | None:
         """Returns what to know about outputs that can be scored but say little; None: nothing."""
@@ -161,7 +185,7 @@ class FineTuning(Kind):
         """Returns the function from parameters to {split: {loss, the task's metrics}}."""
         config = phase.config
         batch_size = config.eval_batch_size or config.batch_size // config.accumulate
-        step = make_scoring_step(model, self.objective(model.config))
+        step = make_scoring_step(model, self.plain_objective())
         rows = partial(process_rows, mesh)
         put: Any = partial(put_batch, mesh=mesh)
 
@@ -197,10 +221,11 @@ class FineTuning(Kind):
         if self.labels is not None:
             names = f", labels {', '.join(self.labels[:8])}"
             names += ", …" if len(self.labels) > 8 else ""
+        of = f" of {self._of:,}, drawn by seed {self.config.seed}," if self._of > len(train) else ""
         cut = f" in {len(rows):,} rows" if len(rows) != len(train) else ""
         epochs = phase.until * phase.config.batch_size / len(rows)
         return {
-            "task": f"{self.task.name}: {len(train):,} training examples{cut}{names}",
+            "task": f"{self.task.name}: {len(train):,} training examples{of}{cut}{names}",
             "run": f"{phase.until:,} updates of {phase.config.batch_size} examples = "
             f"{epochs:.2g} epochs",
         }
@@ -222,3 +247,14 @@ class FineTuning(Kind):
             f"{examples.num_truncated:,} training examples are longer than "
             f"max_seq_length={length} tokens and were cut"
         )
+
+
+def said_of_class_weights(
+    labels: Sequence[str] | None, weights: Sequence[float] | None
+) -> list[str]:
+    """Returns a line on the weights of classes, none without any."""
+    if weights is None:
+        return []
+    pairs = list(zip(labels or (), weights, strict=True))
+    shown = ", ".join(f"{name} {weight:.4g}" for name, weight in pairs[:20])
+    return [f"class weights: {shown}{', …' if len(pairs) > 20 else ''}"]

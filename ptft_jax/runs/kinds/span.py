@@ -8,7 +8,6 @@ import numpy as np
 from ptft_jax.data.tasks.span import SpanSettings, SpanSplit
 from ptft_jax.data.tasks.span_examples import SpanExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.objectives.squad import best_threshold, score_answers, with_threshold
@@ -27,7 +26,7 @@ class Span(FineTuning):
     def settings(self, config: Config) -> SpanSettings:
         return SpanSettings(config.version, config.misplaced_answers_allowed)
 
-    def objective(self, model: EncoderConfig) -> SpanObjective:
+    def plain_objective(self) -> SpanObjective:
         return SpanObjective()
 
     def make_examples(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data.tasks.class_weights import read_class_weights
 from ptft_jax.data.tasks.tagging import TaggingExamples
 from ptft_jax.data.tasks.tags import TaggingSettings, TaggingSplit, are_entities, inside_ids
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -13,7 +14,7 @@ from ptft_jax.objectives.entities import entity_scores, scheme_of, tag_accuracy
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
 
 
 class Tagging(FineTuning):
@@ -22,11 +23,20 @@ class Tagging(FineTuning):
     head = "tagging"
     pairs = False
 
+    def __init__(self, config: Config):
+        super().__init__(config)
+        names, tags = self.task.label_names, self.task.splits["train"].tags
+        counts = np.bincount(np.concatenate(tags), minlength=len(names))
+        self._class_weights = read_class_weights(config.class_weights, names, counts)
+
     def settings(self, config: Config) -> TaggingSettings:
         return TaggingSettings(config.word_column, config.tag_column)
 
-    def objective(self, model: EncoderConfig) -> TaggingObjective:
+    def plain_objective(self) -> TaggingObjective:
         return TaggingObjective()
+
+    def objective(self, model: EncoderConfig) -> TaggingObjective:
+        return TaggingObjective(self._class_weights, self.config.label_smoothing)
 
     def make_examples(
         self, split: TaggingSplit, tokenizer: TextTokenizer, **more: Any
@@ -76,7 +86,8 @@ class Tagging(FineTuning):
             for rows in examples
             if rows.num_unknown
         ]
-        return [*super().remarks(examples), *unknown]
+        weights = said_of_class_weights(self.task.label_names, self._class_weights)
+        return [*super().remarks(examples), *unknown, *weights]
 
     def said_of_cut(self, examples: TaggingExamples, length: int) -> str:
         return (

@@ -24,6 +24,9 @@ def evaluate(
     config = copy.deepcopy(run.config)
     if data is not None:
         config.data_dir = str(data)
+        for name in ("max_train_examples", "examples_per_class"):
+            if name in config:  # of the run's own training examples
+                config[name] = 0
     if "null_score_threshold" in config and (data is not None or split not in (None, "dev")):
         # Tuned on the run's own dev, and not on what is to be scored.
         from ptft_jax.runs.trained.answers import threshold_of

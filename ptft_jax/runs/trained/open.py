@@ -28,14 +28,15 @@ from ptft_jax.runs.trained.texts import Text, limit_of
 from ptft_jax.training.cluster.job import Job
 
 
-def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
+def load_run(path: str | Path, checkpoint: str | None = None) -> "Run":
     """Opens a trained model, with its parameters on one device.
 
     Args:
         path: the folder of a run, a Hugging Face folder of a BERT model, or the name of one on the
             Hub, "bert-base-uncased", perhaps with "@" and a revision; of the latter two the heads
             that are known here are read.
-        checkpoint: "last", "best" or the number of a step; for a run only.
+        checkpoint: "last", "best" or the number of a step; for a run only. None: the last one, or
+            the best of a run with `config.patience`.
 
     Raises:
         ConfigError: there is no such folder, model or checkpoint, or it is of another kind.
@@ -45,7 +46,7 @@ def load_run(path: str | Path, checkpoint: str = "last") -> "Run":
     path, origin = locate(given, given)
     if is_run(path, given):
         return Run(open_run(path, checkpoint))
-    if checkpoint != "last":
+    if checkpoint not in (None, "last"):
         raise ConfigError(
             f"checkpoint={checkpoint!r}: {given} is of Hugging Face's form and has no checkpoints "
             "to choose from; leave it out."

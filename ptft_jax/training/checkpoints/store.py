@@ -90,10 +90,13 @@ class Checkpoints:
         """Return the last complete step, or None when there is none."""
         return max(self.all_steps(), default=None)
 
+    def metrics(self) -> dict[int, dict[str, float | None]]:
+        """Return the metrics of all complete checkpoints, {} of one that was not evaluated."""
+        return {s: dict(held.metrics) for s, held in retention.complete(self.folder).items()}
+
     def best_step(self) -> int | None:
         """Return the step with the best value of the metric, or None when no checkpoint has it."""
-        manifests = retention.complete(self.folder).items()
-        return retention.best_of({step: held.metrics for step, held in manifests}, self._best)
+        return retention.best_of(self.metrics(), self._best)
 
     def choose(self, which: str) -> int:
         """Return the step that "last", "best" or a number in digits stands for.
