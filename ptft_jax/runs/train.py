@@ -22,7 +22,7 @@ from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_model, device_of
-from ptft_jax.runs.endings import by_split, ended_before, share
+from ptft_jax.runs.endings import Patience, by_split, ended_before, share
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
@@ -52,7 +52,6 @@ from ptft_jax.training.metric_sinks import (
     write_results,
 )
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.patience import Patience
 from ptft_jax.training.step import abstract_state, init_state, make_train_step
 
 # The metrics of a run's last evaluation, by split.

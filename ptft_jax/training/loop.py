@@ -14,7 +14,6 @@ from ptft_jax.errors import DataError
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.memory import peak_memory_gib
 from ptft_jax.training.metric_sinks import Report
-from ptft_jax.training.patience import Patience
 from ptft_jax.training.step import TrainState
 
 Batch = Mapping[str, np.ndarray]
@@ -62,6 +61,18 @@ class Saver(Protocol):
 
     def wait(self) -> None:
         """Waits until everything is on disk; raises the error if that failed."""
+
+
+class Patience(Protocol):
+    """Says when a run ends that gets no better."""
+
+    def improves(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Takes an evaluation and says whether it is the best so far."""
+        ...
+
+    def is_over(self, step: int) -> bool:
+        """Says whether the run ends after `step` updates."""
+        ...
 
 
 class EvaluationStopError(Exception):

@@ -6,9 +6,9 @@ from functools import partial
 import jax.numpy as jnp
 import pytest
 
+from ptft_jax.runs.endings import Patience
 from ptft_jax.training.loop import fit
 from ptft_jax.training.metric_sinks import Report
-from ptft_jax.training.patience import Patience
 from ptft_jax.training.step import TrainState
 
 BEST = ("dev_f1", "max")
