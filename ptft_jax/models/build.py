@@ -127,8 +127,11 @@ class Model:
         """Returns the parameters' tree with the logical axis names of each array as leaves."""
         return _plain(self._state, lambda variable: variable.get_metadata("logical_axes"))
 
-    def bind(self, params: Params) -> Encoder:
+    def bind(self, params: Params, first_layer: int = 0) -> Encoder:
         """Returns the encoder that computes with these parameters.
+
+        A gradient stops above `first_layer`, the lowest one that has something to train; 0: it goes
+        on to the embeddings.
 
         The word table is the one parameter with two uses, at both ends of the model. It is gathered
         here, so that both share the copy and its gradients are exchanged once.
@@ -143,7 +146,9 @@ class Model:
             nnx.State(params),
             is_leaf=lambda node: isinstance(node, nnx.Variable),
         )
-        return nnx.merge(self._definition, state)
+        encoder = nnx.merge(self._definition, state)
+        encoder.encoder.first_layer = first_layer
+        return encoder
 
 
 def _plain(state: Any, leaf: Any = lambda variable: variable.get_value()) -> Any:

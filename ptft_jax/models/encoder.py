@@ -145,6 +145,7 @@ class BertEncoder(nnx.Module):
         self.num_hidden_layers = config.num_hidden_layers
         self.unroll = config.unroll
         self.remat = config.remat
+        self.first_layer = 0  # the lowest one that a gradient has to reach
 
     def __call__(
         self, batch: dict[str, jax.Array], keys_B: RowKeys, *, collect: bool
@@ -171,8 +172,8 @@ class BertEncoder(nnx.Module):
             fold_rows(keys_B, 0),
         )
         definition, stacked = nnx.split(self.layers)
-
-        unroll = self.unroll or self.num_hidden_layers
+        numbers = jnp.arange(self.num_hidden_layers)
+        first, unroll = self.first_layer, self.unroll or self.num_hidden_layers
 
         def body(hidden: tuple[jax.Array, jax.Array], layer: tuple[Any, jax.Array]):
             parameters, number = layer
@@ -193,12 +194,21 @@ class BertEncoder(nnx.Module):
                 prevent_cse=unroll > 1,
                 policy=None if self.remat else partition.all_but_gathered,
             )
-        (last_BTD, _), all_LBTD = jax.lax.scan(
-            body,
-            (first_BTD, first_BTD),
-            (stacked, jnp.arange(self.num_hidden_layers)),
-            unroll=unroll,
-        )
+
+        def run(hidden: Any, start: int, end: int) -> tuple[Any, jax.Array | None]:
+            layers = (stacked, numbers)
+            if (start, end) != (0, self.num_hidden_layers):
+                layers = jax.tree.map(lambda array: array[start:end], layers)
+            if end <= first:
+                layers = jax.lax.stop_gradient(layers)
+            return jax.lax.scan(body, hidden, layers, unroll=min(unroll, max(end - start, 1)))
+
+        hidden, below = (first_BTD, first_BTD), None
+        if first:
+            hidden, below = jax.lax.stop_gradient(run(hidden, 0, first))
+        (last_BTD, _), all_LBTD = run(hidden, first, self.num_hidden_layers)
+        if first and collect:
+            all_LBTD = jnp.concatenate([below, all_LBTD])
         return first_BTD, all_LBTD, last_BTD
 
 

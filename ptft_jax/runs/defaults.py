@@ -44,6 +44,8 @@ def _training() -> Config:
             "eps": 1e-6,
             "weight_decay": 0.01,
             "max_grad_norm": 1.0,
+            "layer_decay": 1.0,
+            "rules": (),
         }
     )
     config.schedule = ConfigDict(
@@ -108,6 +110,7 @@ def finetune(kind: str = "classification") -> Config:
     config.patience = 0  # evaluations without a better one that end the run; 0: it goes to its end
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
+    config.trainable = "all"
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

@@ -60,6 +60,8 @@ SHAPE_KEYS = (
 )
 # What can never change within a run: the checkpoints would mean something else.
 _FIXED = ("command", "pairs", "config.optimizer.name", "labels", "model.heads", "model.num_labels")
+# Of what is trained there are moments.
+_FIXED += ("config.trainable", "config.optimizer.rules", "frozen")
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 # What marks a folder as something else, or as a run that has lost its config.json.
@@ -323,7 +325,7 @@ def open_run(run_dir: str | Path, which: str | None = None) -> TrainedRun:
     config = record.encoder_config.replace(attention="auto", fused="auto")
     with folder.checkpoints(record) as checkpoints:
         step = checkpoints.choose(which or record.checkpoint)
-        params = checkpoints.restore_params(step, build_model(config).abstract())
+        params = _all_params(checkpoints, step, record, str(run_dir))
     for path, value in jax.tree_util.tree_leaves_with_path(host_params(params)):
         if not np.isfinite(value).all():
             name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -337,6 +339,19 @@ def open_run(run_dir: str | Path, which: str | None = None) -> TrainedRun:
         step=step,
         params=params,
     )
+
+
+def _all_params(checkpoints: Checkpoints, step: int, record: RunRecord, where: str) -> Params:
+    """Returns the parameters of a checkpoint, with those of its base where some are frozen."""
+    model = build_model(record.encoder_config)
+    if record.frozen is None:
+        return checkpoints.restore_params(step, model.abstract())
+    from ptft_jax.runs.trainable import Trainable, base_of
+
+    base = base_of(record, where)
+    config = ConfigDict(record.config)
+    trainable = Trainable(config, model, base.params, record.init_from, record)
+    return trainable.whole(checkpoints.restore_params(step, trainable.of(model.abstract())))
 
 
 def host_params(params: Params) -> Params:

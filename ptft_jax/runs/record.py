@@ -28,6 +28,8 @@ class RunRecord:
         pairs: whether the texts of the task are pairs; None where that is not known.
         problem_type: what a classification predicts (`objectives.classification`); None without.
         data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
+        frozen: SHA-256 of the parameters of `init_from` that the run leaves as they are; None where
+            all are trained.
         randomness: the version of dropout's masks (`ptft_jax.models.dropout`); None for an imported
             run, and for one that was made before there were versions.
     """
@@ -41,6 +43,7 @@ class RunRecord:
     pairs: bool | None = None
     problem_type: str | None = None
     data: dict[str, str] = dataclasses.field(default_factory=dict)
+    frozen: str | None = None
     randomness: str | None = None
 
     def to_json(self) -> dict[str, Any]:

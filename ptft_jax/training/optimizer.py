@@ -6,8 +6,9 @@ their own, and every norm is taken over the whole array, however it is laid out.
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -43,6 +44,8 @@ class OptimizerConfig:
     eps: float = 1e-6
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    layer_decay: float = 1.0
+    rules: Sequence[Any] = ()
 
     def __post_init__(self):
         _check_name("optimizer.name", self.name, _ADAPTATIONS)
@@ -124,7 +127,11 @@ def decay_mask(tree: Any) -> Any:
 
 
 def make_optimizer(
-    optimizer: OptimizerConfig, schedule: ScheduleConfig, steps: int, axes: Any
+    optimizer: OptimizerConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    axes: Any,
+    factors: Any | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Return the gradient transformation of a run of `steps` updates, and its schedule.
 
@@ -137,6 +144,9 @@ def make_optimizer(
     Sources: Loshchilov & Hutter 2019 (AdamW); You et al. 2020, algorithm 2 (LAMB), with the
     parameters excluded from decay also excluded from the layer adaptation, as in the authors'
     `lamb_optimizer.py`.
+
+    `factors` is a tree of what the rate of each parameter is multiplied by, which broadcasts with
+    it; None: 1.
     """
     rate = make_schedule(schedule, optimizer.learning_rate, steps)
     mask = decay_mask(axes)
@@ -147,8 +157,14 @@ def make_optimizer(
         optax.add_decayed_weights(optimizer.weight_decay, mask=mask),
         *_ADAPTATIONS[optimizer.name](axes, mask),
         optax.scale_by_learning_rate(rate),
+        *([] if factors is None else [optax.stateless(partial(_scale, factors))]),
     ]
     return optax.chain(*transforms), rate
+
+
+def _scale(factors: Any, updates: Any, params: Any) -> Any:
+    del params
+    return jax.tree.map(lambda factor, update: factor * update, factors, updates)
 
 
 def _scale_by_layer_trust_ratio(axes: Any, mask: Any) -> optax.GradientTransformation:

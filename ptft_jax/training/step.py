@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Model, Params
 from ptft_jax.models.dropout import row_keys
+from ptft_jax.models.parts import Parts, join
 from ptft_jax.objectives.totals import Objective, ScoringObjective, Totals, add, loss_of
 from ptft_jax.training.mesh import (
     exchange_gradients,
@@ -32,7 +33,7 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, batches that the run has gone through.
-        params: nested dict of float32 arrays.
+        params: nested dict of float32 arrays, those that are trained.
         opt_state: optax state of the same layout as `params`.
         skipped: int32 scalar, how many of those batches gave gradients that were not finite and
             changed nothing.
@@ -53,7 +54,7 @@ class TrainState:
 
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def init_state(
@@ -61,6 +62,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     params: Params | None = None,
+    parts: Parts | None = None,
 ) -> TrainState:
     """Makes the state of a run at step 0, laid out over the mesh that is set.
 
@@ -68,25 +70,30 @@ def init_state(
         model: the model.
         optimizer: its optimizer.
         seed: decides every initial value.
-        params: values to use instead of fresh ones, for any subtree of the parameters (a head
+        params: values to use instead of fresh ones, for any subtree of those that are trained (a head
             that is absent here is initialised from the seed).
+        parts: which parameters are trained; None: all.
     """
     given = params or {}
 
     @jax.jit
     def create(given: Params) -> TrainState:
-        fresh = model.init(jax.random.key(seed))
-        values = place_params(_override(fresh, given), model.axes())
+        values = place_params(model.init(jax.random.key(seed)), model.axes())
+        values = values if parts is None else parts.trained(values)
+        values = _override(values, place_params(given, model.axes()))
         return TrainState.new(values, optimizer.init(values))
 
     return create(given)
 
 
-def abstract_state(model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+def abstract_state(
+    model: Model, optimizer: optax.GradientTransformation, parts: Parts | None = None
+) -> TrainState:
     """Returns the state's tree as `jax.ShapeDtypeStruct`s with the shardings of the mesh set."""
 
     def create() -> TrainState:
         values = place_params(model.init(jax.random.key(0)), model.axes())
+        values = values if parts is None else parts.trained(values)
         return TrainState.new(values, optimizer.init(values))
 
     mesh = jax.sharding.get_mesh()
@@ -117,6 +124,7 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     max_skipped_in_row: int = 10,
+    parts: Parts | None = None,
 ) -> TrainStep:
     """Makes the jitted step; the state passed in is donated.
 
@@ -138,18 +146,26 @@ def make_train_step(
         accumulate: number of micro-batches the batch is cut into, one after another; the batch
             must be divisible by it (times the number of devices that split rows).
         max_skipped_in_row: number of batches left out in a row that ends learning.
+        parts: which parameters are trained, those of the state; None: all.
 
     Returns:
-        A function (state, batch) -> (state, metrics). The metrics are float32 scalars of this very
-        step: `loss`, the objective's metrics, `grad_norm` (before clipping), `learning_rate`,
-        `tokens` (attended tokens in the batch), and the state's `skipped` and `skipped_in_row`.
+        A function (state, batch, frozen) -> (state, metrics), where `frozen` are the parameters
+        that are not trained, which are not donated; it may be left out where there are none. The
+        metrics are float32 scalars of this very step: `loss`, the objective's metrics, `grad_norm`
+        (before clipping), `learning_rate`, `tokens` (attended tokens in the batch), and the state's
+        `skipped` and `skipped_in_row`.
     """
 
-    def totals_of(params: Params, batch: Batch, keys: jax.Array | None = None) -> Totals:
-        return objective(model.bind(params), batch, keys=keys)
+    first_layer = 0 if parts is None else parts.first_layer
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, frozen: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
         weight = objective.weights(batch)
+        others = sum_gradients_locally(frozen or {})
+
+        def totals_of(params: Params, batch: Batch, keys: jax.Array | None = None) -> Totals:
+            return objective(model.bind(join(params, others), first_layer), batch, keys=keys)
 
         def part_loss(params: Params, part: Batch, keys: jax.Array) -> tuple[jax.Array, Totals]:
             totals = totals_of(params, part, keys)
