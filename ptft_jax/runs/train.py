@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -117,6 +118,7 @@ def train(
     job: Job,
     watch: Sink | None = None,
     allow_changes: bool = False,
+    stop_at: int | Fraction | None = None,
     profile: tuple[int, int] | None = None,
     track: str | None = None,
 ) -> Results:
@@ -128,11 +130,14 @@ def train(
         job: the processes that train it.
         watch: is told what happens.
         allow_changes: whether a run may go on with another config than it was started with.
+        stop_at: where to stop, evaluated and saved, in a schedule that goes to the end: a number of
+            updates, or a share of all below 1, rounded up; None: at the end.
         profile: the updates to trace are those after the first number up to the second.
         track: the service to tell the run to; see `ptft_jax.training.trackers`.
 
     Returns:
-        The metrics of the last evaluation by split, as written to results.json.
+        The metrics of the last evaluation by split, as written to results.json at the end; {}
+            where `stop_at` had been reached before.
 
     Raises:
         ConfigError: a setting cannot be, or does not fit the run that is there, or the processes of
@@ -166,6 +171,9 @@ def train(
     init_from = start.source or init_from
     tokenizer = start.tokenizer
     phases, steps = kind.phases, kind.phases[-1].until
+    if isinstance(stop_at, Fraction):
+        stop_at = math.ceil(stop_at * steps)
+    end = steps if stop_at is None else min(stop_at, steps)
     if profile is not None and profile[1] > steps:
         raise ConfigError(
             f"--profile={profile[0]}:{profile[1]}: the run ends after {steps} updates; expected "
@@ -261,7 +269,10 @@ def train(
 
                 about = {**record.to_json(), "facts": facts, "trained_on": trained_on(record)}
                 report.add(begin_tracking(track, folder.path, about, report.say))
-        report.begins(steps)
+        if first >= end < steps and not meta["evaluation_due"]:
+            report.say(f"{first:,} updates are made already: nothing to do up to {end:,}")
+            return {}
+        report.begins(end)
         started = time.monotonic()
 
         # Loop.
@@ -272,11 +283,12 @@ def train(
             tracer = tracing(profile, folder.path / "profile", first, report)
         with tracer as trace:
             for phase, rows, splits in zip(phases, examples, scored, strict=True):
-                ends_run = phase is phases[-1]
+                until = min(phase.until, end)
+                ends_run = until == end
                 done = int(state.step)
                 resumes_here = done == first and phase.start < first
-                due = meta["evaluation_due"] and resumes_here and done <= phase.until
-                if phase.until <= done and not ends_run and not due:
+                due = meta["evaluation_due"] and resumes_here and done <= until
+                if until <= done and not ends_run and not due:
                     continue
                 batch_size, accumulate = phase.config.batch_size, phase.config.accumulate
                 step = make_train_step(
@@ -302,7 +314,7 @@ def train(
                         step if trace is None else trace.around(step),
                         batches,
                         put=partial(put_batch, mesh=mesh),
-                        until=phase.until,
+                        until=until,
                         report=report,
                         saver=checkpoints,
                         evaluate=kind.evaluate(model, phase, splits, mesh, job),
@@ -315,17 +327,23 @@ def train(
                         ideal_seconds=ideal_seconds(model.config, batch_size, mesh),
                         job=job,
                     )
+                if ends_run:
+                    break
         with job.activity("saving"):
             checkpoints.wait()
 
         # Results.
         results = {split: dict(metrics) for split, metrics in report.results.items()}
         best = checkpoints.best_step()
-        report.ends(steps, {**results, "best": {"step": best}})
+        if end == steps:
+            report.ends(steps, {**results, "best": {"step": best}})
     if job.is_first:
-        write_results(folder.path, {**results, "step": steps})
+        if end == steps:
+            write_results(folder.path, {**results, "step": steps})
+        else:
+            report.say(f"stopped at step {end:,} of {steps:,}, as asked")
         report.say(
-            f"{steps - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
+            f"{end - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
             + (f" (best: {best})" if best is not None else "")
         )

@@ -35,6 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = trained("finetune", values, positional)
+    if folder is None:
+        return
     run_dir = flag("run_dir", folder.path)
     record = folder.record()
     head = record.encoder_config.heads[-1]
