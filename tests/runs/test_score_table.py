@@ -8,6 +8,7 @@ from ptft_jax.runs.score_table import as_csv, markdown, picture, rows_of
 ENTRIES = [
     {
         "task": "mrpc",
+        "settings": "",
         "seed": seed,
         "metrics": ("accuracy", "f1"),
         "results": {"dev": {"loss": 0.5, "accuracy": accuracy, "f1": 0.9}},
@@ -17,6 +18,7 @@ ENTRIES = [
 ] + [
     {
         "task": "squad",
+        "settings": "",
         "seed": 0,
         "metrics": ("f1",),
         "results": {"dev": {"f1": 88.5}},
@@ -49,6 +51,7 @@ def test_every_score_is_in_the_csv():
     assert len(rows) == 3 * 3 + 1
     assert rows[1] == {
         "task": "mrpc",
+        "settings": "",
         "seed": "0",
         "split": "dev",
         "metric": "accuracy",

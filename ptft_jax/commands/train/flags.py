@@ -70,7 +70,9 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "skip_batches", 0, "How many batches to leave out after --rewind.", flag_values=values
     )
-    text = "Stop after so many updates in all, or a share of them like 1/3: evaluated and saved, on "
+    text = (
+        "Stop after so many updates in all, or a share of them like 1/3: evaluated and saved, on "
+    )
     text += "the schedule of the whole run, which goes on from there without this flag."
     flags.DEFINE_string("stop_at", None, text, flag_values=values)
     text = "START:STOP, like 100:103: traces the updates 101 to 103 into RUN/profile."
@@ -78,6 +80,14 @@ def define_training_flags(values: flags.FlagValues) -> None:
     text = "Service that is told the run too; see docs/pretraining.md."
     flags.DEFINE_enum("track", None, ["wandb", "mlflow", "trackio"], text, flag_values=values)
     define_job_flags(values)
+
+
+def define_series_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of a command that makes several runs."""
+    text = "A run with each of these seeds, like 0,1,2, and a table of their scores."
+    flags.DEFINE_list("seeds", [], text, flag_values=values)
+    text = "How many of several runs at once; else one on each GPU."
+    flags.DEFINE_integer("at_once", None, text, lower_bound=1, flag_values=values)
 
 
 def trained(command: str, values: flags.FlagValues, positional: list[str]) -> RunFolder | None:
