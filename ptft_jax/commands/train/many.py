@@ -99,7 +99,7 @@ def planned(arguments: list[str]) -> Plan:
     rest, own = words_for_all(arguments, ("--protocol",))
     line = [_config_flag(file, tasks[0]), *rest, *own]
     values, positional = parse(finetune.define_flags, line, "finetune")
-    series, seeds = series_of(values, positional, make_console())
+    series, seeds = series_of(values, positional)
     protocol, given = PROTOCOLS[values.protocol], _given(rest, values.config)
     # What stands after the colon need not be the task's own name.
     after_colon = {name: name for name in tasks} if every else {values.config.task: task}

@@ -16,7 +16,7 @@ from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """One run of a command for several.
 

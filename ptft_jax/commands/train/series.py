@@ -14,17 +14,19 @@ from urllib.parse import quote
 from absl import flags
 from rich.console import Console
 
-from ptft_jax.commands.screen import say
+from ptft_jax.commands.screen import make_console, say
 from ptft_jax.commands.train.pool import Run, finished, gpus
 from ptft_jax.errors import ConfigError, PtftError
 from ptft_jax.training.metric_sinks import read_metrics
 from ptft_jax.training.storage import write_atomically
 
+# What decides where nothing is said.
+_LOSS = ("dev_loss", "min")
 # Longer than this, a folder's name is cut: file systems take 255 bytes.
 _LONGEST_NAME = 150
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
     """Runs with the same settings, one for each seed.
 
@@ -121,6 +123,10 @@ class Series:
         score = results[split][metric]
         return f"{split} {metric} {'-' if score is None else f'{score:.4f}'}"
 
+    def seconds(self, run: Run) -> float:
+        """Returns how long a run has taken so far."""
+        return self._known.get(run.name, {}).get("seconds", 0.0)
+
     def scores(self, trial: Trial, stop_at: Fraction | None = None) -> list[float]:
         """Returns the deciding metric of those runs of a trial that have one."""
         found = []
@@ -137,7 +143,7 @@ class Series:
         for number, trial in enumerate(trials):
             scores = self.scores(trial, stop_at)
             if len(scores) == len(trial.runs):
-                sign = 1 if _best(trial.runs[0])[1] == "min" else -1
+                sign = 1 if best_of(trial.runs[0]) == "min" else -1
                 medians[number] = sign * median(scores)
         return [trials[number] for number in sorted(medians, key=lambda number: medians[number])]
 
@@ -158,13 +164,14 @@ class Series:
 
 def metric_of(run: Run, results: Mapping[str, Any]) -> tuple[str, str]:
     """Returns the split and the metric among `results` that decide which checkpoint is best."""
-    name, _ = _best(run)
+    name, _ = run.folder.record().best or _LOSS
     split = max((one for one in results if name.startswith(f"{one}_")), key=len)
     return split, name.removeprefix(f"{split}_")
 
 
-def _best(run: Run) -> tuple[str, str]:
-    return run.folder.record().best or ("dev_loss", "min")
+def best_of(run: Run) -> str:
+    """Returns whether the "max" or the "min" of what decides is best."""
+    return (run.folder.record().best or _LOSS)[1]
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:
@@ -208,9 +215,7 @@ def words_for_all(
     return rest, others
 
 
-def series_of(
-    values: flags.FlagValues, positional: Sequence[str], console: Console
-) -> tuple[Series, list[int]]:
+def series_of(values: flags.FlagValues, positional: Sequence[str]) -> tuple[Series, list[int]]:
     """Returns the series and the seeds that flags ask for.
 
     Raises:
@@ -222,8 +227,10 @@ def series_of(
         raise ConfigError("--run_dir is missing: name the folder of all runs.")
     if (values.num_processes or 1) > 1:
         raise ConfigError("several runs are made in one process each: leave out the job.")
+    if values.stop_at is not None:
+        raise ConfigError("--stop_at is for one run: leave it out where several are made.")
     seeds = values.seeds or [str(values.config.seed)]
     if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds={','.join(seeds)}: expected different numbers, like 0,1,2.")
     at_once = values.at_once or len(gpus()) or 1
-    return Series(Path(values.run_dir), at_once, console), [int(seed) for seed in seeds]
+    return Series(Path(values.run_dir), at_once, make_console()), [int(seed) for seed in seeds]
