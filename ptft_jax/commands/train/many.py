@@ -17,6 +17,7 @@ from ptft_jax.commands.train.pool import Run
 from ptft_jax.commands.train.series import (
     Series,
     Trial,
+    check_start,
     folder_name,
     metric_of,
     series_of,
@@ -39,6 +40,7 @@ class Plan:
     Attributes:
         arguments: the words that ask for them.
         protocol: the name of the protocol.
+        init_from: what the runs start from, or those that the others start from.
         tasks: those of the table, in its order.
         lacking: tasks of the benchmark that the protocol has no settings for.
         trials: the trials of each task, in the order in which they are made.
@@ -47,6 +49,7 @@ class Plan:
 
     arguments: list[str]
     protocol: str
+    init_from: str | None
     tasks: list[str]
     lacking: list[str]
     trials: Mapping[str, list[Trial]]
@@ -75,11 +78,13 @@ def run(plan: Plan) -> None:
     """Makes all runs, then the table of their scores.
 
     Raises:
-        ConfigError: tasks have no folder in `data_dir`; nothing was started.
+        ConfigError: tasks have no folder in `data_dir`, or there is nothing to start from; nothing
+            was started.
         PtftError: some runs failed; the table holds the others.
         StopError: a signal came; all runs have saved.
     """
     _check_folders(plan.runs)
+    check_start(plan.init_from, "finetune")
     plan.series.make(plan.runs)
     _write_table(plan, make_console())
     plan.series.check(len(plan.runs))
@@ -122,7 +127,8 @@ def planned(arguments: list[str]) -> Plan:
     order = [name for name in after_colon if name in trials]
     order += [name for name in trials if name not in order]
     lacking = [name for name in after_colon if name not in trials]
-    return Plan(arguments, values.protocol, order, lacking, trials, series)
+    init_from = values.init_from
+    return Plan(arguments, values.protocol, init_from, order, lacking, trials, series)
 
 
 def _run(name: str, words: list[str], init_from: str | None, place: Path) -> Run:

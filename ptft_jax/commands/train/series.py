@@ -16,7 +16,9 @@ from rich.console import Console
 
 from ptft_jax.commands.screen import make_console, say
 from ptft_jax.commands.train.pool import Run, finished, gpus
+from ptft_jax.data.hub import locate
 from ptft_jax.errors import ConfigError, PtftError
+from ptft_jax.runs.record import is_run
 from ptft_jax.training.metric_sinks import read_metrics
 from ptft_jax.training.storage import write_atomically
 
@@ -160,6 +162,19 @@ class Series:
             f"{len(self._failed)} of {count} runs failed: {', '.join(named)}. What they said is in "
             f"{self.place / 'logs'}; the same command tries them again."
         )
+
+
+def check_start(init_from: str | None, command: str) -> None:
+    """Raises ConfigError where what the runs start from is not there: found once, and now.
+
+    A model of the Hub is fetched, so that the runs need not do it all at the same time.
+    """
+    if init_from is not None:
+        named = f"--init_from={init_from}"
+        path, _ = locate(init_from, named)
+        is_run(path, named)
+    elif command == "finetune":
+        raise ConfigError("--init_from is missing: name a run or a Hugging Face folder.")
 
 
 def metric_of(run: Run, results: Mapping[str, Any]) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from ptft_jax.commands.train.series import (
     Series,
     Trial,
     best_of,
+    check_start,
     folder_name,
     metric_of,
     series_of,
@@ -40,6 +41,7 @@ from ptft_jax.commands.train.series import (
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_numbers, flatten, load_config
 from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.search_space import Axis, axis_of, combinations, draws, stops
 from ptft_jax.runs.sweep_table import Line, as_csv, markdown, picture
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig
@@ -176,10 +178,14 @@ def run(plan: Plan) -> None:
     """Makes the runs, then the table of the trials.
 
     Raises:
+        ConfigError: the data or what the runs start from is not there; nothing was started.
+        DataError: the data is damaged; nothing was started.
         PtftError: some runs failed; the table says which trials.
         StopError: a signal came; all runs have saved.
     """
-    series, console = plan.series, make_console()
+    series, console, first = plan.series, make_console(), plan.trials[0].runs[0]
+    check_start(first.source, first.command)
+    kind_of(first.command, first.config)
     # What a trial's last score is of: a share of its updates.
     reached: list[tuple[Trial, Fraction]] = []
     going = plan.trials

@@ -76,7 +76,7 @@ def test_one_in_three_goes_on_and_its_command_line_is_true(place, capsys):
     [
         ((), "--grid is missing"),
         (("--grid", "optimizer.learning_rat=1e-5"), "the nearest key is 'optimizer.learning_rate'"),
-        (("--grid", "batch_size=8,x"), "--config.batch_size=x: expected a whole number"),
+        (("--grid", "workers=8,x"), "--config.workers=x: expected a whole number"),
         (("--grid", "max_seq_length=16,"), "expected a key of the config and values"),
         (("--grid", "seed=0,1"), "expected --seeds=0,1,2"),
         (("--grid", "epochs=1,2"), "epochs is named twice"),
@@ -88,6 +88,8 @@ def test_one_in_three_goes_on_and_its_command_line_is_true(place, capsys):
         (("--grid", "workers=1,2", "--halving=3"), "there are 2 trials; expected at least 3"),
         (("--grid", "workers=1,2", "--stop_at=3"), "--stop_at is for one run"),
         (("--grid", "workers=1,2", "--seeds=1,1"), "expected different numbers"),
+        (("--grid", "workers=1,2", "--init_from=/nowhere/run"), "no such folder"),
+        (("--grid", "workers=1,2", "--config.data_dir=nowhere"), "nowhere"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(more, message, place, tmp_path, capsys):

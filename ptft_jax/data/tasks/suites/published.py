@@ -22,8 +22,8 @@ SOURCES = {
     "text-classification/README.md (rate 2e-5, batch 32, 3 epochs, 5 for MRPC and WNLI)",
     2: "BERT-base as in Warner et al. 2024 (ModernBERT), table 5, whose rates and epochs were "
     "searched for each task and whose RTE starts from MNLI",
-    3: "roberta.base, fairseq, examples/roberta/README.md (rates searched, up to 10 epochs; it does "
-    "not say what starts from MNLI)",
+    3: "roberta.base, fairseq, examples/roberta/README.md (rates searched, 10 epochs at most; "
+    "what starts from MNLI is not said)",
     4: "bert-base-uncased, one run: Hugging Face transformers, examples/pytorch/"
     "question-answering/README.md (rate 3e-5, batch 12, 2 epochs)",
     5: "BERT-base, Devlin et al. 2019: table 2 (SQuAD 1.1), 4 (SWAG) and 7 (CoNLL-2003, with the "
