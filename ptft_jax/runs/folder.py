@@ -85,7 +85,11 @@ class RunFolder:
 
     def has_checkpoint(self) -> bool:
         """Says whether the run has anything to go on from."""
-        return self.exists() and self.checkpoints().latest_step() is not None
+        return self.last_step() is not None
+
+    def last_step(self) -> int | None:
+        """Returns the step of the last checkpoint; None where there is none."""
+        return self.checkpoints().latest_step() if self.exists() else None
 
     def tokenizer(self) -> TextTokenizer:
         """Reads the run's tokenizer."""
@@ -223,7 +227,7 @@ class RunFolder:
         write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
 
     def _note_changes(self, record: RunRecord) -> None:
-        step = self.checkpoints().latest_step() if self.exists() else None
+        step = self.last_step()
         if step is None:
             return
         # Paths say something about a machine, and what is free nothing about the model.
