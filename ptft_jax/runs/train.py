@@ -331,6 +331,9 @@ def train(
         )
         for line in kind.findings():
             report.say(line)
+        failed = kind.write_report(folder, folder.report_file, steps, results)
+        if failed:
+            report.say(f"warning: {failed}")
     job.heartbeat.end(0)
     return results
 

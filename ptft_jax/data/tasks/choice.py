@@ -200,7 +200,8 @@ class ChoiceExamples:
     """Random access to the examples of one split, one packed row each; see `data.batches.Examples`.
 
     `buckets` are the lengths of rows: as many times those of a choice as an example has choices.
-    `num_truncated` counts the examples with a choice that did not fit into `max_seq_length`.
+    `lengths` are the tokens of each example, int64 [N]; `is_cut` says which have a choice that did
+    not fit into `max_seq_length`, bool [N], and `num_truncated` how many.
     """
 
     def __init__(
@@ -229,8 +230,9 @@ class ChoiceExamples:
         first, second = (contexts, each) if any(contexts) else (each, None)
         self._texts = format_texts(first, second, tokenizer, max_seq_length)
         self._first = np.cumsum(self._counts) - self._counts
-        self._lengths = np.add.reduceat(self._texts.lengths, self._first)
-        self.num_truncated = int(np.logical_or.reduceat(self._texts.is_cut, self._first).sum())
+        self.lengths = np.add.reduceat(self._texts.lengths, self._first)
+        self.is_cut = np.logical_or.reduceat(self._texts.is_cut, self._first)
+        self.num_truncated = int(self.is_cut.sum())
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -247,7 +249,7 @@ class ChoiceExamples:
         if self._shuffle:
             rows = shuffled_index(rows, len(self), self._seed, epochs)
         texts, most = self._texts, self._most
-        length = next(bucket for bucket in self.buckets if bucket >= self._lengths[rows].max())
+        length = next(bucket for bucket in self.buckets if bucket >= self.lengths[rows].max())
         counts = self._counts[rows]
         batch = {
             name: np.zeros((len(rows), length), np.int32)

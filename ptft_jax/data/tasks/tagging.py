@@ -57,7 +57,7 @@ class TaggingExamples:
     A sentence that fits into a row is one window. Each batch is padded to the smallest bucket that
     holds its longest window; `buckets` are the lengths in use, the last is `max_seq_length`.
     `num_truncated` counts the sentences that did not fit into one window, `num_unknown` the words
-    that the tokenizer leaves nothing of.
+    that the tokenizer leaves nothing of. `lengths` are the tokens of each window, int64 [windows].
     """
 
     def __init__(
@@ -138,6 +138,7 @@ class TaggingExamples:
         self._from = bases + np.where(is_first, 0, np.concatenate([[0], borders]))
         self._to = bases + np.where(is_last, sizes, np.concatenate([borders, [0]]))
         self._starts, self._ends = bases + starts, bases + ends
+        self.lengths = ends - starts + 2
         self._window_of = np.searchsorted(self._to, self._heads, side="right")
 
     def __len__(self) -> int:
