@@ -209,7 +209,7 @@ class FineTuning(Kind):
                 name: self.analysis(self.task.splits[name], examples, predictions)
                 for name, (examples, predictions) in self._last.items()
             }
-            write_report(path, folder, step, results, analyses)
+            write_report(path, folder, step, results, analyses, len(self.task.splits["train"]))
         except Exception as error:  # whatever it is, the run is finished and its results are there
             return f"{path} was not written: {type(error).__name__}: {error}"
         return None

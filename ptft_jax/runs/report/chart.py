@@ -81,7 +81,8 @@ def chart(
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
     )
-    caption = element("figcaption", element("b", title), " ", element("span", y, class_="unit"))
+    unit = None if y == title.lower() else element("span", y, class_="unit")
+    caption = element("figcaption", element("b", title), " ", unit)
     return element("figure", caption, drawing, element("div", legend, class_="legend"))
 
 

@@ -23,7 +23,12 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def write_report(
-    path: Path, folder: RunFolder, step: int, results: Results, analyses: Mapping[str, Analysis]
+    path: Path,
+    folder: RunFolder,
+    step: int,
+    results: Results,
+    analyses: Mapping[str, Analysis],
+    num_train: int,
 ) -> None:
     """Writes the page of a fine-tuned run.
 
@@ -33,12 +38,13 @@ def write_report(
         step: the checkpoint that was scored.
         results: the metrics by split, as in results.json.
         analyses: what there is to say of each split.
+        num_train: the examples of an epoch.
     """
     record = folder.record()
     task = record.config["task"]
     title = f"{folder.path.resolve().name}: {task}"
     body = [
-        element("header", element("h1", title), _facts(record, step, analyses)),
+        element("header", element("h1", title), _facts(record, step, analyses, num_train)),
         _scores(results, analyses),
         _curves(read_metrics(folder.path / "metrics.jsonl"), record),
     ]
@@ -58,15 +64,15 @@ def write_report(
     write_atomically(path, f"<!doctype html>\n{page}\n")
 
 
-def _facts(record: RunRecord, step: int, analyses: Mapping[str, Analysis]) -> Html:
+def _facts(record: RunRecord, step: int, analyses: Mapping[str, Analysis], num_train: int) -> Html:
     model, config = record.encoder_config, record.config
     facts = {
         "task": config["task"],
+        "trained on": f"{num_train:,} examples; {step:,} updates of {config['batch_size']}",
         "scored": "; ".join(f"{name}: {one.counted}" for name, one in analyses.items()),
         "model": f"{model.num_hidden_layers} layers of width {model.hidden_size}, "
-        f"{model.vocab_size:,} words",
+        f"vocabulary of {model.vocab_size:,}",
         "from": record.init_from,
-        "after": f"{step:,} updates of {config['batch_size']} examples",
     }
     pairs = [(element("dt", name), element("dd", value)) for name, value in facts.items()]
     return element("dl", pairs)

@@ -114,7 +114,10 @@ def _confused_pairs(names: Sequence[str], matrix: np.ndarray) -> Html | None:
 
 
 def class_scores(
-    names: Sequence[str], counts: np.ndarray, in_training: np.ndarray | None = None
+    names: Sequence[str],
+    counts: np.ndarray,
+    in_training: np.ndarray,
+    unit: str = "examples",
 ) -> Html:
     """Shows the scores of each class, from its counts [3, K] over all examples."""
     scores, support = precision_recall_f1(counts), counts[2]
@@ -122,13 +125,9 @@ def class_scores(
     rows = []
     for index in order:
         row = [names[index], *(f"{values[index]:.3f}" for values in scores)]
-        row.append(f"{support[index]:,.0f}")
-        rows.append(row + ([] if in_training is None else [f"{in_training[index]:,}"]))
-    head = ["class", "precision", "recall", "F1", "examples"]
-    return section(
-        "Scores per class",
-        table(head + ([] if in_training is None else ["in training"]), rows),
-    )
+        rows.append([*row, f"{support[index]:,.0f}", f"{in_training[index]:,}"])
+    head = ["class", "precision", "recall", "F1", unit, "in train"]
+    return section("Scores per class", table(head, rows))
 
 
 def reliability(confidences: np.ndarray, right: np.ndarray, of: str = "predictions") -> Html:

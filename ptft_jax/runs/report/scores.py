@@ -120,16 +120,14 @@ def _residuals(labels: np.ndarray, errors: np.ndarray) -> Html:
     head = ["label", "examples", "mean error", "95 %", "mean absolute error"]
     return section(
         "Errors by label",
-        side_by_side(
-            chart(
-                "Mean error",
-                [
-                    Series([labels.min(), labels.max()], [0, 0], "", "guide"),
-                    Series(middles, means),
-                ],
-                x="label",
-                y="prediction less label",
-            ),
-            table(head, rows),
+        table(head, rows),
+        chart(
+            "Mean error",
+            [
+                Series([labels.min(), labels.max()], [0, 0], "", "guide"),
+                Series(middles, means),
+            ],
+            x="label",
+            y="prediction less label",
         ),
     )

@@ -64,5 +64,6 @@ mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 3
 pre { background: var(--panel); border-radius: 8px; padding: 10px 12px; white-space: pre-wrap;
   overflow-wrap: anywhere; font-size: 13px; }
 code { font-size: 13px; overflow-wrap: anywhere; }
+@media (max-width: 480px) { th, td { padding-right: 8px; } table { font-size: 13px; } }
 @media print { body { font-size: 12px; } section, figure, .errors li { break-inside: avoid; } }
 """

@@ -66,7 +66,7 @@ def analysis(
         in_training = np.bincount(np.concatenate(train.tags or [gold[:0]]), minlength=len(names))
         parts = [
             confusion_matrix(names, confusion(gold, found, len(names))),
-            class_scores(names, counts, in_training),
+            class_scores(names, counts, in_training, "words"),
             _worst_words(split, found_ids, sure, names),
         ]
     limit = examples.buckets[-1]
@@ -103,7 +103,9 @@ def _entities(
         entity.type for tags in _named(train.tags or (), names) for entity in entities_of(tags)
     )
     return [
-        class_scores(types, counts.sum(axis=0), np.array([by_type[name] for name in types])),
+        class_scores(
+            types, counts.sum(axis=0), np.array([by_type[name] for name in types]), "entities"
+        ),
         _kinds_of_errors(wrong, types),
         _confused_types(wrong),
         _seen_before(split, gold, wrong, train, names),
