@@ -6,6 +6,7 @@ tensorboard/    the same for TensorBoard, a folder per split
 checkpoints/    see `ptft_jax.training.checkpoints.store`
 tokenizer/      tokenizer.json, vocab.txt and what Hugging Face needs beside them
 results.json    the metrics of the finished run, by split
+report.html     what they are made of, if it was fine-tuned
 tracking.json   its ids in tracking services, if it is told to any
 changes.jsonl   with which changes it went on, and from which step, if it did
 """
@@ -78,6 +79,7 @@ class RunFolder:
         self.config_file = self.path / "config.json"
         self.tokenizer_dir = self.path / "tokenizer"
         self.results_file = self.path / "results.json"
+        self.report_file = self.path / "report.html"
 
     def exists(self) -> bool:
         """Says whether a run was started here."""

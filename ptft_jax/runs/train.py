@@ -22,7 +22,7 @@ from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_model, device_of
-from ptft_jax.runs.endings import Patience, by_split, ended_before, share
+from ptft_jax.runs.endings import Patience, ended_before, share
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
@@ -241,7 +241,8 @@ def train(
     lock = held(folder.path) if job.is_first else nullcontext()
     with lock, jax.set_mesh(mesh), checkpoints, report:
         abstract = abstract_state(model, optimizer)
-        check_run_place(job, folder.path, _bytes(abstract))
+        arrays = jax.tree.leaves(abstract)
+        check_run_place(job, folder.path, sum(a.size * a.dtype.itemsize for a in arrays))
         if job.process_count > 1:
             report.say(time_all_reduce(mesh))
         if job.is_first:
@@ -305,6 +306,7 @@ def train(
                     accumulate=accumulate,
                     max_skipped_in_row=config.max_skipped_in_row,
                 )
+                evaluate = kind.evaluate(model, phase, splits, mesh, job)
                 # A phase reads its own examples, from the first one on.
                 index = meta["next_index"] if resumes_here else 0
                 if done == first:
@@ -322,7 +324,7 @@ def train(
                         until=until,
                         report=report,
                         saver=checkpoints,
-                        evaluate=kind.evaluate(model, phase, splits, mesh, job),
+                        evaluate=evaluate,
                         ends_run=ends_run,
                         log_every=config.log_every,
                         eval_every=kind.eval_every,
@@ -340,11 +342,12 @@ def train(
 
         # Results.
         made, best = int(state.step), checkpoints.best_step()
-        results = {split: dict(metrics) for split, metrics in report.results.items()}
         ends = made == steps or (patience is not None and patience.is_over(made))
-        scored = made
-        if ends and patience is not None and best is not None:
-            results, scored = by_split(checkpoints.meta(best)["metrics"], results), best
+        scored, scores = made, report.results
+        if ends and patience is not None and best not in (None, made):
+            # Once more, for the report and the findings.
+            scored, scores = best, evaluate(checkpoints.restore_params(best, abstract.params))
+        results = {split: dict(metrics) for split, metrics in scores.items()}
         if ends:
             report.ends(made, {**results, "best": {"step": best}})
     if job.is_first:
@@ -360,6 +363,9 @@ def train(
         )
         for line in kind.findings():
             report.say(line)
+        failed = kind.write_report(folder, folder.report_file, scored, results) if ends else None
+        if failed:
+            report.say(f"warning: {failed}")
     job.heartbeat.end(0)
     return results
 
@@ -377,11 +383,6 @@ def checked_mesh(config: Config, model: Model, phases: list[PhaseConfig]) -> Mes
         check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
     check_model(model.config, mesh)
     return mesh
-
-
-def _bytes(tree: Any) -> int:
-    """Returns the size of a tree of arrays."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:

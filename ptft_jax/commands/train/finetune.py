@@ -46,7 +46,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     made(
         make_console(),
         "fine-tuned",
-        {"run": str(folder.path), "results": str(folder.results_file)},
+        {"run": str(folder.path), "results": str(folder.results_file)}
+        | ({"report": str(folder.report_file)} if folder.report_file.is_file() else {}),
         [
             f"ptft evaluate {run_dir}",
             f"ptft predict {run_dir} {asked}",
