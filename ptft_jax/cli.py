@@ -21,6 +21,7 @@ COMMANDS = {
     "data stats": "a corpus and the rows made of it in tables and charts",
     "pretrain": "MLM + NSP pretraining",
     "finetune": "fine-tuning on GLUE or on your own table",
+    "sweep": "grid or random search over the settings of trainings",
     "plan": "memory, traffic, time and cost of pretraining on machines that are not at hand",
     "bench train": "updates a second here, and beside PyTorch",
     "bench attention": "attention alone, by each backend",
@@ -51,6 +52,7 @@ _MODULES = {
     "data stats": "data.stats",
     "pretrain": "train.pretrain",
     "finetune": "train.finetune",
+    "sweep": "train.sweep",
     "plan": "look.plan",
     "bench train": "look.bench:Train",
     "bench attention": "look.bench:Attention",
@@ -83,7 +85,7 @@ _CONFIG_OF = {
 _CONFIG_OPTIONAL = ("check",)
 _PRINT_CONFIG = "--print_config"
 # Commands that go on where they were when they are started again.
-_RESTARTABLE = ("pretrain", "finetune", "evaluate")
+_RESTARTABLE = ("pretrain", "finetune", "sweep", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,7 +150,7 @@ def _run(arguments: list[str]) -> int:
     from ptft_jax.commands.parsing import parse
     from ptft_jax.runs.defaults import WITH_CONFIG
 
-    taken = _CONFIG_OF.get(name, name)
+    taken = module.command_for(rest) if name == "sweep" else _CONFIG_OF.get(name, name)
     taken = taken if taken in WITH_CONFIG else None
     if wants_help:
         from ptft_jax.commands import help
@@ -160,12 +162,13 @@ def _run(arguments: list[str]) -> int:
     prints = taken is not None and _PRINT_CONFIG in rest
     if prints:
         rest.remove(_PRINT_CONFIG)
-    if name == "finetune":
+    if name in ("finetune", "sweep"):
         from ptft_jax.commands.train import many
 
-        if many.is_asked(rest):
-            plan = many.planned(rest)
-            many.show(plan) if prints else many.run(plan)
+        several = many if name == "finetune" else module
+        if several is module or many.is_asked(rest):
+            plan = several.planned(rest)
+            several.show(plan) if prints else several.run(plan)
             return 0
     values, positional = parse(module.define_flags, rest, taken)
     if prints:

@@ -82,7 +82,7 @@ def parses(arguments: list[str], monkeypatch) -> None:
     name, _ = cli.command_of(arguments)
     module = cli.module_of(name)
     reached = []
-    monkeypatch.setattr(module, "run", lambda values, positional: reached.append(name))
+    monkeypatch.setattr(module, "run", lambda *_: reached.append(name))
     monkeypatch.setattr(many, "run", lambda plan: reached.append(name))
     assert cli.main(arguments) == 0
     assert reached == [name] or {"--help", "-h"} & set(arguments)

@@ -25,7 +25,7 @@ from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAININGS = ("pretrain", "finetune")
+TRAININGS = ("pretrain", "finetune", "sweep")
 RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VOCAB_SIZE = 64
@@ -94,7 +94,7 @@ def commands_of(page: Path, place: Path) -> list[Command]:
 def runs_of(command: Command) -> list[Command]:
     """Returns the first run of each task that a command for several tasks and seeds makes here."""
     seeds, config = command.value("seeds"), command.value("config") or ""
-    if seeds is None:
+    if seeds is None or command.name == "sweep":
         return [command]
     file, _, task = config.partition(":")
     tasks = ("mrpc", "mnli", "rte") if task == "all" else (task,)
@@ -102,7 +102,7 @@ def runs_of(command: Command) -> list[Command]:
     rest = [
         word
         for word in command.arguments
-        if not word.startswith(("--config=", "--run_dir=", "--seeds="))
+        if not word.startswith(("--config=", "--run_dir=", "--seeds=", "--protocol="))
     ]
     return [
         Command([*rest, f"--config={file}:{one}", f"--run_dir={place}/{one}/seed-{seed}"])

@@ -124,7 +124,8 @@ KEYS: Mapping[str, Group] = {
             "batch_size": "examples per update, over all devices and micro-batches",
             "accumulate": "micro-batches that an update is made of",
             "max_seq_length": "longer examples are cut to this many tokens",
-            "length_buckets": "lengths that batches are padded to",
+            "packing": "training examples share rows",
+            "length_buckets": "lengths of the rows where examples do not share them",
             "seed": "decides a new head, dropout and the order of the examples",
             "eval_every": "evaluation every so many updates; None every epoch, 0 only at the end",
             "eval_batch_size": "examples per evaluation batch; None: a micro-batch of training, "

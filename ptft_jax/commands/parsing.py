@@ -126,13 +126,18 @@ def _check_key(key: str, known: dict[str, Any]) -> None:
     raise ConfigError(f"--config.{key}: the config has no key '{key}'; {hint}.")
 
 
+def key_type(config: Config, key: str) -> type:
+    """Returns the type of a key's values; of one that is None, that of those it may have."""
+    *path, last = key.split(".")
+    for name in path:
+        config = config[name]
+    return config.get_type(last)
+
+
 def _check_value(argument: str, config: Config) -> None:
     """Raises ConfigError when an override is not of its key's type; writes into `config`."""
-    path = argument.partition("=")[0].removeprefix("--config.").split(".")
-    section = config
-    for name in path[:-1]:
-        section = section[name]
-    kind, now = section.get_type(path[-1]), section[path[-1]]
+    key = argument.partition("=")[0].removeprefix("--config.")
+    kind, now = key_type(config, key), flatten(config.to_dict())[key]
     try:
         _read(lambda _: None, [argument], config)
     except ConfigError as error:

@@ -117,6 +117,44 @@ def entity_scores(
     return _score(hits.total(), guesses.total(), truths.total()), by_type
 
 
+class Difference(NamedTuple):
+    """An entity that is wrong, and how: one of `DIFFERENCES`; None for what is not there."""
+
+    kind: str
+    expected: Entity | None
+    found: Entity | None
+
+
+DIFFERENCES = ("missed", "spurious", "type", "boundary", "type and boundary")
+
+
+def differences(gold: Tags, predicted: Tags) -> list[Difference]:
+    """What is wrong with the entities of one sentence, in their order; tags are read leniently.
+
+    A found entity and one to find that overlap are one difference: each belongs to one at most, of
+    equal type first, then to that with which it shares most words.
+    """
+    truths, guesses = set(entities_of(gold)), set(entities_of(predicted))
+    truths, guesses = truths - guesses, guesses - truths
+    shared = [
+        (ours.type == theirs.type, words, ours, theirs)
+        for ours in sorted(truths)
+        for theirs in sorted(guesses)
+        if (words := min(ours.end, theirs.end) - max(ours.start, theirs.start)) > 0
+    ]
+    found = []
+    for same, _, ours, theirs in sorted(shared, key=lambda one: (-one[0], -one[1], *one[2:])):
+        if ours in truths and theirs in guesses:
+            truths.remove(ours)
+            guesses.remove(theirs)
+            moved = "boundary" if ours[1:] != theirs[1:] else ""
+            kind = " and ".join(filter(None, ["" if same else "type", moved]))
+            found.append(Difference(kind, ours, theirs))
+    found += [Difference("missed", entity, None) for entity in truths]
+    found += [Difference("spurious", None, entity) for entity in guesses]
+    return sorted(found, key=lambda one: min(e[1:] for e in one[1:] if e is not None))
+
+
 def tag_accuracy(gold: Sequence[Tags], predicted: Sequence[Tags]) -> float:
     """The share of words with the right tag; 0.0 without words."""
     right = [

@@ -8,5 +8,7 @@ kinds       what pretraining and fine-tuning have of their own
 train       THE page: config → data → model → state → loop → results
 lock        one job at a time in a run;  describe  models and meshes in words
 trained     a trained model asked, scored and exported
+protocols   whose settings a table of scores has;  search_space  what a sweep tries
+score_table, sweep_table   several runs as one table
 bench       how fast it is
 """

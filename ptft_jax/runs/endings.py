@@ -1,6 +1,6 @@
 """How a run ends: at its last update, or early, where `patience` says so."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.runs.folder import RunFolder
@@ -72,15 +72,3 @@ def share(made: int, steps: int, patience: Patience | None) -> str:
     if made == steps:
         return f"all {steps:,} updates"
     return f"{made:,} of {steps:,} updates ({patience})"
-
-
-def by_split(metrics: Mapping[str, Any], splits: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Returns the metrics of a checkpoint, whose names begin with that of the split, by split."""
-    return {
-        split: {
-            name.removeprefix(f"{split}_"): value
-            for name, value in metrics.items()
-            if name.startswith(f"{split}_")
-        }
-        for split in splits
-    }

@@ -6,6 +6,7 @@ tensorboard/    the same for TensorBoard, a folder per split
 checkpoints/    see `ptft_jax.training.checkpoints.store`
 tokenizer/      tokenizer.json, vocab.txt and what Hugging Face needs beside them
 results.json    the metrics of the finished run, by split
+report.html     what they are made of, if it was fine-tuned
 tracking.json   its ids in tracking services, if it is told to any
 changes.jsonl   with which changes it went on, and from which step, if it did
 """
@@ -80,6 +81,7 @@ class RunFolder:
         self.config_file = self.path / "config.json"
         self.tokenizer_dir = self.path / "tokenizer"
         self.results_file = self.path / "results.json"
+        self.report_file = self.path / "report.html"
 
     def exists(self) -> bool:
         """Says whether a run was started here."""
@@ -87,7 +89,11 @@ class RunFolder:
 
     def has_checkpoint(self) -> bool:
         """Says whether the run has anything to go on from."""
-        return self.exists() and self.checkpoints().latest_step() is not None
+        return self.last_step() is not None
+
+    def last_step(self) -> int | None:
+        """Returns the step of the last checkpoint; None where there is none."""
+        return self.checkpoints().latest_step() if self.exists() else None
 
     def tokenizer(self) -> TextTokenizer:
         """Reads the run's tokenizer."""
@@ -225,7 +231,7 @@ class RunFolder:
         write_atomically(self.config_file, json.dumps(record.to_json(), indent=2) + "\n")
 
     def _note_changes(self, record: RunRecord) -> None:
-        step = self.checkpoints().latest_step() if self.exists() else None
+        step = self.last_step()
         if step is None:
             return
         # Paths say something about a machine, and what is free nothing about the model.

@@ -2,13 +2,16 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from ptft_jax.data.pretraining.examples import PretrainingSettings
 from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, nearest
+from ptft_jax.runs.folder import RunFolder
 
 # Where a phase begins: after so many updates, or after a share of all.
 START_KEYS = ("step", "step_ratio")
@@ -108,3 +111,22 @@ def _checked(phase: Any, where: str, config: Config) -> dict[str, Any]:
         if type(value) is not type(example):
             raise ConfigError(f"{where}: {key}={value!r}: expected a value like {example!r}.")
     return dict(phase)
+
+
+def check_borders(folder: RunFolder, phases: Sequence[PhaseConfig]) -> None:
+    """Raises ConfigError for other borders of phases that a run has begun: it counts from them."""
+    if not folder.has_checkpoint():
+        return
+    done, config = folder.checkpoints().latest_step() or 0, ConfigDict(folder.record().config)
+    before = [phase.start for phase in phases_of(config)] if "phases" in config else [0]
+    there, now = (
+        [start for start in starts if start < done]
+        for starts in (before, [phase.start for phase in phases])
+    )
+    if done and there != now:
+        raise ConfigError(
+            f"--run_dir={folder.path} has made {done} updates, in phases that began after {there} "
+            f"updates; with this config they would have begun after {now}: expected the same "
+            "borders up to where the run is (a step_ratio moves with steps: name the step). Go on "
+            f"with them, or start another --run_dir with --init_from={folder.path}."
+        )

@@ -81,15 +81,18 @@ def markdown(rows: Sequence[Row], protocol: Sequence[str]) -> str:
 
 
 def as_csv(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Returns every score, a line for each run, split and metric."""
+    """Returns every score, a line for each run, split and metric.
+
+    The entries of `rows_of` have `settings` here, "" where a task has one set of them only.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["task", "seed", "split", "metric", "score", "seconds"])
+    writer.writerow(["task", "settings", "seed", "split", "metric", "score", "seconds"])
     for entry in entries:
         for split, metrics in entry["results"].items():
             for metric, score in metrics.items():
-                line = [entry["task"], entry["seed"], split, metric, score, entry["seconds"]]
-                writer.writerow(line)
+                about = entry["task"], entry["settings"], entry["seed"]
+                writer.writerow([*about, split, metric, score, entry["seconds"]])
     return file.getvalue()
 
 

@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from ptft_jax.data.batches import Batches
 from ptft_jax.data.hub import unmoved
@@ -22,11 +22,11 @@ from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_model, device_of
-from ptft_jax.runs.endings import Patience, by_split, ended_before, share
+from ptft_jax.runs.endings import Patience, ended_before, share
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
-from ptft_jax.runs.phases import PhaseConfig, phases_of
+from ptft_jax.runs.phases import PhaseConfig, check_borders
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
@@ -118,6 +118,7 @@ def train(
     job: Job,
     watch: Sink | None = None,
     allow_changes: bool = False,
+    stop_at: int | Fraction | None = None,
     profile: tuple[int, int] | None = None,
     track: str | None = None,
 ) -> Results:
@@ -129,11 +130,14 @@ def train(
         job: the processes that train it.
         watch: is told what happens.
         allow_changes: whether a run may go on with another config than it was started with.
+        stop_at: where to stop, evaluated and saved, in a schedule that goes to the end: a number of
+            updates, or a share of all below 1, rounded up; None: at the end.
         profile: the updates to trace are those after the first number up to the second.
         track: the service to tell the run to; see `ptft_jax.training.trackers`.
 
     Returns:
-        The metrics of the last evaluation by split, as written to results.json.
+        The metrics of the last evaluation by split, as written to results.json at the end; {}
+            where `stop_at` had been reached before.
 
     Raises:
         ConfigError: a setting cannot be, or does not fit the run that is there, or the processes of
@@ -167,6 +171,9 @@ def train(
     init_from = start.source or init_from
     tokenizer = start.tokenizer
     phases, steps = kind.phases, kind.phases[-1].until
+    if isinstance(stop_at, Fraction):
+        stop_at = math.ceil(stop_at * steps)
+    end = steps if stop_at is None else min(stop_at, steps)
     if profile is not None and profile[1] > steps:
         raise ConfigError(
             f"--profile={profile[0]}:{profile[1]}: the run ends after {steps} updates; expected "
@@ -205,7 +212,7 @@ def train(
     # Hosts that fetch a model of the Hub each for itself may have got different ones.
     agree(job, "data", {**record.data, "init_from": init_from})
     changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
-    _check_phases(folder, phases)
+    check_borders(folder, phases)
     if start.source is not None:
         report.say(str(start))
     facts = {
@@ -234,7 +241,8 @@ def train(
     lock = held(folder.path) if job.is_first else nullcontext()
     with lock, jax.set_mesh(mesh), checkpoints, report:
         abstract = abstract_state(model, optimizer)
-        check_run_place(job, folder.path, _bytes(abstract))
+        arrays = jax.tree.leaves(abstract)
+        check_run_place(job, folder.path, sum(a.size * a.dtype.itemsize for a in arrays))
         if job.process_count > 1:
             report.say(time_all_reduce(mesh))
         if job.is_first:
@@ -267,7 +275,10 @@ def train(
 
                 about = {**record.to_json(), "facts": facts, "trained_on": trained_on(record)}
                 report.add(begin_tracking(track, folder.path, about, report.say))
-        report.begins(steps)
+        if first >= end < steps and not meta["evaluation_due"]:
+            report.say(f"{first:,} updates are made already: nothing to do up to {end:,}")
+            return {}
+        report.begins(end)
         started = time.monotonic()
 
         # Loop.
@@ -278,11 +289,12 @@ def train(
             tracer = tracing(profile, folder.path / "profile", first, report)
         with tracer as trace:
             for phase, rows, splits in zip(phases, examples, scored, strict=True):
-                ends_run = phase is phases[-1]
+                until = min(phase.until, end)
+                ends_run = until == end
                 done = int(state.step)
                 resumes_here = done == first and phase.start < first
-                due = meta["evaluation_due"] and resumes_here and done <= phase.until
-                if phase.until <= done and not ends_run and not due:
+                due = meta["evaluation_due"] and resumes_here and done <= until
+                if until <= done and not ends_run and not due:
                     continue
                 batch_size, accumulate = phase.config.batch_size, phase.config.accumulate
                 step = make_train_step(
@@ -294,6 +306,7 @@ def train(
                     accumulate=accumulate,
                     max_skipped_in_row=config.max_skipped_in_row,
                 )
+                evaluate = kind.evaluate(model, phase, splits, mesh, job)
                 # A phase reads its own examples, from the first one on.
                 index = meta["next_index"] if resumes_here else 0
                 if done == first:
@@ -308,10 +321,10 @@ def train(
                         step if trace is None else trace.around(step),
                         batches,
                         put=partial(put_batch, mesh=mesh),
-                        until=phase.until,
+                        until=until,
                         report=report,
                         saver=checkpoints,
-                        evaluate=kind.evaluate(model, phase, splits, mesh, job),
+                        evaluate=evaluate,
                         ends_run=ends_run,
                         log_every=config.log_every,
                         eval_every=kind.eval_every,
@@ -322,20 +335,27 @@ def train(
                         ideal_seconds=ideal_seconds(model.config, mesh),
                         job=job,
                     )
+                if ends_run:
+                    break
         with job.activity("saving"):
             checkpoints.wait()
 
         # Results.
         made, best = int(state.step), checkpoints.best_step()
-        results = {split: dict(metrics) for split, metrics in report.results.items()}
-        scored = made
-        if patience is not None and best is not None:
-            results, scored = by_split(checkpoints.meta(best)["metrics"], results), best
-        report.ends(made, {**results, "best": {"step": best}})
+        ends = made == steps or (patience is not None and patience.is_over(made))
+        scored, scores = made, report.results
+        if ends and patience is not None and best not in (None, made):
+            # Once more, for the report and the findings.
+            scored, scores = best, evaluate(checkpoints.restore_params(best, abstract.params))
+        results = {split: dict(metrics) for split, metrics in scores.items()}
+        if ends:
+            report.ends(made, {**results, "best": {"step": best}})
     if job.is_first:
-        write_results(folder.path, {**results, "step": scored})
+        if ends:
+            write_results(folder.path, {**results, "step": scored})
         if made < steps:
-            report.say(f"ended early, after {share(made, steps, patience)}")
+            early = f"ended early, after {share(made, steps, patience)}"
+            report.say(early if ends else f"stopped at step {made:,} of {steps:,}, as asked")
         report.say(
             f"{made - first:,} updates in {duration(time.monotonic() - started)}; checkpoints of "
             f"steps {', '.join(map(str, checkpoints.all_steps()))}"
@@ -343,6 +363,9 @@ def train(
         )
         for line in kind.findings():
             report.say(line)
+        failed = kind.write_report(folder, folder.report_file, scored, results) if ends else None
+        if failed:
+            report.say(f"warning: {failed}")
     job.heartbeat.end(0)
     return results
 
@@ -360,30 +383,6 @@ def checked_mesh(config: Config, model: Model, phases: list[PhaseConfig]) -> Mes
         check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
     check_model(model.config, mesh)
     return mesh
-
-
-def _check_phases(folder: RunFolder, phases: list[PhaseConfig]) -> None:
-    """Refuses other borders of the phases that a run has begun: its position counts from them."""
-    if not folder.has_checkpoint():
-        return
-    done, config = folder.checkpoints().latest_step() or 0, ConfigDict(folder.record().config)
-    before = [phase.start for phase in phases_of(config)] if "phases" in config else [0]
-    there, now = (
-        [start for start in starts if start < done]
-        for starts in (before, [phase.start for phase in phases])
-    )
-    if done and there != now:
-        raise ConfigError(
-            f"--run_dir={folder.path} has made {done} updates, in phases that began after {there} "
-            f"updates; with this config they would have begun after {now}: expected the same "
-            "borders up to where the run is (a step_ratio moves with steps: name the step). Go on "
-            f"with them, or start another --run_dir with --init_from={folder.path}."
-        )
-
-
-def _bytes(tree: Any) -> int:
-    """Returns the size of a tree of arrays."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:

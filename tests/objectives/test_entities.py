@@ -5,11 +5,14 @@ import random
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.entities import (
+    DIFFERENCES,
     Entity,
+    differences,
     entities_of,
     entity_scores,
     scheme_of,
@@ -96,6 +99,45 @@ def test_other_letters_mean_the_same():
 )
 def test_the_scheme_shows_in_the_tags(tags, scheme):
     assert scheme_of([["O"], tags.split()]) == scheme
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "kinds"),
+    [
+        ("B-A I-A O", "B-A I-A O", []),
+        ("B-A I-A O", "O O O", ["missed"]),
+        ("O O O", "O B-A O", ["spurious"]),
+        ("B-A I-A O", "B-B I-B O", ["type"]),
+        ("B-A I-A O", "B-A O O", ["boundary"]),
+        ("B-A I-A O", "O B-B I-B", ["type and boundary"]),
+        # Two were found in one: the one with the right type is its counterpart.
+        ("B-A I-A I-A I-A", "B-B I-B I-B B-A", ["spurious", "boundary"]),
+        # One was found for two: the one with which it shares more words.
+        ("B-A I-A B-A O", "B-A I-A I-A O", ["boundary", "missed"]),
+        ("B-A O O O", "O O O B-A", ["missed", "spurious"]),
+    ],
+)
+def test_what_is_wrong_with_entities(gold, predicted, kinds):
+    found = differences(gold.split(), predicted.split())
+    assert [one.kind for one in found] == kinds
+    for kind, expected, there in found:
+        assert (expected is None) == (kind == "spurious")
+        assert (there is None) == (kind == "missed")
+
+
+def test_differences_account_for_every_entity():
+    """What is right, and each difference once: together all that were to find, and all found."""
+    generator = np.random.default_rng(0)
+    names = ["O", "B-A", "I-A", "B-B", "I-B"]
+    for _ in range(300):
+        gold, predicted = (generator.choice(names, 12).tolist() for _ in range(2))
+        truths, guesses = set(entities_of(gold)), set(entities_of(predicted))
+        found = differences(gold, predicted)
+        assert {one.kind for one in found} <= set(DIFFERENCES)
+        expected = [one.expected for one in found if one.expected]
+        there = [one.found for one in found if one.found]
+        assert sorted(expected) == sorted(truths - guesses)
+        assert sorted(there) == sorted(guesses - truths)
 
 
 def test_what_is_no_tag_of_an_entity():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from command_line import compilation_cache, sentences
+from report_pages import ReportPage, check_scores
 from small_encoder import write_encoder
 
 import ptft_jax
@@ -95,6 +96,7 @@ def test_a_run_of_each_kind(kind, encoder, tmp_path):
     run = ptft_jax.load_run(run_dir)
     scored = run.evaluate()
     assert scored["dev"] == {key: found["dev"][key] for key in scored["dev"]}
+    check_scores(ReportPage(run_dir / "report.html"), found)
     exported = run.export(tmp_path / "exported")
     assert exported.model_class == model_class
     assert exported.verification.largest_difference < 1e-4

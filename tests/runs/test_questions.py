@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_line import BAD, GOOD, WORDS, finetune_flags, metrics, run
 from foreign_folders import make_folders
+from report_pages import ReportPage, check_scores
 
 import ptft_jax
 from ptft_jax.objectives.squad import score_answers
@@ -80,6 +81,7 @@ def test_a_run_learns_and_its_predictions_score_what_it_says(place, tmp_path, ve
     results = json.loads((folder / "results.json").read_text())["dev"]
     assert results["f1"] > 0.8
     assert metrics(folder)[-1]["f1"] == results["f1"]
+    check_scores(ReportPage(folder / "report.html"), {"dev": results})
     file = place / version / f"dev-v{version}.json"
     out = tmp_path / "made" / "predictions.json"
     assert run("predict", f"--run_dir={folder}", f"--input={file}", f"--output={out}") == 0

@@ -1,7 +1,8 @@
 """ptft evaluate --run_dir=RUN [--checkpoint=last|best|STEP] [--split=test] [--data_dir=OTHER]
 
 Computes a run's own metrics again from one of its checkpoints, and shows them beside results.json;
-or those of another split, or of other data of the same form, a folder like config.data_dir.
+or those of another split, or of other data of the same form, a folder like config.data_dir. With
+--report=FILE.html a page on what was scored: errors, calibration, slices (docs/finetuning.md).
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ from ptft_jax.runs.trained.evaluate import evaluate
 from ptft_jax.training.cluster.agreement import agree, software
 from ptft_jax.training.metric_sinks import write_results
 
-_FLAGS = ("run_dir", "checkpoint", "data_dir", "split")
+_FLAGS = ("run_dir", "checkpoint", "data_dir", "split", "report")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -29,6 +30,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data_dir", None, text, flag_values=values)
     text = "Split to score, like test; else those that are scored in training."
     flags.DEFINE_string("split", None, text, flag_values=values)
+    text = "File for a page on the scores of a fine-tuned run, such as report.html."
+    flags.DEFINE_string("report", None, text, flag_values=values)
     define_job_flags(values)
 
 
@@ -54,7 +57,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         agree(job, "command line and software", {**arguments, **software()})
         opened = open_run(values.run_dir, values.checkpoint)
         with warnings_as_lines():
-            results = evaluate(opened, values.data_dir, job, values.split)
+            results = evaluate(opened, values.data_dir, job, values.split, values.report)
         own = values.data_dir is None and values.split is None
         show(opened, results, beside=own)
         usual = opened.record.checkpoint
@@ -69,7 +72,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         make_console(),
         "evaluated",
         {"run": values.run_dir, "checkpoint": which}
-        | ({} if values.data_dir is None else {"data": values.data_dir}),
+        | ({} if values.data_dir is None else {"data": values.data_dir})
+        | ({"report": values.report} if values.report and Path(values.report).is_file() else {}),
         [f"ptft export {run_dir}{asked} {flag('out_dir', f'hf/{name}')}"],
     )
 

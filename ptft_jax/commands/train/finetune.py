@@ -8,12 +8,14 @@ run.
 
 A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the benchmark, and
 --seeds=0,1,2,3,4 for a run with each seed: RUN/TASK/seed-N, and a table of all scores in RUN.
+--protocol names whose settings the runs have, and searches them where that protocol does.
 """
 
 from absl import flags
 
 from ptft_jax.commands.screen import flag, made, make_console
-from ptft_jax.commands.train.flags import define_training_flags, trained
+from ptft_jax.commands.train.flags import define_series_flags, define_training_flags, trained
+from ptft_jax.runs.protocols import PROTOCOLS
 
 # What to ask a model with a head of this name.
 _ASKED = {
@@ -26,15 +28,16 @@ _ASKED = {
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_training_flags(values)
-    text = "A run with each of these seeds, like 0,1,2, and a table of their scores."
-    flags.DEFINE_list("seeds", [], text, flag_values=values)
-    text = "How many of several runs at once; else one on each GPU."
-    flags.DEFINE_integer("at_once", None, text, lower_bound=1, flag_values=values)
+    define_series_flags(values)
+    text = "How a table's runs are made: see docs/finetuning.md."
+    flags.DEFINE_enum("protocol", "hf", list(PROTOCOLS), text, flag_values=values)
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = trained("finetune", values, positional)
+    if folder is None:
+        return
     run_dir = flag("run_dir", folder.path)
     record = folder.record()
     head = record.encoder_config.heads[-1]
@@ -43,7 +46,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     made(
         make_console(),
         "fine-tuned",
-        {"run": str(folder.path), "results": str(folder.results_file)},
+        {"run": str(folder.path), "results": str(folder.results_file)}
+        | ({"report": str(folder.report_file)} if folder.report_file.is_file() else {}),
         [
             f"ptft evaluate {run_dir}",
             f"ptft predict {run_dir} {asked}",

@@ -6,11 +6,13 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import jax
 from absl import flags
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands import screen
@@ -68,6 +70,11 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "skip_batches", 0, "How many batches to leave out after --rewind.", flag_values=values
     )
+    text = (
+        "Stop after so many updates in all, or a share of them like 1/3: evaluated and saved, on "
+    )
+    text += "the schedule of the whole run, which goes on from there without this flag."
+    flags.DEFINE_string("stop_at", None, text, flag_values=values)
     text = "START:STOP, like 100:103: traces the updates 101 to 103 into RUN/profile."
     flags.DEFINE_string("profile", None, text, flag_values=values)
     text = "Service that is told the run too; see docs/pretraining.md."
@@ -75,8 +82,18 @@ def define_training_flags(values: flags.FlagValues) -> None:
     define_job_flags(values)
 
 
-def trained(command: str, values: flags.FlagValues, positional: list[str]) -> RunFolder:
-    """Trains as the flags say, in the job of this process, and returns the run's folder.
+def define_series_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of a command that makes several runs."""
+    text = "A run with each of these seeds, like 0,1,2, and a table of their scores."
+    flags.DEFINE_list("seeds", [], text, flag_values=values)
+    text = "How many of several runs at once; else one on each GPU."
+    flags.DEFINE_integer("at_once", None, text, lower_bound=1, flag_values=values)
+
+
+def trained(command: str, values: flags.FlagValues, positional: list[str]) -> RunFolder | None:
+    """Trains as the flags say, in the job of this process.
+
+    Returns the run's folder; None where it has stopped before its end, as --stop_at says.
 
     All processes of the job have agreed on the flags before, and gone back if those say so.
 
@@ -85,9 +102,10 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
             stray argument, or where processes differ in command line or software.
     """
     folder, profile = _folder(values, positional), _profile(values.profile)
+    stop_at = _stop_at(values.stop_at)
     with job_of(values) as job, screen.output_may_end():
         names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches", "profile")
-        arguments = {name: values[name].value for name in (*names, "track")}
+        arguments = {name: values[name].value for name in (*names, "stop_at", "track")}
         config = values.config.to_dict()
         agree(job, "command line and software", {**arguments, "config": config, **software()})
         if values.rewind is not None:
@@ -102,24 +120,36 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
                 job=job,
                 watch=ConsoleProgress(console),
                 allow_changes=values.config_change == "allow",
+                stop_at=stop_at,
                 profile=profile,
                 track=values.track,
             )
         except StopError:
-            processes = job.process_count
-            how = f"through the launcher of its {processes} processes" if processes > 1 else ""
-            made(
-                console,
-                "stopped",
-                {"run": str(folder.path)} | ({"start it again": how} if how else {}),
-                [
-                    resume_command(command, folder.path),
-                    f"ptft status {flag('run_dir', folder.path)}",
-                ],
-            )
+            _stopped(console, command, folder, job)
             raise
         console.print(results_table(results))
+        if stop_at is not None and not _has_ended(folder):
+            _stopped(console, command, folder, job)
+            return None
     return folder
+
+
+def _has_ended(folder: RunFolder) -> bool:
+    record = folder.record()
+    stands = folder.checkpoints(record).choose(record.checkpoint)
+    return folder.results().get("step") == stands
+
+
+def _stopped(console: Console, command: str, folder: RunFolder, job: Job) -> None:
+    """Prints the box of a run that is not at its end."""
+    processes = job.process_count
+    how = f"through the launcher of its {processes} processes" if processes > 1 else ""
+    made(
+        console,
+        "stopped",
+        {"run": str(folder.path)} | ({"start it again": how} if how else {}),
+        [resume_command(command, folder.path), f"ptft status {flag('run_dir', folder.path)}"],
+    )
 
 
 def _profile(text: str | None) -> tuple[int, int] | None:
@@ -134,6 +164,20 @@ def _profile(text: str | None) -> tuple[int, int] | None:
             "like 100:103 for the updates 101 to 103."
         )
     return start, stop
+
+
+def _stop_at(text: str | None) -> int | Fraction | None:
+    """Returns the updates, or the share of them, that --stop_at names."""
+    if text is None:
+        return None
+    form = re.fullmatch(r"([1-9]\d*)(?:/([1-9]\d*))?", text, re.ASCII)
+    share = Fraction(int(form[1]), int(form[2])) if form and form[2] else None
+    if form is None or (share is not None and share >= 1):
+        raise ConfigError(
+            f"--stop_at={text}: expected a number of updates, like 1000, or a share of them below "
+            "1, like 1/3."
+        )
+    return int(form[1]) if share is None else share
 
 
 def _folder(values: flags.FlagValues, positional: list[str]) -> RunFolder:

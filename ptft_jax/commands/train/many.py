@@ -1,19 +1,9 @@
-"""`ptft finetune` over all tasks of a benchmark and several seeds, to one table.
-
-Each run is a process of its own, whose folder is RUN/TASK/seed-N: what is done is not done again,
-what was killed goes on, and one that fails leaves the others alone.
-"""
+"""`ptft finetune` over all tasks of a benchmark and several seeds, by a protocol, to one table."""
 
 import dataclasses
-import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,68 +11,62 @@ from rich.console import Console
 
 from ptft_jax.commands.help import key_flags
 from ptft_jax.commands.parsing import config_of, parse
-from ptft_jax.commands.screen import made, make_console, say
+from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train import finetune
+from ptft_jax.commands.train.pool import Run
+from ptft_jax.commands.train.series import (
+    Series,
+    Trial,
+    check_start,
+    folder_name,
+    metric_of,
+    series_of,
+    settings_words,
+    words_for_all,
+)
 from ptft_jax.data.tasks.catalogue import find_task, tasks_of
-from ptft_jax.errors import ConfigError, PtftError, StopError
-from ptft_jax.runs.config import Config
+from ptft_jax.errors import ConfigError
+from ptft_jax.runs.config import Config, flatten
 from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.protocols import PROTOCOLS, tasks_with
 from ptft_jax.runs.score_table import as_csv, markdown, picture, rows_of
 from ptft_jax.training.accounting.heartbeat import read_heartbeats
 from ptft_jax.training.storage import write_atomically
 
-_OWN = ("--config", "--seeds", "--at_once", "--run_dir")
-
-
-@dataclasses.dataclass(frozen=True)
-class _One:
-    """One run: its task, seed and config, its folder, and its command's words."""
-
-    task: str
-    seed: int
-    config: Config
-    folder: RunFolder
-    words: list[str]
-
-    @property
-    def name(self) -> str:
-        return f"{self.task}/seed-{self.seed}"
-
-    def best(self, entry: Mapping[str, Any]) -> str:
-        """Returns the metric that decides which checkpoint is best."""
-        name, _ = self.folder.record().best or ("dev_loss", "min")
-        return name.removeprefix(f"{next(iter(entry['results']))}_")
-
-    def early_end(self) -> str:
-        """Returns its name and length where it ended before its last update, else nothing."""
-        for beat, _ in read_heartbeats(self.folder.path):
-            if beat.code == 0 and beat.step is not None and beat.step < beat.until:
-                return f"{self.name} (update {beat.step:,} of {beat.until:,})"
-        return ""
-
-    def is_done(self, entry: Mapping[str, Any] | None) -> bool:
-        """Says whether `entry` is of this very config, and its run still there."""
-        if entry is None or not self.folder.exists():
-            return False
-        now = json.loads(self.config.to_json_best_effort())
-        same = self.folder.record().config == now
-        return same and self.folder.results().get("step") == entry["step"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Several runs: the words that ask for them, the folder of all, and how many run at once."""
+    """Several runs.
+
+    Attributes:
+        arguments: the words that ask for them.
+        protocol: the name of the protocol.
+        init_from: what the runs start from, or those that the others start from.
+        tasks: those of the table, in its order.
+        lacking: tasks of the benchmark that the protocol has no settings for.
+        trials: the trials of each task, in the order in which they are made.
+        series: makes them.
+    """
 
     arguments: list[str]
-    runs: list[_One]
-    place: Path
-    at_once: int
+    protocol: str
+    init_from: str | None
+    tasks: list[str]
+    lacking: list[str]
+    trials: Mapping[str, list[Trial]]
+    series: Series
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return [run for trials in self.trials.values() for trial in trials for run in trial.runs]
 
 
 def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for several runs."""
     file = config_of(arguments) or ""
-    return file.endswith(":all") or any(word.startswith("--seeds") for word in arguments)
+    asks = ("--seeds", "--protocol")
+    return file.endswith(":all") or any(word.startswith(asks) for word in arguments)
 
 
 def show(plan: Plan) -> None:
@@ -95,43 +79,16 @@ def run(plan: Plan) -> None:
     """Makes all runs, then the table of their scores.
 
     Raises:
-        ConfigError: tasks have no folder in `data_dir`; nothing was started.
+        ConfigError: tasks have no folder in `data_dir`, or there is nothing to start from; nothing
+            was started.
         PtftError: some runs failed; the table holds the others.
         StopError: a signal came; all runs have saved.
     """
-    runs, place, at_once = plan.runs, plan.place, plan.at_once
-    _check_folders(runs)
-    console = make_console()
-    place.mkdir(parents=True, exist_ok=True)
-    kept = place / "runs.json"
-    known: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
-    waiting = [one for one in runs if not one.is_done(known.get(one.name))]
-    done = len(runs) - len(waiting)
-    say(console, f"{len(runs)} runs, {done} of them done already; {at_once} at once")
-    started, failed = time.monotonic(), {}
-    for count, (one, code, seconds) in enumerate(_finished(waiting, place, at_once), 1):
-        if code:
-            failed[one.name] = code
-            shown = f"failed with exit code {code}"
-        else:
-            results = one.folder.results()
-            step, before = results.pop("step"), known.get(one.name, {}).get("seconds", 0)
-            known[one.name] = {"results": results, "step": step, "seconds": before + seconds}
-            write_atomically(kept, json.dumps(known, indent=1) + "\n")
-            split, metric = next(iter(results)), one.best(known[one.name])
-            shown = f"{split} {metric} {results[split][metric]:.4f}"
-        left = (time.monotonic() - started) / count * (len(waiting) - count) / 60
-        say(console, f"{count}/{len(waiting)}  {one.name}: {shown}; ETA {left:.0f} min")
-    made_now = [one for one in runs if one.name in known]
-    if made_now:
-        _write_table(plan, made_now, known, console)
-    if failed:
-        names = ", ".join(f"{name} (exit code {code})" for name, code in [*failed.items()][:5])
-        names += ", …" if len(failed) > 5 else ""
-        raise PtftError(
-            f"{len(failed)} of {len(runs)} runs failed: {names}. What they said is in "
-            f"{place / 'logs'}; the same command tries them again."
-        )
+    _check_folders(plan.runs)
+    check_start(plan.init_from, "finetune")
+    plan.series.make(plan.runs)
+    _write_table(plan, make_console())
+    plan.series.check(len(plan.runs))
 
 
 def planned(arguments: list[str]) -> Plan:
@@ -141,38 +98,76 @@ def planned(arguments: list[str]) -> Plan:
         ConfigError: the flags do not fit together.
     """
     file, _, task = (config_of(arguments) or "").partition(":")
-    tasks = list(tasks_of(Path(file).stem)) if task == "all" else [task]
+    every = task == "all"
+    tasks = list(tasks_of(Path(file).stem)) if every else [task]
     if not tasks:
         raise ConfigError(f"--config={file}:all: expected glue, superglue or clue, which have all.")
-    rest = _without_own(arguments)
-    own = [word for word in arguments if word.startswith(("--seeds", "--at_once", "--run_dir"))]
-    values, positional = parse(
-        finetune.define_flags, [_config_flag(file, tasks[0]), *rest, *own], "finetune"
-    )
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.epochs=2.")
-    if not values.run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of all runs.")
-    if (values.num_processes or 1) > 1:
-        raise ConfigError("several tasks or seeds run in one process each: leave out the job.")
-    seeds = values.seeds or [str(values.config.seed)]
-    if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seeds={','.join(seeds)}: expected different numbers, like 0,1,2.")
-    place, runs = Path(values.run_dir), []
-    for name in tasks:
-        for seed in seeds:
-            words = [_config_flag(file, name), *rest, f"--config.seed={seed}"]
-            config = parse(finetune.define_flags, words, "finetune")[0].config
-            folder = RunFolder(place / config.task / f"seed-{seed}")
-            words.append(f"--run_dir={folder.path}")
-            runs.append(_One(config.task, int(seed), config, folder, words))
-    return Plan(arguments, runs, place, values.at_once or len(_gpus()) or 1)
+    rest, own = words_for_all(arguments, ("--protocol",))
+    line = [_config_flag(file, tasks[0]), *rest, *own]
+    values, positional = parse(finetune.define_flags, line, "finetune")
+    series, seeds = series_of(values, positional)
+    protocol, given = PROTOCOLS[values.protocol], _given(rest, values.config)
+    # What stands after the colon need not be the task's own name.
+    after_colon = {name: name for name in tasks} if every else {values.config.task: task}
+    trials: dict[str, list[Trial]] = {}
+    for name in tasks_with(values.protocol, list(after_colon), every):
+        words = [_config_flag(file, after_colon.get(name, name)), *rest]
+        mnli = trials["mnli"] if name in protocol.from_mnli else None
+        combinations = protocol.combinations(name, given)
+        tried = [key for key in combinations[0] if len({str(one[key]) for one in combinations}) > 1]
+        trials[name] = []
+        for settings in combinations:
+            shown = {key: settings[key] for key in tried}
+            place = "/".join(filter(None, (name, folder_name(shown))))
+            runs = []
+            for seed in seeds:
+                line = [*words, *settings_words(settings), f"--config.seed={seed}"]
+                one = _run(f"{place}/seed-{seed}", line, values.init_from, series.place)
+                runs.append(one if mnli is None else _from_mnli(one, mnli, series))
+            trials[name].append(Trial(shown, tuple(runs)))
+    order = [name for name in after_colon if name in trials]
+    order += [name for name in trials if name not in order]
+    lacking = [name for name in after_colon if name not in trials]
+    init_from = values.init_from
+    return Plan(arguments, values.protocol, init_from, order, lacking, trials, series)
 
 
-def _check_folders(runs: Sequence[_One]) -> None:
+def _run(name: str, words: list[str], init_from: str | None, place: Path) -> Run:
+    config = parse(finetune.define_flags, words, "finetune")[0].config
+    return Run(name, "finetune", tuple(words), config, RunFolder(place / name), init_from)
+
+
+def _from_mnli(one: Run, mnli: Sequence[Trial], series: Series) -> Run:
+    """Lets a run start from its seed's run on MNLI, with the settings that did best there."""
+    seed = one.config.seed
+    runs = [run for trial in mnli for run in trial.runs]
+    # The best settings are known once all runs have ended.
+    after = [run for run in runs if len(mnli) > 1 or run.config.seed == seed]
+
+    def source() -> str | None:
+        best = _best(mnli, series)
+        runs = [run for run in best.runs if run.config.seed == seed] if best else []
+        return str(runs[0].folder.path) if runs and series.entry(runs[0]) else None
+
+    return dataclasses.replace(one, init_from=source, after=tuple(after))
+
+
+def _best(trials: Sequence[Trial], series: Series) -> Trial | None:
+    """Returns the trial that did best of several, as far as all of its runs are made."""
+    return trials[0] if len(trials) == 1 else next(iter(series.ranked(trials)), None)
+
+
+def _given(words: Sequence[str], config: Config) -> dict[str, Any]:
+    """Returns the keys that a command line sets, with their values in its config."""
+    values = flatten(config.to_dict())
+    keys = {word.partition("=")[0].partition("config.")[2] for word in words}
+    return {key: value for key, value in values.items() if key in keys}
+
+
+def _check_folders(runs: Sequence[Run]) -> None:
     """Raises ConfigError where a task's folder is not there: found now, not after hours."""
     data_dir = runs[0].config.data_dir
-    folders = {getattr(find_task(one.task), "folder", "") for one in runs} - {""}
+    folders = {getattr(find_task(one.config.task), "folder", "") for one in runs} - {""}
     lacking = sorted(folder for folder in folders if not (Path(data_dir) / folder).is_dir())
     if data_dir and lacking:
         raise ConfigError(
@@ -185,126 +180,105 @@ def _config_flag(file: str, task: str) -> str:
     return f"--config={file}:{task}" if task else f"--config={file}"
 
 
-def _without_own(arguments: Sequence[str]) -> list[str]:
-    """Returns the words of a command line that are the same for all runs."""
-    kept, ahead = [], iter(arguments)
-    for word in ahead:
-        if word in _OWN:
-            next(ahead, None)
-        elif not word.startswith(tuple(f"{flag}=" for flag in _OWN)):
-            kept.append(word)
-    return kept
-
-
-def _gpus() -> list[str]:
-    """Returns the names of the NVIDIA GPUs that a process here may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name]
-    folder = Path("/proc/driver/nvidia/gpus")
-    return [str(n) for n in range(len(list(folder.iterdir())))] if folder.is_dir() else []
-
-
-def _finished(
-    waiting: Sequence[_One], place: Path, at_once: int
-) -> Iterator[tuple[_One, int, float]]:
-    """Makes runs, some at a time, and yields each with its exit code and seconds when it ends."""
-    gpus, ahead = _gpus(), list(waiting)
-    running: dict[int, tuple[_One, subprocess.Popen[bytes], float]] = {}
-    (place / "logs").mkdir(exist_ok=True)
-    with _saving(running):
-        while ahead or running:
-            for slot in set(range(at_once)) - running.keys():
-                if not ahead:
-                    break
-                one, environment = ahead.pop(0), dict(os.environ)
-                if len(gpus) > 1:
-                    environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-                log = place / "logs" / f"{one.task}-seed-{one.seed}.txt"
-                with log.open("ab") as file:
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "ptft_jax", "finetune", *one.words],
-                        stdout=file,
-                        stderr=file,
-                        env=environment,
-                        # A Ctrl-C is for this process, which tells the others once.
-                        start_new_session=True,
-                    )
-                running[slot] = one, process, time.monotonic()
-            time.sleep(0.2)
-            for slot, (one, process, started) in list(running.items()):
-                if process.poll() is not None:
-                    del running[slot]
-                    yield one, process.returncode, time.monotonic() - started
-
-
-@contextmanager
-def _saving(running: Mapping[int, tuple[_One, subprocess.Popen[bytes], float]]) -> Iterator[None]:
-    """Lets the runs save and end when a signal comes, or an error.
-
-    Raises:
-        StopError: after a signal.
-    """
-
-    def stop(number: int, frame: Any) -> None:
-        error = StopError(
-            f"stopped by {signal.Signals(number).name}; the same command goes on where the runs are"
-        )
-        error.exit_code = {signal.SIGTERM: 75}.get(signal.Signals(number), 128 + number)
-        raise error
-
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _write_table(
-    plan: Plan,
-    runs: Sequence[_One],
-    known: Mapping[str, Any],
-    console: Console,
-) -> None:
-    place, config = plan.place, runs[0].config
-    epochs = {one.task: one.config.epochs for one in runs}
-    usual = min(epochs.values())
-    others = "".join(f", {n:g} for {task}" for task, n in epochs.items() if n != usual)
-    protocol = [
-        f"`ptft finetune {shlex.join(plan.arguments)}`",
-        f"learning rate {config.optimizer.learning_rate:g}, batch {config.batch_size}, "
-        f"{usual:g} epochs{others}, warm-up {config.schedule.warmup_ratio:.0%}, at most "
-        f"{config.max_seq_length} tokens",
-        "each task from the same model; the scores are those of the "
-        f"{runs[0].folder.record().checkpoint} checkpoint, in percent",
-    ]
-    if config.patience:
-        early = ", ".join(filter(None, (one.early_end() for one in runs)))
-        words = f"no better evaluation in {config.patience}"
-        protocol.append(f"ended early, for {words}: {early or 'none'}")
-    entries = []
-    for one in runs:
-        metrics = getattr(find_task(one.task), "metrics", None) or (one.best(known[one.name]),)
-        about = {"task": one.task, "seed": one.seed, "metrics": metrics}
-        entries.append({**about, **known[one.name]})
-    rows = rows_of(entries)
-    text = markdown(rows, protocol)
+def _write_table(plan: Plan, console: Console) -> None:
+    """Writes and prints the table of what is made; of settings that were tried, the best ones."""
+    series, place = plan.series, plan.series.place
+    entries, shown, best = [], [], {}
+    for task in plan.tasks:
+        chosen = _best(plan.trials[task], series)
+        for trial in plan.trials[task]:
+            for one in trial.runs:
+                entry = series.entry(one)
+                if entry is None:
+                    continue
+                metrics = getattr(find_task(one.config.task), "metrics", None)
+                metrics = metrics or (metric_of(one, entry["results"])[1],)
+                about = {"task": task, "seed": one.config.seed, "metrics": metrics}
+                about["settings"] = folder_name(trial.settings)
+                entries.append({**about, **entry})
+                if trial is chosen:
+                    shown.append(entries[-1])
+                    best[task] = trial
+    if not entries:
+        return
+    rows = rows_of(shown)
+    text = markdown(rows, _head(plan, best))
     write_atomically(place / "table.md", text)
     write_atomically(place / "table.csv", as_csv(entries))
     write_atomically(place / "table.svg", picture(rows).decode())
     console.print(text, markup=False, soft_wrap=True)
     what = {"table": f"{place}/table.md", "scores": f"{place}/table.csv"}
     what["picture"] = f"{place}/table.svg"
-    first = runs[0].folder.path
-    made(console, "fine-tuned", what, [f"ptft export --run_dir={first} --out_dir=hf/{first.name}"])
+    following = []
+    for trial in [*best.values()][:1]:
+        first = trial.runs[0].folder.path
+        names = flag("run_dir", first), flag("out_dir", f"hf/{first.name}")
+        following.append(f"ptft export {' '.join(names)}")
+    made(console, "fine-tuned", what, following)
+
+
+# What a table's head says of each task's config, and how.
+_SHOWN: dict[str, Callable[[Config], str]] = {
+    "learning rate": lambda config: f"{config.optimizer.learning_rate:g}",
+    "batch": lambda config: f"{config.batch_size}",
+    "epochs": lambda config: f"{config.steps} updates" if config.steps else f"{config.epochs:g}",
+    "weight decay": lambda config: f"{config.optimizer.weight_decay:g}",
+    "warm-up": lambda config: (
+        f"{config.schedule.warmup_steps} updates"
+        if config.schedule.warmup_steps
+        else f"{config.schedule.warmup_ratio:.0%}"
+    ),
+    "at most tokens": lambda config: f"{config.max_seq_length}",
+}
+
+
+def _head(plan: Plan, best: Mapping[str, Trial]) -> list[str]:
+    """Returns the protocol in lines: command, source, settings, what was chosen, STILTs."""
+    protocol = PROTOCOLS[plan.protocol]
+    configs = {task: trial.runs[0].config for task, trial in best.items()}
+    settings = []
+    for name, text in _SHOWN.items():
+        values = {task: text(config) for task, config in configs.items()}
+        (usual, _), *others = Counter(values.values()).most_common()
+        parts = [
+            f"{value}: {', '.join(task for task in values if values[task] == value)}"
+            for value, _ in others
+        ]
+        settings.append(f"{name} {usual}{f' ({"; ".join(parts)})' if parts else ''}")
+    lines = [
+        f"`ptft finetune {shlex.join(plan.arguments)}`",
+        f"protocol {plan.protocol}: {protocol.source}",
+        ", ".join(settings),
+    ]
+    tried = {task: len(plan.trials[task]) for task in best if len(plan.trials[task]) > 1}
+    if tried:
+        counts = ", ".join(f"{task} {count}" for task, count in tried.items())
+        lines.append(
+            f"each task's settings are the best of those tried ({counts}) by their median on the "
+            "very dev set that is shown, which flatters the scores"
+        )
+    stilts = [task for task in best if task in protocol.from_mnli]
+    lines.append(
+        f"STILTs: {', '.join(stilts)} start from the same seed's run on mnli"
+        if stilts
+        else "no STILTs: each task starts from the same model"
+    )
+    left_out = [task for task in plan.tasks if task not in best]
+    if left_out:
+        lines.append(f"not whole, and left out: {', '.join(left_out)}")
+    if plan.lacking:
+        lines.append(f"the protocol has no settings for {', '.join(plan.lacking)}")
+    runs = [run for trial in best.values() for run in trial.runs]
+    if any(run.config.get("patience") for run in runs):
+        early = ", ".join(filter(None, map(_early_end, runs)))
+        lines.append(f"ended early, as evaluations got no better (patience): {early or 'none'}")
+    which = next((run.folder.record().checkpoint for run in runs), "last")
+    return [*lines, f"the scores are those of the {which} checkpoint, in percent"]
+
+
+def _early_end(run: Run) -> str:
+    """Returns the name and length of a run that ended before its last update, else nothing."""
+    for beat, _ in read_heartbeats(run.folder.path):
+        if beat.code == 0 and beat.step is not None and beat.step < beat.until:
+            return f"{run.name} (update {beat.step:,} of {beat.until:,})"
+    return ""

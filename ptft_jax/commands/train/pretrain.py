@@ -21,6 +21,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     folder = trained("pretrain", values, positional)
+    if folder is None:
+        return
     made(
         make_console(),
         "pretrained",

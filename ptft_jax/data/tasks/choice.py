@@ -209,8 +209,8 @@ class ChoiceExamples:
     """Random access to the examples of one split, one packed row each; see `data.batches.Examples`.
 
     `buckets` are the lengths of rows: as many times those of a choice as an example has choices.
-    `num_truncated` counts the examples with a choice that did not fit into `max_seq_length`.
-    `lengths` are the tokens of each example, int64 [N].
+    `lengths` are the tokens of each example, int64 [N]; `is_cut` says which have a choice that did
+    not fit into `max_seq_length`, bool [N], and `num_truncated` how many.
     """
 
     token_keys = ()
@@ -242,7 +242,8 @@ class ChoiceExamples:
         self._texts = format_texts(first, second, tokenizer, max_seq_length)
         self._first = np.cumsum(self._counts) - self._counts
         self.lengths = np.add.reduceat(self._texts.lengths, self._first)
-        self.num_truncated = int(np.logical_or.reduceat(self._texts.is_cut, self._first).sum())
+        self.is_cut = np.logical_or.reduceat(self._texts.is_cut, self._first)
+        self.num_truncated = int(self.is_cut.sum())
 
     def __len__(self) -> int:
         return len(self._counts)

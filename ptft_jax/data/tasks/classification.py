@@ -71,8 +71,8 @@ class ClassificationExamples:
 
     Each batch is padded to the smallest bucket that holds its longest example, so a jitted step is
     compiled once per bucket that occurs. `buckets` are the lengths in use, the last is
-    `max_seq_length`. `num_truncated` counts the examples that did not fit into it. `lengths` are
-    the tokens of each example, int64 [N].
+    `max_seq_length`. `lengths` are the tokens of each example, int64 [N]; `is_cut` says which did
+    not fit, bool [N], and `num_truncated` how many.
     """
 
     token_keys = ()
@@ -100,6 +100,7 @@ class ClassificationExamples:
         self._shuffle = shuffle
         self._texts = format_texts(split.texts_a, split.texts_b, tokenizer, max_seq_length)
         self.lengths = self._texts.lengths
+        self.is_cut = self._texts.is_cut
         self.num_truncated = int(self._texts.is_cut.sum())
 
     def __len__(self) -> int:

@@ -12,6 +12,8 @@ from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.report import choice
+from ptft_jax.runs.report.parts import Analysis
 
 
 class Choice(FineTuning):
@@ -38,17 +40,26 @@ class Choice(FineTuning):
         length, buckets = self.config.max_seq_length, self.config.length_buckets
         return ChoiceExamples(split, tokenizer, length, length_buckets=buckets, **more)
 
-    def score(
+    def decode(
         self, split: ChoiceSplit, examples: ChoiceExamples, outputs: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """Returns the share of examples of which the choice is right."""
+    ) -> np.ndarray:
+        """Returns the logits of the choices, [N, P], the lowest float32 where there is none."""
         check_outputs(outputs["logits"])
-        chosen = outputs["logits"][:, 0].argmax(axis=1)
+        return outputs["logits"][:, 0]
+
+    def score(self, split: ChoiceSplit, predictions: np.ndarray) -> dict[str, float]:
+        """Returns the share of examples of which the choice is right."""
+        chosen = predictions.argmax(axis=1)
         if split.is_right is not None:
             right = split.is_right[np.arange(len(split)), chosen]
         else:
             right = chosen == split.labels
         return {"accuracy": float(np.mean(right))}
+
+    def analysis(
+        self, split: ChoiceSplit, examples: ChoiceExamples, predictions: np.ndarray
+    ) -> Analysis:
+        return choice.analysis(split, examples, predictions)
 
     def rows(self, examples: list[ChoiceExamples]) -> list[tuple[int, bool]]:
         return [(tokens, True) for rows in examples for tokens in rows.buckets]

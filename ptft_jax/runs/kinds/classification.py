@@ -16,6 +16,8 @@ from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
+from ptft_jax.runs.report import classes, labels, scores
+from ptft_jax.runs.report.parts import Analysis
 
 # From so many examples on, one class for all of them is no chance.
 SOME = 20
@@ -87,14 +89,27 @@ class Classification(FineTuning):
         length, buckets = self.config.max_seq_length, self.config.length_buckets
         return ClassificationExamples(split, tokenizer, length, length_buckets=buckets, **more)
 
-    def score(
+    def decode(
         self, split: Split, examples: ClassificationExamples, outputs: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        assert split.labels is not None  # `scored` names labelled splits only
-        logits = outputs["logits"][:, 0]
-        return compute_metrics(self.task.metrics, logits, split.labels, split.groups)
+    ) -> np.ndarray:
+        """Returns the logits, [N, K]."""
+        return outputs["logits"][:, 0]
 
-    def finding(self, split: Split, outputs: Mapping[str, np.ndarray]) -> str | None:
+    def score(self, split: Split, predictions: np.ndarray) -> dict[str, float]:
+        assert split.labels is not None  # `scored` names labelled splits only
+        return compute_metrics(self.task.metrics, predictions, split.labels, split.groups)
+
+    def analysis(
+        self, split: Split, examples: ClassificationExamples, predictions: np.ndarray
+    ) -> Analysis:
+        metrics, train = self.task.metrics, self.task.splits["train"].labels
+        if self.labels is None:
+            return scores.analysis(split, examples, predictions[:, 0], metrics)
+        if self.problem_type == "multi_label_classification":
+            return labels.analysis(split, examples, predictions, self.labels, train)
+        return classes.analysis(split, examples, predictions, self.labels, train, metrics)
+
+    def finding(self, split: Split, predictions: np.ndarray) -> str | None:
         """Says so where a split of several classes is predicted to be of one."""
         labels, train = split.labels, self.task.splits["train"].labels
         if self.problem_type != "single_label_classification" or len(split) < SOME:
@@ -102,13 +117,13 @@ class Classification(FineTuning):
         assert labels is not None
         assert train is not None
         assert self.labels is not None
-        predictions = outputs["logits"][:, 0].argmax(axis=1)
-        if np.ptp(predictions) or not np.ptp(labels):
+        found = predictions.argmax(axis=1)
+        if np.ptp(found) or not np.ptp(labels):
             return None
         counts = np.bincount(train, minlength=len(self.labels))
         most = int(counts.argmax())
         return (
-            f"all {len(labels):,} predictions are {self.labels[predictions[0]]!r}, and the labels "
+            f"all {len(labels):,} predictions are {self.labels[found[0]]!r}, and the labels "
             f"are of {len(np.unique(labels))} classes: nothing was learned that tells them apart. "
             f"Try a lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}; "
             f"1e-5 to 5e-5 are usual), more updates (now {self.phases[-1].until:,}), another seed, "

@@ -5,6 +5,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
 from ptft_jax.runs.phases import PhaseConfig
+from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.evaluation import evaluate_with_outputs
@@ -44,7 +46,8 @@ class FineTuning(Kind):
 
     def __init__(self, config: Config):
         self.config = config
-        self._found: dict[str, str | None] = {}
+        # Of each split the examples of the last evaluation, and what was decoded.
+        self._last: dict[str, tuple[Any, Any]] = {}
         self.task = load_task(config.task, config.data_dir, self.settings(config))
         for split in self.task.eval_splits:
             if not self.task.splits[split].labelled:
@@ -100,13 +103,19 @@ class FineTuning(Kind):
         """
 
     @abstractmethod
-    def score(
-        self, split: Any, examples: Any, outputs: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """Returns the task's metrics, from the objective's outputs for all rows in order.
+    def decode(self, split: Any, examples: Any, outputs: Mapping[str, np.ndarray]) -> Any:
+        """Returns what the objective's outputs, for all rows in order, say of each example.
 
         Raises DataError for outputs that are not finite.
         """
+
+    @abstractmethod
+    def score(self, split: Any, predictions: Any) -> dict[str, float]:
+        """Returns the task's metrics of what `decode` returned; raises DataError as it does."""
+
+    @abstractmethod
+    def analysis(self, split: Any, examples: Any, predictions: Any) -> Analysis:
+        """Returns what a report shows of a split and of what `decode` returned."""
 
     def objective(self, model: EncoderConfig) -> ScoringObjective:
         return self.plain_objective()
@@ -118,8 +127,8 @@ class FineTuning(Kind):
         """
         return first_rows(len(train), self.config.seed, self.config.max_train_examples)
 
-    def finding(self, split: Any, outputs: Mapping[str, np.ndarray]) -> str | None:
-        """Returns what to know about outputs that can be scored but say little; None: nothing."""
+    def finding(self, split: Any, predictions: Any) -> str | None:
+        """Returns what to know of predictions that can be scored but say little; None: nothing."""
         return None
 
     @property
@@ -194,9 +203,10 @@ class FineTuning(Kind):
             batches = evaluation_batches(splits[name], batch_size, rows, order=order)
             means, found = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
             outputs = {key: values[np.argsort(order)] for key, values in found.items()}
-            scores = self.score(split, splits[name], outputs)
+            predictions = self.decode(split, splits[name], outputs)
+            scores = self.score(split, predictions)
             check_loss(means["loss"])
-            self._found[name] = self.finding(split, outputs)
+            self._last[name] = splits[name], predictions
             return {"loss": means["loss"], **scores}
 
         def run(params: Params) -> dict[str, dict[str, float]]:
@@ -209,7 +219,30 @@ class FineTuning(Kind):
         return run
 
     def findings(self) -> list[str]:
-        return [f"warning: {split}: {text}" for split, text in self._found.items() if text]
+        found = {
+            name: self.finding(self.task.splits[name], predictions)
+            for name, (_, predictions) in self._last.items()
+        }
+        return [f"warning: {name}: {text}" for name, text in found.items() if text]
+
+    def write_report(
+        self,
+        folder: RunFolder,
+        path: Path,
+        step: int,
+        results: Mapping[str, Mapping[str, Any]],
+    ) -> str | None:
+        from ptft_jax.runs.report.page import write_report
+
+        try:
+            analyses = {
+                name: self.analysis(self.task.splits[name], examples, predictions)
+                for name, (examples, predictions) in self._last.items()
+            }
+            write_report(path, folder, step, results, analyses, len(self.task.splits["train"]))
+        except Exception as error:  # whatever it is, the run is finished and its results are there
+            return f"{path} was not written: {type(error).__name__}: {error}"
+        return None
 
     def rows(self, examples: list[Any]) -> list[tuple[int, bool]]:
         packed = self.config.packing

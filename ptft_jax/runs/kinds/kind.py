@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -104,6 +105,19 @@ class Kind(ABC):
     def findings(self) -> list[str]:
         """Returns what to know about the outputs of the last evaluation, in lines."""
         return []
+
+    def write_report(
+        self,
+        folder: RunFolder,
+        path: Path,
+        step: int,
+        results: Mapping[str, Mapping[str, Any]],
+    ) -> str | None:
+        """Writes a page on the last evaluation, where there is more to say of it than `results`.
+
+        Returns why there is none, where writing it failed: that costs nothing else.
+        """
+        return None
 
 
 def kind_of(command: str, config: Config) -> Kind:

@@ -1,7 +1,7 @@
 """Fine-tuning on questions whose answers are stretches of a context: SQuAD and its like."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,11 +10,35 @@ from ptft_jax.data.tasks.span_examples import SpanExamples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.span import SpanObjective
-from ptft_jax.objectives.squad import best_threshold, score_answers, with_threshold
+from ptft_jax.objectives.squad import (
+    Scores,
+    Threshold,
+    best_threshold,
+    score_answers,
+    with_threshold,
+)
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.report import span
+from ptft_jax.runs.report.parts import Analysis
 
 _LISTED = 3
+
+
+class Answered(NamedTuple):
+    """The text given to each question, "" for none, and what it scores.
+
+    Attributes:
+        texts: of N questions.
+        sure: the probabilities, float [N], of the best answers that are not empty.
+        scores: with the threshold in use.
+        best: the best threshold; None where all questions have answers.
+    """
+
+    texts: list[str]
+    sure: np.ndarray
+    scores: Scores
+    best: Threshold | None = None
 
 
 class Span(FineTuning):
@@ -34,32 +58,43 @@ class Span(FineTuning):
     ) -> SpanExamples:
         return examples_of(split, tokenizer, self.config, self.task.unanswerable, **more)
 
-    def score(
+    def decode(
         self, split: SpanSplit, examples: SpanExamples, outputs: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """Returns F1 and exact match, and in 2.0 those of questions with and without an answer.
+    ) -> Answered:
+        """Returns the answers and their scores.
 
-        There `f1` and `exact_match` are at the threshold of the config, or, without one, at that
-        which gives the best F1 on these very questions, `best_f1_thresh`.
+        In 2.0 with the threshold of the config, or, without one, with that which gives the best F1
+        on these very questions.
         """
         assert split.answers is not None  # `scored` names labelled splits only
         for name in ("start", "end"):
             check_outputs(outputs[name])
         # Without a threshold each question is given its best answer that is not empty.
         found = examples.decode(outputs, null_score_threshold=np.inf)
+        texts = [answer["text"] for answer in found]
+        sure = np.array([answer["score"] for answer in found])
         scores = score_answers(
-            [answer["text"] for answer in found],
+            texts,
             [[answer.text for answer in answers] for answers in split.answers],
             unanswerable=self.task.unanswerable,
             by_character=self.task.by_character,
         )
-        more = {}
-        if self.task.unanswerable:
-            diffs = np.array([answer["null_score_diff"] for answer in found])
-            best = best_threshold(scores.f1, scores.has_answer, diffs)
-            threshold = self.config.null_score_threshold
-            threshold = best.threshold if threshold is None else threshold
-            scores = with_threshold(scores, diffs, threshold)
+        if not self.task.unanswerable:
+            return Answered(texts, sure, scores)
+        diffs = np.array([answer["null_score_diff"] for answer in found])
+        best = best_threshold(scores.f1, scores.has_answer, diffs)
+        threshold = self.config.null_score_threshold
+        threshold = best.threshold if threshold is None else threshold
+        texts = ["" if diff > threshold else text for text, diff in zip(texts, diffs, strict=True)]
+        return Answered(texts, sure, with_threshold(scores, diffs, threshold), best)
+
+    def score(self, split: SpanSplit, predictions: Answered) -> dict[str, float]:
+        """Returns F1 and exact match, and in 2.0 those of questions with and without an answer.
+
+        There `best_f1` is the highest F1 over thresholds, `best_f1_thresh` the one that gives it.
+        """
+        scores, best, more = predictions.scores, predictions.best, {}
+        if best is not None:
             for name, rows in (("HasAns", scores.has_answer), ("NoAns", ~scores.has_answer)):
                 if rows.any():
                     more[f"{name}_f1"] = float(scores.f1[rows].mean())
@@ -69,6 +104,9 @@ class Span(FineTuning):
             "f1": float(scores.f1.mean()),
             "exact_match": float(scores.exact_match.mean()),
         } | more
+
+    def analysis(self, split: SpanSplit, examples: SpanExamples, predictions: Answered) -> Analysis:
+        return span.analysis(split, examples, *predictions[:3], by_character=self.task.by_character)
 
     def remarks(self, examples: list[SpanExamples]) -> list[str]:
         windows = [

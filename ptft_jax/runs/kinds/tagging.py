@@ -15,6 +15,10 @@ from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
+from ptft_jax.runs.report import tagging
+from ptft_jax.runs.report.parts import Analysis
+
+Predictions = list[list[tuple[int, float]]]
 
 
 class Tagging(FineTuning):
@@ -51,19 +55,23 @@ class Tagging(FineTuning):
             **more,
         )
 
-    def score(
+    def decode(
         self, split: TaggingSplit, examples: TaggingExamples, outputs: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
+    ) -> Predictions:
+        """Returns the tag's id and its probability of each word of each sentence."""
+        check_outputs(outputs["scores"])
+        return examples.decode(outputs)
+
+    def score(self, split: TaggingSplit, predictions: Predictions) -> dict[str, float]:
         """Returns the accuracy, and of entities F1, precision and recall, also of each type.
 
         As seqeval computes them; `f1_strict` counts only what is well-formed in the scheme of the
         split's own tags.
         """
-        check_outputs(outputs["scores"])
         names = self.task.label_names
         assert split.tags is not None  # `scored` names labelled splits only
         gold = [[names[index] for index in tags] for tags in split.tags]
-        found = [[names[index] for index, _ in tags] for tags in examples.decode(outputs)]
+        found = [[names[index] for index, _ in tags] for tags in predictions]
         accuracy = {"accuracy": tag_accuracy(gold, found)}
         if not are_entities(names):
             return accuracy
@@ -78,6 +86,13 @@ class Tagging(FineTuning):
                 f"recall/{name}": score.recall,
             }
         return scores
+
+    def analysis(
+        self, split: TaggingSplit, examples: TaggingExamples, predictions: Predictions
+    ) -> Analysis:
+        return tagging.analysis(
+            split, examples, predictions, self.task.label_names, self.task.splits["train"]
+        )
 
     def remarks(self, examples: list[TaggingExamples]) -> list[str]:
         unknown = [

@@ -18,9 +18,23 @@ from ptft_jax.training.mesh import MeshConfig, make_mesh, put_params
 
 
 def evaluate(
-    run: TrainedRun, data: str | Path | None, job: Job, split: str | None = None
+    run: TrainedRun,
+    data: str | Path | None,
+    job: Job,
+    split: str | None = None,
+    report: str | Path | None = None,
 ) -> Results:
     """Returns the metrics by split, {"dev": {"loss": …}}; see `Run.evaluate`."""
+    if report is not None and run.record.command != "finetune":
+        raise ConfigError(
+            f"--report={report}: the page is that of a fine-tuned run, and {run.folder.path} is "
+            f"one of `ptft {run.record.command}`; leave it out."
+        )
+    if report is not None and not Path(report).parent.is_dir():
+        raise ConfigError(
+            f"--report={report}: there is no folder {Path(report).parent}; expected a file in one "
+            "that is there."
+        )
     config = copy.deepcopy(run.config)
     if data is not None:
         config.data_dir = str(data)
@@ -46,6 +60,10 @@ def evaluate(
             results = score(put_params(run.params, model.axes(), mesh))
     for line in kind.findings():
         warnings.warn(line, stacklevel=3)
+    if report is not None and job.is_first:
+        failed = kind.write_report(run.folder, Path(report), run.step, results)
+        if failed:
+            warnings.warn(failed, stacklevel=3)
     return {split: dict(metrics) for split, metrics in results.items()}
 
 

@@ -1,0 +1,165 @@
+"""The page of a fine-tuned run: its numbers, what it makes of hostile texts, and its failures."""
+
+import csv
+
+import numpy as np
+import pytest
+from command_line import finetune_flags, results, run, sentences
+from report_pages import ReportPage, check_scores
+from sklearn.metrics import confusion_matrix
+from small_encoder import write_encoder
+
+import ptft_jax
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.report.chart import Series, chart
+from ptft_jax.runs.report.html import element, table
+from ptft_jax.runs.report.page import write_report
+from ptft_jax.runs.report.parts import Analysis
+from ptft_jax.runs.report.slices import Slice, by_size, text_slices, worst_slices
+
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = f"""the river is "dull" {SCRIPT} <img src=x onerror='alert(2)'> &amp; \u202e \x01 a]]>"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run on single texts, one of which is hostile, as a label's name is."""
+    place = tmp_path_factory.mktemp("report")
+    (place / "data").mkdir()
+    rows = [(text, SCRIPT if label else "bad") for text, label in sentences(40, 3)]
+    for split in ("train", "dev"):
+        with (place / "data" / f"{split}.csv").open("w", newline="") as file:
+            lines = [("text", "label"), (HOSTILE, SCRIPT), *rows, (HOSTILE, "bad")]
+            csv.writer(file).writerows(lines)
+    write_encoder(place / "hf", [text for text, _ in rows])
+    flags = finetune_flags("text.py", place / "data", place / "hf", place / "run", eval_every=5)
+    assert run(*flags, "--config.optimizer.weight_decay=0.05") == 0
+    return place
+
+
+def test_the_page_holds_the_runs_numbers(place):
+    page = ReportPage(place / "run" / "report.html")
+    check_scores(page, results(place / "run"))
+    run_ = ptft_jax.load_run(place / "run")
+    with (place / "data" / "dev.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    predicted = [one["label"] for one in run_.predict([row["text"] for row in rows])]
+    labels = sorted({row["label"] for row in rows})
+    expected = confusion_matrix([row["label"] for row in rows], predicted, labels=labels)
+    head, *cells = page.tables["Confusion matrix"]
+    assert head == ["label", *labels, "all"]
+    found = [[int(cell.replace("·", "0")) for cell in row[1:-1]] for row in cells]
+    assert found == expected.tolist()
+    wrong = int(expected.sum() - np.trace(expected))
+    assert f", {min(wrong, 20)} of {wrong} that are wrong." in page.texts["Worst errors"]
+    changed = {row[0]: row[1:] for row in page.tables["Settings that are not the defaults"][1:]}
+    assert changed["optimizer.weight_decay"] == ["0.05", "0.01"]
+    assert "learning_rate" not in str(changed)
+    assert str(place / "run") in page.texts["To make it again"]
+
+
+def test_hostile_texts_are_shown_and_not_followed(place):
+    """`ReportPage` knows no script, no handler and no address; what was written is text again."""
+    written = (place / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in written
+    assert "<img" not in written
+    assert "http" not in written.replace("http-equiv", "")
+    assert "default-src 'none'" in written
+    page = ReportPage(place / "run" / "report.html")
+    assert [row[0] for row in page.tables["Scores per class"][1:]].count(SCRIPT) == 1
+    # One of the two that have this text is wrong.
+    assert HOSTILE.replace("\x01", "\ufffd") in page.texts["Worst errors"]
+
+
+def test_the_page_of_an_evaluation(place, tmp_path, capsys):
+    """Of another checkpoint or other data, to a file of one's own; the run's page stays."""
+    before = (place / "run" / "report.html").read_bytes()
+    file = tmp_path / "again.html"
+    flags = ["evaluate", f"--run_dir={place / 'run'}", f"--report={file}"]
+    assert run(*flags) == 0
+    assert str(file) in capsys.readouterr().out.replace("\n", "")
+    assert ReportPage(file).scores() == ReportPage(place / "run" / "report.html").scores()
+    assert (place / "run" / "report.html").read_bytes() == before
+    assert run(*flags[:2], f"--report={tmp_path / 'none' / 'again.html'}") == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_page_that_fails_loses_no_run(place, tmp_path, capsys):
+    """A folder is in its way: the run is finished all the same, and says what is missing."""
+    flags = finetune_flags("text.py", place / "data", place / "hf", tmp_path / "run", steps=1)
+    (tmp_path / "run" / "report.html").mkdir(parents=True)
+    assert run(*flags) == 0
+    said = capsys.readouterr().out
+    assert "report.html was not written: IsADirectoryError" in said
+    assert results(tmp_path / "run")["step"] == 1
+    assert "report  " not in said
+
+
+def test_numbers_that_are_not_known_are_shown_as_such(place, tmp_path):
+    """A correlation may be null in results.json, and a run may have no metrics.jsonl any more."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text((place / "run" / "config.json").read_text())
+    found = {"dev": {"loss": 0.5, "accuracy": None, "f1/A": 0.1}}
+    analyses = {"dev": Analysis("3 texts", {"loss": (0.4, 0.6)}, [None])}
+    write_report(folder / "page.html", RunFolder(folder), 7, found, analyses, 5)
+    page = ReportPage(folder / "page.html")
+    rows = [["dev", "loss", "0.5000", "0.4000 to 0.6000"], ["dev", "accuracy", "-", "-"]]
+    assert page.tables["Scores"][1:] == rows
+    assert "Curves" not in page.texts
+    assert "dev 3 texts" in page.texts
+
+
+def test_only_parts_of_some_size_are_named():
+    """Twenty examples at least, the worst first, marked where chance does not explain it."""
+    right = np.ones(200)
+    right[:40] = 0.0
+    right[100:110] = 0.0
+    rows = np.arange(200)
+    slices = [
+        Slice("small", rows < 19),
+        Slice("bad", rows < 50),
+        Slice("as the others", (rows >= 60) & (rows < 140)),
+        Slice("all", rows >= 0),
+    ]
+    shown = str(worst_slices(slices, right, "accuracy"))
+    assert "2 slices of 20 examples" in shown
+    assert '<span class="apart">bad</span>' in shown
+    assert "<td>small" not in shown
+    assert "as the others" not in shown  # it is better than the mean
+    assert worst_slices(slices[:1], right, "accuracy") is None
+    errors = str(worst_slices(slices, 1 - right, "error", more_is_better=False))
+    assert '<span class="apart">bad</span>' in errors
+
+
+def test_slices_of_texts():
+    texts = ["I don't know.", "Is it 7?", "没有", "A cat sat", "no"]
+    found = {one.name: one.rows.tolist() for one in text_slices(texts)}
+    assert found["with a negation"] == [True, False, True, False, True]
+    assert found["with a number"] == [False, True, False, False, False]
+    assert found["with a question mark"] == [False, True, False, False, False]
+    pairs = text_slices(["a b", "a b", "a b c d"] * 4, ["a b", "c d", "a b"] * 4)
+    shared = {one.name: one.rows[:3].tolist() for one in pairs if "shared" in one.name}
+    assert shared["0% of the words shared"] == [False, True, False]
+    assert any(rows[0] and not rows[1] for rows in shared.values())
+    sizes = by_size(np.array([5] * 50), "tokens")
+    assert sizes == []
+    parts = by_size(np.arange(100), "tokens")
+    assert np.stack([one.rows for one in parts]).sum(axis=0).tolist() == [1] * 100
+    assert min(one.rows.sum() for one in parts) >= 24
+
+
+def test_charts_of_extreme_numbers():
+    """One point, equal values, NaN, nothing at all, and 100,000 points, which stay small."""
+    for ys in ([1.0], [0.0, 0.0], [1.0, np.nan, 3.0], [], [1e-9, 1e9]):
+        drawn = chart("A", [Series(list(range(len(ys))), ys, "a")], x="x", y="y")
+        assert "nan" not in drawn.lower()
+        assert "inf" not in drawn.lower()
+    many = np.linspace(0, 1, 100_000)
+    assert len(chart("A", [Series(many, many, "", "points")], x="x", y="y")) < 40_000
+
+
+def test_elements_escape_what_they_hold():
+    assert element("p", "a<b", ["&", 3, None], title='"') == '<p title="&quot;">a&lt;b&amp;3</p>'
+    shown = table([SCRIPT], [[SCRIPT]])
+    assert SCRIPT not in shown
