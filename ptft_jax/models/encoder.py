@@ -207,7 +207,7 @@ class BertEncoder(nnx.Module):
         if first:
             hidden, below = jax.lax.stop_gradient(run(hidden, 0, first))
         (last_BTD, _), all_LBTD = run(hidden, first, self.num_hidden_layers)
-        if first and collect:
+        if below is not None and all_LBTD is not None:
             all_LBTD = jnp.concatenate([below, all_LBTD])
         return first_BTD, all_LBTD, last_BTD
 

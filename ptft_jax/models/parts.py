@@ -51,6 +51,10 @@ class Parts:
         """Returns the frozen part of a tree of arrays; {} where all are trained."""
         return _part(params, self.shares, lambda share: (0, share.of - share.trained))
 
+    def join(self, trained: Params, frozen: Params) -> Params:
+        """Returns the whole tree of two parts, inside or outside `jax.jit`."""
+        return join(trained, frozen)
+
     def axes(self) -> Params:
         """Returns the logical axes of each trained array."""
         return _matching(self._axes, self.trained(self._shapes))
@@ -70,7 +74,7 @@ def join(trained: Params, frozen: Params) -> Params:
     return joined
 
 
-def named(tree: Params, above: str = "") -> Iterator[tuple[str, Any]]:
+def named(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Yields each leaf of a nested dict with its path, like "encoder/layers/attention/…"."""
     for name, value in tree.items():
         if isinstance(value, Mapping):

@@ -10,6 +10,7 @@ from ptft_jax.models import attention, fused
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.partition import Device, current_device
+from ptft_jax.runs.config import Config
 
 
 def describe_model(model: Model) -> str:
@@ -67,3 +68,19 @@ def describe_backends(
     ]
     kernels = fused.uses_kernels(config.fused, device)
     return {"attention": "; ".join(said), "between products": "kernel" if kernels else "xla"}
+
+
+def remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:
+    """Returns what to change where an update or an evaluation does not fit the devices."""
+    rows = config.batch_size // (config.accumulate * mesh.shape["data"] * mesh.shape["fsdp"])
+    found = []
+    if rows > 1:
+        found.append(f"raise accumulate (now {config.accumulate}; {rows} rows at once on a device)")
+    if not model.config.remat:
+        found.append("set model.remat=True (now False)")
+    found.append(f"raise mesh.fsdp (now {mesh.shape['fsdp']}, with {mesh.size} devices in all)")
+    if "eval_batch_size" in config:
+        part = f"{config.batch_size // config.accumulate}, as in training"
+        now = config.eval_batch_size or part
+        found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
+    return found

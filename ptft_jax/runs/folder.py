@@ -352,11 +352,11 @@ def _all_params(checkpoints: Checkpoints, step: int, record: RunRecord, where: s
     model = build_model(record.encoder_config)
     if record.frozen is None:
         return checkpoints.restore_params(step, model.abstract())
-    from ptft_jax.runs.trainable import Trainable, base_of
+    from ptft_jax.runs.partly_trained import PartlyTrained, base_of
 
     base = base_of(record, where)
     config = ConfigDict(record.config)
-    trainable = Trainable(config, model, base.params, record.init_from, record)
+    trainable = PartlyTrained(config, model, base.params, record.init_from, record)
     return trainable.whole(checkpoints.restore_params(step, trainable.of(model.abstract())))
 
 

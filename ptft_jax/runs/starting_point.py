@@ -1,17 +1,23 @@
-"""What a run starts from: another run's parameters or a Hugging Face folder."""
+"""What a run starts from, a run's parameters or a Hugging Face folder, and what it trains of it."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jax.sharding import Mesh
 
 from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.models.build import Params
+from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import host_params, open_run
 from ptft_jax.runs.record import RunRecord, is_run
+from ptft_jax.training.step import TrainStep
 
 if TYPE_CHECKING:
     from ptft_jax.convert.folder import HeadsInfo
+    from ptft_jax.models.parts import Parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,3 +119,67 @@ def load_starting_point(
         new=tuple(head for head in heads if head not in kept),
         dropped=tuple(head for head in has if head not in kept),
     )
+
+
+class Trainable:
+    """All parameters are trained at one rate; see `runs.partly_trained` for others.
+
+    Attributes:
+        parts: the trained and the frozen part; None where all is trained.
+        factors: what the rate of each trained parameter is multiplied by; None: 1.
+        axes: the logical axes of the trained parameters.
+        sha256: of the frozen parameters; None where there are none.
+    """
+
+    parts: "Parts | None" = None
+    factors: Params | None = None
+    sha256: str | None = None
+
+    def __init__(self, model: Model):
+        self.axes = model.axes()
+
+    def facts(self) -> dict[str, str]:
+        """Returns how much is trained, in words; {} where it is all."""
+        return {}
+
+    def of(self, params: Params) -> Params:
+        """Returns the trained part of a tree of parameters."""
+        return params
+
+    def frozen(self, mesh: Mesh) -> Params:
+        """Returns the frozen parameters, laid out over a mesh; {} where there are none."""
+        return {}
+
+    def with_frozen(
+        self, step: TrainStep, evaluate: Callable[[Params], Any], frozen: Params
+    ) -> tuple[TrainStep, Callable[[Params], Any]]:
+        """Returns a step and an evaluation that take the trained parameters alone."""
+        return step, evaluate
+
+
+def trainable_of(
+    config: Config, model: Model, params: Params, init_from: str | None, record: RunRecord | None
+) -> Trainable:
+    """Returns what a config's rules make of a model; arguments as of `PartlyTrained`."""
+    if not has_rules(config):
+        return Trainable(model)
+    from ptft_jax.runs.partly_trained import PartlyTrained
+
+    return PartlyTrained(config, model, params, init_from, record)
+
+
+def has_rules(config: Config) -> bool:
+    """Says whether not all parameters are trained at one rate."""
+    optimizer = config.optimizer
+    return config.get("trainable", "all") != "all" or bool(
+        optimizer.rules or optimizer.layer_decay != 1
+    )
+
+
+def freezes(config: Config) -> bool:
+    """Says whether a config leaves parameters untrained."""
+    if not has_rules(config):
+        return False
+    from ptft_jax.runs.partly_trained import rules_in
+
+    return any(rule.rate is None for rule in rules_in(config, layers=1 << 20))

@@ -21,13 +21,20 @@ from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
 from ptft_jax.runs.defaults import expected
-from ptft_jax.runs.describe import describe_backends, describe_mesh, describe_model, device_of
+from ptft_jax.runs.describe import (
+    describe_backends,
+    describe_mesh,
+    describe_model,
+    device_of,
+    remedies,
+)
 from ptft_jax.runs.endings import Patience, ended_before, share
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
 from ptft_jax.runs.phases import PhaseConfig, check_borders
 from ptft_jax.runs.record import RunRecord
+from ptft_jax.runs.starting_point import freezes, trainable_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
@@ -167,7 +174,9 @@ def train(
     kind = kind_of(command, config)
 
     # Model. With its tokenizer it is known how long the run is.
-    start = kind.starting_point(init_from, folder if folder.has_checkpoint() else None)
+    resumes = folder.has_checkpoint()
+    # What is frozen is in no checkpoint of the run.
+    start = kind.starting_point(init_from, folder if resumes and not freezes(config) else None)
     init_from = start.source or init_from
     tokenizer = start.tokenizer
     phases, steps = kind.phases, kind.phases[-1].until
@@ -191,11 +200,14 @@ def train(
     examples = [kind.examples(phase, tokenizer, mesh) for phase in phases]
     scored = [kind.scored(phase, tokenizer) for phase in phases]
     backends = describe_backends(model.config, kind.rows(examples), device_of(mesh))
+    before = folder.record() if folder.exists() else None
+    trainable = trainable_of(config, model, start.params, init_from, before)
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
         ScheduleConfig(**config.schedule),
         steps,
-        model.axes(),
+        trainable.axes,
+        trainable.factors,
     )
     record = RunRecord(
         command=command,
@@ -207,16 +219,18 @@ def train(
         pairs=kind.pairs,
         problem_type=kind.problem_type,
         data=dict(kind.fingerprints),
+        frozen=trainable.sha256,
         randomness=RANDOMNESS,
     )
     # Hosts that fetch a model of the Hub each for itself may have got different ones.
     agree(job, "data", {**record.data, "init_from": init_from})
     changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
     check_borders(folder, phases)
-    if start.source is not None:
+    if start.source is not None and not resumes:
         report.say(str(start))
     facts = {
         "model": describe_model(model),
+        **trainable.facts(),
         **kind.facts(examples),
         "mesh": describe_mesh(mesh),
         **backends,
@@ -240,7 +254,7 @@ def train(
     # State: the run's own last checkpoint, then the starting point, then the seed.
     lock = held(folder.path) if job.is_first else nullcontext()
     with lock, jax.set_mesh(mesh), checkpoints, report:
-        abstract = abstract_state(model, optimizer)
+        abstract = abstract_state(model, optimizer, trainable.parts)
         arrays = jax.tree.leaves(abstract)
         check_run_place(job, folder.path, sum(a.size * a.dtype.itemsize for a in arrays))
         if job.process_count > 1:
@@ -254,7 +268,7 @@ def train(
         job.heartbeat = Heartbeat(
             folder.path, job.process_index, job.process_count, start_time, steps
         )
-        with fitting(_remedies(phases[0].config, model, mesh)):
+        with fitting(remedies(phases[0].config, model, mesh)):
             has_saved = checkpoints.latest_step() is not None
             with job.activity("restoring" if has_saved else "starting"):
                 restored = checkpoints.restore_latest(abstract, report.say)
@@ -262,9 +276,10 @@ def train(
                 state, meta = restored
                 report.say(f"resuming at step {int(state.step)} of {steps}")
             else:
-                given = put_params(start.params, model.axes(), mesh) if start.params else None
-                state = init_state(model, optimizer, config.seed, given)
+                given = put_params(trainable.of(start.params), model.axes(), mesh)
+                state = init_state(model, optimizer, config.seed, given, trainable.parts)
                 meta = {"next_index": 0, "evaluation_due": False}
+            frozen = trainable.frozen(mesh)
         first = int(state.step)
         job.heartbeat.step = first
         if job.is_first:
@@ -305,15 +320,17 @@ def train(
                     seed=config.seed,
                     accumulate=accumulate,
                     max_skipped_in_row=config.max_skipped_in_row,
+                    parts=trainable.parts,
                 )
                 evaluate = kind.evaluate(model, phase, splits, mesh, job)
+                step, evaluate = trainable.with_frozen(step, evaluate, frozen)
                 # A phase reads its own examples, from the first one on.
                 index = meta["next_index"] if resumes_here else 0
                 if done == first:
                     index += batch_size * skip_at(folder.path, first)
                 own = partial(process_rows, mesh)
                 with (
-                    fitting(_remedies(phase.config, model, mesh)),
+                    fitting(remedies(phase.config, model, mesh)),
                     Batches(rows, batch_size, index, own, workers=config.workers) as batches,
                 ):
                     state = fit(
@@ -383,19 +400,3 @@ def checked_mesh(config: Config, model: Model, phases: list[PhaseConfig]) -> Mes
         check_batch(config.eval_batch_size, 1, mesh, key="eval_batch_size")
     check_model(model.config, mesh)
     return mesh
-
-
-def _remedies(config: Config, model: Model, mesh: Mesh) -> list[str]:
-    """Returns what to change where an update or an evaluation does not fit the devices."""
-    rows = config.batch_size // (config.accumulate * mesh.shape["data"] * mesh.shape["fsdp"])
-    found = []
-    if rows > 1:
-        found.append(f"raise accumulate (now {config.accumulate}; {rows} rows at once on a device)")
-    if not model.config.remat:
-        found.append("set model.remat=True (now False)")
-    found.append(f"raise mesh.fsdp (now {mesh.shape['fsdp']}, with {mesh.size} devices in all)")
-    if "eval_batch_size" in config:
-        part = f"{config.batch_size // config.accumulate}, as in training"
-        now = config.eval_batch_size or part
-        found.append(f"lower eval_batch_size (now {now}) if it was in an evaluation")
-    return found

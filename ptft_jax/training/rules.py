@@ -1,6 +1,7 @@
 """What is trained at which rate: one table of rules by the paths of parameters."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -133,7 +134,8 @@ class Rates:
                 if rule.rate is None:
                     rates[applies] *= 0 if path not in fresh else 1
                 else:
-                    rates[applies] *= (rule.rate**depth if rule.by_layer else rule.rate)[applies]
+                    factors = rule.rate ** (depth if rule.by_layer else np.ones(len(depth)))
+                    rates[applies] *= factors[applies]
             trained = int(np.count_nonzero(rates))
             if np.any(rates[: len(rates) - trained]):
                 raise ConfigError(
@@ -160,6 +162,11 @@ class Rates:
     def trained_parameters(self) -> int:
         """The number of trained values."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.parts.abstract()))
+
+    @property
+    def all_parameters(self) -> int:
+        """The number of values of the model."""
+        return sum(math.prod(shape.shape) for shape in self._shapes.values())
 
     def explained(self) -> list[tuple[str, tuple[int, ...], tuple[float, ...]]]:
         """Returns of each parameter its path, its shape and the factor of each of its layers."""

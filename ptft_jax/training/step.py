@@ -6,7 +6,7 @@ A state is a tree of arrays, so that all of it can be saved, split and donated.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Model, Params
 from ptft_jax.models.dropout import row_keys
-from ptft_jax.models.parts import Parts, join
 from ptft_jax.objectives.totals import Objective, ScoringObjective, Totals, add, loss_of
 from ptft_jax.training.mesh import (
     exchange_gradients,
@@ -24,6 +23,9 @@ from ptft_jax.training.mesh import (
     sum_gradients_locally,
     zero_gradients,
 )
+
+if TYPE_CHECKING:
+    from ptft_jax.models.parts import Parts
 
 
 @jax.tree_util.register_dataclass
@@ -62,7 +64,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     params: Params | None = None,
-    parts: Parts | None = None,
+    parts: "Parts | None" = None,
 ) -> TrainState:
     """Makes the state of a run at step 0, laid out over the mesh that is set.
 
@@ -70,8 +72,8 @@ def init_state(
         model: the model.
         optimizer: its optimizer.
         seed: decides every initial value.
-        params: values to use instead of fresh ones, for any subtree of those that are trained (a head
-            that is absent here is initialised from the seed).
+        params: values to use instead of fresh ones, for any subtree of those that are trained (a
+            head that is absent here is initialised from the seed).
         parts: which parameters are trained; None: all.
     """
     given = params or {}
@@ -87,7 +89,7 @@ def init_state(
 
 
 def abstract_state(
-    model: Model, optimizer: optax.GradientTransformation, parts: Parts | None = None
+    model: Model, optimizer: optax.GradientTransformation, parts: "Parts | None" = None
 ) -> TrainState:
     """Returns the state's tree as `jax.ShapeDtypeStruct`s with the shardings of the mesh set."""
 
@@ -124,7 +126,7 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     max_skipped_in_row: int = 10,
-    parts: Parts | None = None,
+    parts: "Parts | None" = None,
 ) -> TrainStep:
     """Makes the jitted step; the state passed in is donated.
 
@@ -165,7 +167,8 @@ def make_train_step(
         others = sum_gradients_locally(frozen or {})
 
         def totals_of(params: Params, batch: Batch, keys: jax.Array | None = None) -> Totals:
-            return objective(model.bind(join(params, others), first_layer), batch, keys=keys)
+            whole = params if parts is None else parts.join(params, others)
+            return objective(model.bind(whole, first_layer), batch, keys=keys)
 
         def part_loss(params: Params, part: Batch, keys: jax.Array) -> tuple[jax.Array, Totals]:
             totals = totals_of(params, part, keys)
@@ -188,8 +191,8 @@ def make_train_step(
                 zero_gradients(params),
                 jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch)),
             )
-            parts = _split({**batch, "keys": keys_B}, accumulate)
-            (grads, totals), _ = jax.lax.scan(body, nothing, parts)
+            micro_batches = _split({**batch, "keys": keys_B}, accumulate)
+            (grads, totals), _ = jax.lax.scan(body, nothing, micro_batches)
         grads = exchange_gradients(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))

@@ -13,7 +13,7 @@ from rich.console import Console
 from ptft_jax.commands import screen
 from ptft_jax.commands.look import checkpoints, status
 from ptft_jax.commands.train.progress import ConsoleProgress
-from ptft_jax.training.accounting.time_account import Beat
+from ptft_jax.training.accounting.heartbeat import Beat
 from ptft_jax.training.checkpoints.manifest import Manifest, write_manifest
 
 METRICS = {

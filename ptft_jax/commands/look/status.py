@@ -34,9 +34,8 @@ from ptft_jax.commands.screen import (
 from ptft_jax.data.progress import duration
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.record import RunRecord, read_record
-from ptft_jax.training.accounting.heartbeat import INTERVAL, read_heartbeats
+from ptft_jax.training.accounting.heartbeat import INTERVAL, Beat, read_heartbeats
 from ptft_jax.training.accounting.time_account import (
-    Beat,
     Start,
     account,
     end_of,

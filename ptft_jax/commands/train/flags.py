@@ -77,6 +77,8 @@ def define_training_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("stop_at", None, text, flag_values=values)
     text = "START:STOP, like 100:103: traces the updates 101 to 103 into RUN/profile."
     flags.DEFINE_string("profile", None, text, flag_values=values)
+    text = "Print what of each parameter would be trained, at which rate, and stop."
+    flags.DEFINE_boolean("explain", False, text, flag_values=values)
     text = "Service that is told the run too; see docs/pretraining.md."
     flags.DEFINE_enum("track", None, ["wandb", "mlflow", "trackio"], text, flag_values=values)
     define_job_flags(values)
@@ -93,7 +95,8 @@ def define_series_flags(values: flags.FlagValues) -> None:
 def trained(command: str, values: flags.FlagValues, positional: list[str]) -> RunFolder | None:
     """Trains as the flags say, in the job of this process.
 
-    Returns the run's folder; None where it has stopped before its end, as --stop_at says.
+    Returns the run's folder; None where it has stopped before its end, as --stop_at says, or was
+    only explained.
 
     All processes of the job have agreed on the flags before, and gone back if those say so.
 
@@ -111,6 +114,11 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
         if values.rewind is not None:
             _rewind(job, folder, values.rewind, values.skip_batches)
         console = make_console()
+        if values.explain:
+            from ptft_jax.commands.train.explain import explain
+
+            explain(console, command, values.config, folder, values.init_from)
+            return None
         try:
             results = train(
                 command,

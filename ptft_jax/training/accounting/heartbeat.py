@@ -11,18 +11,60 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import cast
 
 from ptft_jax import BEGAN
-from ptft_jax.training.accounting.time_account import EVENTS_FILE, Beat
 
+EVENTS_FILE = "events.jsonl"
+ACTIVITIES = ("training", "starting", "restoring", "compiling", "evaluating", "saving")
 FOLDER = "status"
 # Seconds after which a heartbeat comes at the latest.
 INTERVAL = 10.0
 # What happens within so many seconds is written together; at its end a process waits as long.
 _MOMENT = 1.0
 _starts = iter([BEGAN])
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What one process of a job says of itself: a heartbeat, or a line of events.jsonl.
+
+    Attributes:
+        time: seconds since 1970, by its own clock, as all times.
+        start: which start of the run it belongs to: when that began, the same for all processes.
+        activity, since: what its main thread does, one of `ACTIVITIES`, and since when.
+        step, until: updates made, None before the run has been read or made; where it is to end.
+        waited: seconds of this start in which the devices stood idle for want of a batch.
+        code: its exit code, None while it runs.
+        process, processes, host, pid: which process this is, of how many, and where it runs.
+    """
+
+    time: float
+    start: float
+    activity: str
+    since: float
+    step: int | None
+    until: int
+    waited: float
+    code: int | None
+    process: int
+    processes: int
+    host: str
+    pid: int
+
+    @classmethod
+    def parse(cls, line: str) -> "Beat | None":
+        """Returns the beat in a line of JSON; None for what a kill has cut off, or is none."""
+        with suppress(ValueError, TypeError):
+            beat = cls(**json.loads(line))
+            types = {one.name: cast(type, one.type) for one in fields(cls)}
+            typed = all(isinstance(getattr(beat, name), wanted) for name, wanted in types.items())
+            # The host is shown on a terminal, which obeys what is not printable.
+            if typed and beat.activity in ACTIVITIES and beat.host.isprintable():
+                return beat
+        return None
 
 
 class Heartbeat:

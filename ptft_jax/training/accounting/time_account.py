@@ -5,18 +5,15 @@ the time between two lines belongs to what the earlier one says (`heartbeat`).
 A start that was killed has no end; the next one adds what its last heartbeat said.
 """
 
-import json
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-EVENTS_FILE = "events.jsonl"
-ACTIVITIES = ("training", "starting", "restoring", "compiling", "evaluating", "saving")
+from ptft_jax.training.accounting.heartbeat import ACTIVITIES, EVENTS_FILE, Beat
+
 _KINDS = ("training", "lost", "data_wait", *ACTIVITIES[1:])
 _ENDS = {0: "finished", 75: "SIGTERM", 129: "SIGHUP", 130: "Ctrl-C", 76: "peer lost", 70: "hung"}
 
@@ -24,46 +21,6 @@ _ENDS = {0: "finished", 75: "SIGTERM", 129: "SIGHUP", 130: "Ctrl-C", 76: "peer l
 def end_of(code: int | None) -> str:
     """Returns an exit code in words, 'SIGTERM (75)'; None is that of a start that was killed."""
     return "killed" if code is None else f"{_ENDS.get(code, 'error')} ({code})"
-
-
-@dataclass(frozen=True)
-class Beat:
-    """What one process of a job says of itself: a heartbeat, or a line of events.jsonl.
-
-    Attributes:
-        time: seconds since 1970, by its own clock, as all times.
-        start: which start of the run it belongs to: when that began, the same for all processes.
-        activity, since: what its main thread does, one of `ACTIVITIES`, and since when.
-        step, until: updates made, None before the run has been read or made; where it is to end.
-        waited: seconds of this start in which the devices stood idle for want of a batch.
-        code: its exit code, None while it runs.
-        process, processes, host, pid: which process this is, of how many, and where it runs.
-    """
-
-    time: float
-    start: float
-    activity: str
-    since: float
-    step: int | None
-    until: int
-    waited: float
-    code: int | None
-    process: int
-    processes: int
-    host: str
-    pid: int
-
-    @classmethod
-    def parse(cls, line: str) -> "Beat | None":
-        """Returns the beat in a line of JSON; None for what a kill has cut off, or is none."""
-        with suppress(ValueError, TypeError):
-            beat = cls(**json.loads(line))
-            types = {one.name: cast(type, one.type) for one in fields(cls)}
-            typed = all(isinstance(getattr(beat, name), wanted) for name, wanted in types.items())
-            # The host is shown on a terminal, which obeys what is not printable.
-            if typed and beat.activity in ACTIVITIES and beat.host.isprintable():
-                return beat
-        return None
 
 
 def read_events(run_dir: Path) -> list[Beat]:

@@ -14,8 +14,8 @@ from command_line import metrics, prepare_corpus, pretrain_flags, run, tree
 from rich.console import Console
 
 from ptft_jax.commands.look import status
-from ptft_jax.training.accounting.heartbeat import read_heartbeats
-from ptft_jax.training.accounting.time_account import Beat, account, end_of, read_events, totals
+from ptft_jax.training.accounting.heartbeat import Beat, read_heartbeats
+from ptft_jax.training.accounting.time_account import account, end_of, read_events, totals
 from ptft_jax.training.checkpoints import retention
 from ptft_jax.training.checkpoints.manifest import Manifest, write_manifest
 

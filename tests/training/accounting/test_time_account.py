@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ptft_jax.training.accounting.time_account import Beat, account, end_of, read_events, totals
+from ptft_jax.training.accounting.heartbeat import Beat
+from ptft_jax.training.accounting.time_account import account, end_of, read_events, totals
 
 NOW = 1_700_000_000.0
 

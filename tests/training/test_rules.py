@@ -1,0 +1,170 @@
+"""Rates by path and by layer, against PyTorch's parameter groups; a backward pass that stops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from hf_reference import SMALL, our_side, random_batch
+from task_batches import classification, torch_arguments
+
+from ptft_jax.models.build import build_model
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.parts import named
+from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.rules import Rates, rules_of
+from ptft_jax.training.step import init_state, make_train_step
+
+HEADS = ("pooler", "classification")
+LAYERS = 4
+
+
+def rates_of(model, trainable="all", layer_decay=1.0, rules=()):
+    layers = model.config.num_hidden_layers
+    return Rates(model, rules_of(trainable, layer_decay, rules, layers))
+
+
+def test_factors_of_layer_decay_and_rules():
+    """By hand: 1 above the layers, 0.5 at the last one, 0.5 to the fifth at the embeddings."""
+    config = EncoderConfig(
+        vocab_size=32,
+        hidden_size=8,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        intermediate_size=16,
+        heads=HEADS,
+    )
+    model = build_model(config)
+    rules = [
+        ["encoder/layers/feed_forward/.*", 3.0],
+        ["encoder/layers/.*", {"rate": None, "below": 1}],
+    ]
+    found = {path: rates for path, _, rates in rates_of(model, "all", 0.5, rules).explained()}
+    assert found["heads/classification/kernel"] == found["encoder/pooler/bias"] == (1.0,)
+    assert found["encoder/embeddings/word_embeddings"] == (0.5**5,)
+    assert found["encoder/layers/attention/query/kernel"] == (0.0, 0.5**3, 0.5**2, 0.5)
+    assert found["encoder/layers/feed_forward/output/bias"] == (0.0, 0.375, 0.75, 1.5)
+
+
+def test_layer_decay_equals_parameter_groups_of_torch():
+    """Ten updates of AdamW with a rate and a decay for each layer, as timm sets them up."""
+    torch.manual_seed(0)
+    hf_config = transformers.BertConfig(**{**SMALL, "num_hidden_layers": 2, "num_labels": 3})
+    theirs = transformers.BertForSequenceClassification(hf_config).train()
+    config, params = our_side(theirs, HEADS)
+    model = build_model(config)
+    rows = random_batch(0, rows=6)
+    _, batch, labels = classification(np.random.default_rng(0), rows)
+    arguments = torch_arguments(classification, rows, batch, labels)
+
+    def depth(name):
+        if "embeddings" in name:
+            return 3
+        return 2 - int(name.split("layer.")[1][0]) if "layer." in name else 0
+
+    groups = [
+        {
+            "params": [parameter],
+            "lr": 3e-3 * 0.5 ** depth(name),
+            "weight_decay": 0.0 if name.endswith("bias") or "LayerNorm" in name else 0.1,
+        }
+        for name, parameter in theirs.named_parameters()
+    ]
+    optimizer, expected = torch.optim.AdamW(groups, eps=1e-6), []
+    for _ in range(10):
+        loss = theirs(**arguments).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        optimizer.step()
+        expected.append(loss.item())
+
+    rates = rates_of(model, layer_decay=0.5)
+    ours, schedule = make_optimizer(
+        OptimizerConfig(learning_rate=3e-3, weight_decay=0.1),
+        ScheduleConfig("constant"),
+        10,
+        rates.parts.axes(),
+        rates.factors,
+    )
+    state = init_state(model, ours, seed=0, params=params)
+    step = make_train_step(model, ClassificationObjective(), ours, schedule, seed=0)
+    found = []
+    for _ in range(10):
+        state, metrics = step(state, batch)
+        found.append(float(metrics["loss"]))
+    assert found[-1] < 0.8 * found[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("trainable", ["head", "top1", "top2", "bias"])
+def test_gradients_of_a_part_are_those_of_the_whole(trainable):
+    """The frozen tree is an argument like any other; what is trained does not notice it."""
+    config = EncoderConfig(
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.2,
+        heads=HEADS,
+        num_labels=3,
+    )
+    model = build_model(config)
+    params = model.init(jax.random.key(0))
+    _, batch, _ = classification(np.random.default_rng(0), random_batch(0, rows=6))
+    batch = jax.tree.map(jnp.asarray, batch)
+    objective, parts = ClassificationObjective(), rates_of(model, trainable).parts
+    trained, frozen = parts.trained(params), parts.frozen(params)
+
+    def loss(params, first_layer=0):
+        return objective(model.bind(params, first_layer), batch, keys=None).loss["classification"]
+
+    whole = parts.trained(jax.grad(loss)(params))
+
+    def of_part(trained):
+        return loss(parts.join(trained, frozen), parts.first_layer)
+
+    part = jax.grad(of_part)(trained)
+    for (path, one), (other_path, other) in zip(named(part), named(whole), strict=True):
+        assert path == other_path
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7, err_msg=path)
+
+
+def test_the_backward_pass_stops_at_the_first_trained_layer():
+    """Operations and temporary memory of an update fall with the layers that are trained."""
+    config = EncoderConfig(
+        vocab_size=64,
+        hidden_size=64,
+        num_hidden_layers=8,
+        num_attention_heads=2,
+        intermediate_size=256,
+        max_position_embeddings=32,
+        heads=HEADS,
+    )
+    model = build_model(config)
+    _, batch, _ = classification(np.random.default_rng(0), random_batch(0, rows=6))
+    costs = {}
+    for trainable in ("all", "top4", "head"):
+        rates = rates_of(model, trainable)
+        optimizer, schedule = make_optimizer(
+            OptimizerConfig(), ScheduleConfig(), 10, rates.parts.axes(), rates.factors
+        )
+        state = init_state(model, optimizer, seed=0, parts=rates.parts)
+        step = make_train_step(
+            model, ClassificationObjective(), optimizer, schedule, seed=0, parts=rates.parts
+        )
+        # Two moments for each trained value, and a count.
+        moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
+        assert moments == 2 * rates.trained_parameters
+        frozen = rates.parts.frozen(model.init(jax.random.key(0)))
+        compiled = step.lower(state, batch, frozen).compile()
+        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        costs[trainable] = cost["flops"], memory.temp_size_in_bytes
+    # A backward pass costs twice a forward one.
+    assert costs["top4"][0] < 0.72 * costs["all"][0]
+    assert costs["head"][0] < 0.4 * costs["all"][0]
+    assert costs["head"][1] < costs["top4"][1] < costs["all"][1]
