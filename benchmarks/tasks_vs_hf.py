@@ -295,7 +295,7 @@ def _train_hf(args: argparse.Namespace) -> None:
             batch = _inputs(kind.head, dev.batch(rows), labelled=False)
             parts.append(_outputs(kind.head, model(**batch), config.max_seq_length))
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    scores = kind.score(splits["dev"], dev, outputs)
+    scores = kind.score(splits["dev"], kind.decode(splits["dev"], dev, outputs))
     model.save_pretrained(args.save)
     print(json.dumps({"scores": scores, "updates": steps}))
 
