@@ -45,7 +45,8 @@ class Classification(FineTuning):
     ) -> dict[str, float]:
         assert split.labels is not None  # `scored` names labelled splits only
         logits = outputs["logits"][:, 0]
-        return compute_metrics(self.task.metrics, logits, split.labels, split.groups)
+        metrics = split.metrics or self.task.metrics
+        return compute_metrics(metrics, logits, split.labels, split.groups)
 
     def finding(self, split: Split, outputs: Mapping[str, np.ndarray]) -> str | None:
         """Says so where a split of several classes is predicted to be of one."""
