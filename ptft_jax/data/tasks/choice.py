@@ -162,6 +162,8 @@ def _own_columns(settings: ChoiceSettings) -> Flatten:
             while f"{settings.choices_column}{number}" in record:
                 choices.append(record[f"{settings.choices_column}{number}"])
                 number += 1
+            if not number:
+                raise KeyError(settings.choices_column)
         row = {"context": record[settings.context_column], "choices": choices}
         return [row | {"label": record.get(settings.label_column)}]
 
@@ -177,6 +179,8 @@ def _split_of(table: Table) -> ChoiceSplit:
             if not isinstance(text, str):
                 raise DataError(f"{table.at(row)}: {text!r} is no text; expected one in quotes")
             check_characters(table, row, "choices", text)
+        if not all(map(str.strip, some)):
+            raise DataError(f"{table.at(row)}: choices {some!r}; expected no empty one")
     found = table.columns.get("label")
     source = str(table.path)
     names, groups = table.columns.get("names"), table.columns.get("group")

@@ -14,6 +14,7 @@ import numpy as np
 from ptft_jax.data import tfds
 from ptft_jax.data.tasks.labels import (
     check_characters,
+    check_texts,
     class_ids,
     find_labels,
     is_unlabelled,
@@ -319,7 +320,15 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
         label = settings.label_column if settings.label_column in table.columns else None
         if split == "test" and label is not None and is_unlabelled(table, label, names):
             label = None
+        if split != "test":
+            check_texts(table, texts)
         splits[split] = _split_of(table, texts, label, names, None, several)
+    labels = splits["train"].labels
+    if settings.regression and labels is not None and not np.ptp(labels):
+        raise DataError(
+            f"{tables['train'].path}: all {len(labels)} rows have the score {labels[0]:g} in "
+            f"column '{settings.label_column}'; expected at least two different scores"
+        )
     kinds: dict[bool, tuple[str, tuple[str, ...]]] = {
         settings.regression: ("regression", ("pearson", "spearman")),
         several: ("multi_label_classification", ("f1_micro", "f1_macro", "accuracy")),

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 from ptft_jax.objectives.totals import ScoringObjective
@@ -44,11 +44,11 @@ class FineTuning(Kind):
         self.config = config
         self._found: dict[str, str | None] = {}
         self.task = load_task(config.task, config.data_dir, self.settings(config))
-        for split in self.task.eval_splits:
-            if not self.task.splits[split].labelled:
-                raise ConfigError(
-                    f"the split {split} of {self.task.name} has no labels to score against."
-                )
+        for name in ("train", *self.task.eval_splits):
+            split = self.task.splits[name]
+            if not split.labelled:
+                use = "learn from" if name == "train" else "score against"
+                raise DataError(f"{split.source} has no labels to {use}; expected one for each row")
         self.labels = self.task.label_names
         self.best = (f"{self.task.eval_splits[0]}_{self.task.metrics[0]}", "max")
         self.fingerprints = {
