@@ -78,6 +78,26 @@ def exact_match(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray)
     return float(np.mean(wrong[np.unique(groups)] == 0))
 
 
+def distinct_choices(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The choice of each example, int64 `[N]`, where those of a group have the same choices.
+
+    scores: `[N, P]`. Each choice is taken once in a group, the highest scores first, as in CLUE's
+    code for CHID; an example for which none is left takes its best one.
+    """
+    chosen = scores.argmax(axis=1)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        open_rows, taken = set(rows.tolist()), set()
+        order = np.argsort(-scores[rows], axis=None, kind="stable")
+        for place in order.tolist():
+            row, choice = int(rows[place // scores.shape[1]]), place % scores.shape[1]
+            if row in open_rows and choice not in taken:
+                chosen[row] = choice
+                open_rows.remove(row)
+                taken.add(choice)
+    return chosen
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy,
     "f1": f1,

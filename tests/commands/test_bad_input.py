@@ -61,11 +61,19 @@ def place(tmp_path_factory) -> Path:
         "table": ("text\tlabel", rows, [*rows, "a b\tgood"]),
         "strange_label": ("text\tlabel", rows, [rows[0], "the bird\tugly"]),
         "no_column": ("sentence\tlabel", rows, rows),
+        "no_text": ("text\tlabel", rows, [rows[0], " \tbad"]),
+        "one_class": ("text\tlabel", [rows[0], rows[0]], rows),
+        "one_score": ("text\tlabel", ["the river\t2", "a stone\t2.0"], ["the bird\t1"]),
+        "no_rows": ("text\tlabel", rows, []),
     }
     for name, (header, train, dev) in tables.items():
         (place / name).mkdir()
         for split, lines in (("train", train), ("dev", dev)):
             (place / name / f"{split}.tsv").write_text("\n".join([header, *lines]) + "\n")
+    (place / "choices").mkdir()
+    for split in ("train", "dev"):
+        lines = ['{"context": "", "choices": ["the river", "the stone"]}\n'] * 2
+        (place / "choices" / f"{split}.jsonl").write_text("".join(lines))
     (place / "latin").mkdir()
     for split in ("train", "dev"):
         (place / "latin" / f"{split}.tsv").write_bytes(b"text\tlabel\nfine\tgood\ncaf\xe9\tbad\n")
@@ -351,6 +359,23 @@ CASES = {
         ["dev.tsv, line 3", "'ugly'", "not in the set: bad, good"],
     ),
     "no column": (65, lambda p: _finetune(p, table="no_column"), ["no column 'text'"]),
+    "no text": (
+        65,
+        lambda p: _finetune(p, table="no_text"),
+        ["dev.tsv, line 3: column 'text' holds no text", "take the row out"],
+    ),
+    "one class": (65, lambda p: _finetune(p, table="one_class"), ["all 2 rows have the label"]),
+    "one score": (
+        65,
+        lambda p: _finetune(p, table="one_score", **{"table.regression": True}),
+        ["train.tsv: all 2 rows have the score 2"],
+    ),
+    "no rows": (65, lambda p: _finetune(p, table="no_rows"), ["dev.tsv has no rows"]),
+    "choices without labels": (
+        65,
+        lambda p: _finetune(p, table="choices", config="choice.py"),
+        ["train.jsonl has no labels to learn from"],
+    ),
     "long sequences": (
         2,
         lambda p: _finetune(p, max_seq_length=64),

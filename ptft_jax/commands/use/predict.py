@@ -1,4 +1,4 @@
-r"""ptft predict --run_dir=RUN_OR_HF_DIR "text" … | --input=FILE [--output=FILE] [--json] [--top=5]
+r"""ptft predict --run_dir=RUN_OR_HF_DIR "text" … | --input=FILE | --split=test [--output=FILE]
 
 Fills in [MASK]s with a pretraining run; gives labels, scores, entities or answers with a fine-tuned
 one. [MASK] is the mask of every model, also of one whose tokenizer spells it otherwise (<mask>).
@@ -12,6 +12,10 @@ number, all columns it came with, and the prediction. --json prints JSON lines i
 A tagger also reads FILE.conll, of a word on each line, and adds a column with the words' tags. A
 question stands before its context, as the first text of a pair; FILE may then be .json in the
 format of SQuAD, and --output=FILE.json gets the answers by their ids, {id: text}.
+
+--split=test asks about a split of the run's own task, in its data or in --data_dir. --output=DIR
+then gets the files that the server of GLUE, SuperGLUE or CLUE takes, --output=FILE.zip all of them
+packed; --run_dir may be a folder of runs, of which the best one of each task predicts.
 """
 
 import json
@@ -26,6 +30,7 @@ from rich.table import Table
 
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, warnings_as_lines
 from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
+from ptft_jax.commands.use.submit import is_submission, submit
 from ptft_jax.commands.use.texts import (
     COLUMNS,
     Asked,
@@ -34,6 +39,7 @@ from ptft_jax.commands.use.texts import (
     define_input_flags,
     read_input,
     read_sentences,
+    read_split,
     rows_of,
     tagged_columns,
     write_file,
@@ -48,8 +54,12 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values, RUN_OR_HF)
     define_input_flags(values, pairs=True)
-    text = "File to make, .csv, .tsv, .jsonl, .json or .conll, instead of showing it all."
+    text = "File to make, .csv, .tsv, .jsonl, .json or .conll; with --split=test a folder or .zip."
     flags.DEFINE_string("output", None, text, flag_values=values)
+    text = "Split of the run's task to predict, like test, instead of texts or a file."
+    flags.DEFINE_string("split", None, text, flag_values=values)
+    text = "Folder of the task's files for --split; else that of the run's training."
+    flags.DEFINE_string("data_dir", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
     flags.DEFINE_integer("top", 5, "Candidates to show.", lower_bound=1, flag_values=values)
 
@@ -58,12 +68,21 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
     if not values.run_dir:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
-    if bool(positional) == bool(values.input):
-        raise ConfigError('expected either texts ("…") or --input=FILE.')
-    output = None if values.output is None else check_output(values.output, values.input)
+    if [bool(positional), bool(values.input), bool(values.split)].count(True) != 1:
+        raise ConfigError('expected one of texts ("…"), --input=FILE and --split=NAME.')
+    if values.data_dir and not values.split:
+        raise ConfigError("--data_dir: expected --split=NAME beside it.")
+    if values.split and is_submission(values.output):
+        submit(values)
+        return
+    output = None
+    if values.output is not None:
+        output = check_output(values.output, values.input, bool(values.split))
     opened = load_run(values.run_dir, values.checkpoint)
     asked = Asked(positional, {"text": positional})
-    if values.input:
+    if values.split:
+        asked = read_split(values, output)
+    elif values.input:
         in_columns = Path(values.input).suffix == COLUMNS
         asked = read_sentences(values.input, opened) if in_columns else read_input(values, opened)
     if output is not None:

@@ -15,9 +15,12 @@ from ptft_jax.data.tasks.choice import ChoiceSettings, ChoiceTask
 from ptft_jax.data.tasks.conll import TaggedFile, read_tagged, with_column
 from ptft_jax.data.tasks.reading import SUFFIXES, read_table
 from ptft_jax.data.tasks.span import SpanTask, read_squad
+from ptft_jax.data.tasks.tags import TaggingSplit
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
+from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.trained.open import Run
+from ptft_jax.runs.trained.splits import columns_of, find_split, splits_of, texts_of
 from ptft_jax.runs.trained.texts import Text
 from ptft_jax.training.storage import write_atomically
 
@@ -116,6 +119,18 @@ def read_sentences(source: str, run: Run) -> Asked:
     return Asked(file.words, {"words": file.words}, file)
 
 
+def read_split(values: flags.FlagValues, output: Path | None) -> Asked:
+    """Reads the split of a run's task that --split names; errors as of `splits_of`."""
+    run = open_run(values.run_dir, values.checkpoint)
+    split = find_split(splits_of(run, values.data_dir), values.split, run)
+    file = None
+    if output is not None and output.suffix == COLUMNS:
+        if not isinstance(split, TaggingSplit):
+            raise ConfigError(f"--output={output}: {run.folder.path} is no tagger.")
+        file = read_tagged(split.source, run.config.get("word_column", 0), None)
+    return Asked(texts_of(split), columns_of(split), file)
+
+
 def _columns_of(run: Run) -> tuple[str, ...]:
     """Returns the text columns of what a run was fine-tuned on, else the usual name."""
     if "span" in run.model_config.heads:
@@ -146,13 +161,17 @@ def is_tagger(run: Run) -> bool:
     return "tagging" in run.model_config.heads
 
 
-def check_output(output: str, source: str | None) -> Path:
+def check_output(output: str, source: str | None, from_split: bool) -> Path:
     """Returns the path of a file to make; raises ConfigError for another suffix or place.
 
-    `source` is the input: of columns, columns can be made.
+    `source` is the input: of columns, columns can be made, and of a split of tagged words.
     """
     path = Path(output)
-    known = OUTPUTS if source is None or Path(source).suffix != COLUMNS else (".jsonl", COLUMNS)
+    known = OUTPUTS
+    if from_split:
+        known = (*OUTPUTS, COLUMNS)
+    elif source is not None and Path(source).suffix == COLUMNS:
+        known = (".jsonl", COLUMNS)
     if path.suffix not in known or path.is_dir():
         raise ConfigError(
             f"--output={output}: expected the name of a file to make, ending in {', '.join(known)}."

@@ -10,5 +10,6 @@ conll            files of tagged words, as sentences
 tags             sentences → splits, with the set of their tags
 tagging          splits → examples, and the tag of each word
 choice           contexts with choices: splits and examples
+submissions      files of predictions as the benchmarks' servers take them
 suites           the rows of each benchmark
 """

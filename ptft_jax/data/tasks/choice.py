@@ -24,11 +24,13 @@ from ptft_jax.data.tasks.reading import (
     fingerprint_of,
     read_table,
 )
-from ptft_jax.data.tasks.table import listing
+from ptft_jax.data.tasks.submissions import Submission
+from ptft_jax.data.tasks.table import absent, listing
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 
-_COLUMNS = ("context", "choices", "label")
+_COLUMNS = ("context", "choices")
+_OPTIONAL = ("label", "names", "answers", "group", "id")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class ChoiceSplit:
 
     contexts: "" everywhere where choices are whole texts. labels: the right choices, int32 `[N]`;
     None where they are not known. is_right: all choices that count as right, bool `[N, P]`, where
-    there may be several; None for those of `labels`.
+    there may be several; None for those of `labels`. names: what a benchmark calls the choices,
+    where they are texts made of them. answers: all texts that are right, where an answer is scored
+    by its text. groups: int `[N]`, of examples that have the same choices, each of which is right
+    for one of them at most. ids: as in `table.Split`.
     """
 
     contexts: list[str]
@@ -57,6 +62,10 @@ class ChoiceSplit:
     labels: np.ndarray | None
     source: str
     is_right: np.ndarray | None = None
+    names: list[list[str]] | None = None
+    answers: list[list[str]] | None = None
+    groups: np.ndarray | None = None
+    ids: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.contexts)
@@ -99,8 +108,9 @@ class ChoiceTask:
 
     suite, folder, files, reader, language: as in `ClassificationTask`. flatten: makes of a record
     rows with `context`, `choices` (a list) and, where it is known, `label`: the number of the right
-    choice from 0, the choice itself, or a list of them. None for a table of one's own, whose
-    columns `ChoiceSettings` names.
+    choice from 0, the choice itself, or a list of them; perhaps `names`, `answers`, `group` and
+    `id`, see `ChoiceSplit`. None for a table of one's own, whose columns `ChoiceSettings` names.
+    submission: as in `ClassificationTask`.
     """
 
     kind: ClassVar[str] = "choice"
@@ -112,6 +122,7 @@ class ChoiceTask:
     flatten: Flatten | None = None
     metrics: tuple[str, ...] = ("accuracy",)
     language: str | None = "en"
+    submission: Submission | None = None
 
     def load(
         self, name: str, data_dir: str | Path | None, settings: ChoiceSettings | None = None
@@ -136,17 +147,19 @@ class ChoiceTask:
                 path = next((file for file in files if file.is_file()), None)
             if path is not None:
                 splits[split] = self.read(path, settings)
+            elif split != "test" and self.files is not None:
+                train = folder / self.files["train"][0]
+                raise ConfigError(absent(folder, self.files[split], train))
             elif split != "test":
-                wanted = (self.files or {}).get(split, (f"{split}.jsonl, .parquet, .csv or .tsv",))
-                raise ConfigError(f"{folder} has no {wanted[0]}; {listing(folder)}")
+                raise ConfigError(
+                    f"{folder} has no {split}.jsonl, .parquet, .csv or .tsv; {listing(folder)}"
+                )
         return ChoiceData(name, splits, self.metrics)
 
     def read(self, path: str | Path, settings: ChoiceSettings | None = None) -> ChoiceSplit:
         """Returns the examples of one file in the task's form, with or without labels."""
         flatten = self.flatten or _own_columns(settings or ChoiceSettings())
-        table = read_table(
-            path, _COLUMNS[:2], optional=("label",), reader=self.reader, flatten=flatten
-        )
+        table = read_table(path, _COLUMNS, optional=_OPTIONAL, reader=self.reader, flatten=flatten)
         return _split_of(table)
 
 
@@ -158,6 +171,8 @@ def _own_columns(settings: ChoiceSettings) -> Flatten:
             while f"{settings.choices_column}{number}" in record:
                 choices.append(record[f"{settings.choices_column}{number}"])
                 number += 1
+            if not number:
+                raise KeyError(settings.choices_column)
         row = {"context": record[settings.context_column], "choices": choices}
         return [row | {"label": record.get(settings.label_column)}]
 
@@ -173,10 +188,17 @@ def _split_of(table: Table) -> ChoiceSplit:
             if not isinstance(text, str):
                 raise DataError(f"{table.at(row)}: {text!r} is no text; expected one in quotes")
             check_characters(table, row, "choices", text)
+        if not all(map(str.strip, some)):
+            raise DataError(f"{table.at(row)}: choices {some!r}; expected no empty one")
     found = table.columns.get("label")
     source = str(table.path)
+    names, groups = table.columns.get("names"), table.columns.get("group")
+    ids = table.columns.get("id", [])
+    more: dict[str, Any] = {"names": names, "ids": ids if ids and None not in ids else None}
+    more["groups"] = None if groups is None else np.array(groups)
     if found is None or all(label in (None, "", -1, "-1") for label in found):
-        return ChoiceSplit(contexts, choices, None, source)
+        return ChoiceSplit(contexts, choices, None, source, **more)
+    more["answers"] = table.columns.get("answers")
     right = [_right(table, row, label, choices[row]) for row, label in enumerate(found)]
     is_right = None
     if any(len(some) > 1 for some in right):
@@ -184,7 +206,7 @@ def _split_of(table: Table) -> ChoiceSplit:
         for row, some in enumerate(right):
             is_right[row, some] = True
     labels = np.array([some[0] for some in right], np.int32)
-    return ChoiceSplit(contexts, choices, labels, source, is_right)
+    return ChoiceSplit(contexts, choices, labels, source, is_right, **more)
 
 
 def _right(table: Table, row: int, label: Any, choices: Sequence[str]) -> list[int]:

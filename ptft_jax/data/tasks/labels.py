@@ -128,6 +128,20 @@ def check_characters(table: Table, row: int, column: str, text: str) -> None:
         )
 
 
+def check_texts(table: Table, columns: Sequence[str]) -> None:
+    """Raises DataError for a text that is nothing but white space: there is nothing to learn from.
+
+    Benchmarks have some (QQP); in a table of one's own it is a mistake.
+    """
+    for column in columns:
+        for row, text in enumerate(table.columns[column]):
+            if isinstance(text, str) and not text.strip(_INVISIBLE):
+                raise DataError(
+                    f"{table.at(row)}: column '{column}' holds no text; expected one on every row "
+                    "of train and dev: write it, or take the row out"
+                )
+
+
 def is_unlabelled(table: Table, column: str, names: Sequence[str]) -> bool:
     """Whether a test split's labels are all -1, null, NaN or nothing, as public test sets have."""
     absent = {"", "-1", "-1.0", "none", "null", "nan", "na"} - {name.lower() for name in names}

@@ -193,6 +193,11 @@ class SpanTask:
             if split != "test" and not splits[split].labelled:
                 raise DataError(f"{path} has no answers; expected some to learn from")
         splits["train"] = splits["train"].with_places()
+        if not len(splits["train"]):
+            raise DataError(
+                f"{splits['train'].source}: no answer of any question stands in its context; "
+                "expected some to learn from"
+            )
         return SpanData(name, splits, self.metrics, version, self.by_character)
 
 

@@ -3,17 +3,18 @@
 Label i of a benchmark's task means the same here as in Hugging Face's and TFDS's data sets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ptft_jax.data import tfds
 from ptft_jax.data.tasks.labels import (
     check_characters,
+    check_texts,
     class_ids,
     find_labels,
     is_unlabelled,
@@ -29,6 +30,7 @@ from ptft_jax.data.tasks.reading import (
     fingerprint_of,
     read_table,
 )
+from ptft_jax.data.tasks.submissions import Submission
 from ptft_jax.errors import ConfigError, DataError
 
 _FILES = {"train": ("train.tsv",), "dev": ("dev.tsv",), "test": ("test.tsv",)}
@@ -48,6 +50,9 @@ class ClassificationTask:
     split → names, of which the first that is there is read; test's labels only count with
     `test_has_labels`. language: of the texts.
     tfds_texts, tfds_splits: columns and splits of GLUE in TFDS, where named otherwise.
+    id: column of the ids under which a benchmark knows the examples; none where that is the number
+    of the row. submission: how their predictions are handed in. beside: further test splits with
+    the same labels, from folders of their own, where they are there.
     """
 
     kind: ClassVar[str] = "classification"
@@ -71,6 +76,9 @@ class ClassificationTask:
     tfds_splits: dict[str, str] = field(default_factory=lambda: _TFDS_SPLITS)
     test_has_labels: bool = False
     language: str = "en"
+    id: str = ""
+    submission: Submission | None = None
+    beside: "Mapping[str, ClassificationTask]" = field(default_factory=dict)
 
     def load(
         self, name: str, data_dir: str | Path | None, settings: "TableSettings | None" = None
@@ -141,7 +149,8 @@ class Split:
     texts_b: the second texts of pairs, None for single texts. labels: int32 class ids or float32
     scores `[N]`, multi-label float32 `[N, K]` of zeros and ones; None where they are not known.
     source: where it came from, for messages. groups: the question of each example, where several
-    belong to one; `[N]`.
+    belong to one; `[N]`. ids: under which a benchmark knows the examples; None for the numbers of
+    the rows. metrics: what the split is scored by, where not by the task's metrics.
     """
 
     texts_a: list[str]
@@ -149,6 +158,8 @@ class Split:
     labels: np.ndarray | None
     source: str
     groups: np.ndarray | None = None
+    ids: list[Any] | None = None
+    metrics: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts_a)
@@ -206,34 +217,56 @@ def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
             f"{listing(data_dir)}"
         )
     splits = {}
-    names = task.labels_in_file or task.label_names
     for split, files in task.files.items():
-        is_test = split.startswith("test")
-        path = next((folder / file for file in files if (folder / file).exists()), None)
-        if path is None:
-            if is_test:
-                continue
-            raise ConfigError(f"{folder / files[0]} is missing; {listing(folder)}")
-        label = None if is_test and not task.test_has_labels else task.label
-        table = read_table(
-            path,
-            task.texts if is_test else (*task.texts, task.label),
-            optional=[name for name in (label, task.group) if name],
-            header=None if is_test else task.header,
-            drop_short_rows=task.drop_short_rows,
-            reader=task.reader,
-            flatten=task.flatten,
-        )
-        if label not in table.columns or (is_test and is_unlabelled(table, label, names)):
-            label = None
-        if label is not None and task.no_label is not None:
-            table = _without(table, label, task.no_label)
-        split_of = _split_of(table, task.texts, label, names, task.score_range)
-        if task.group:
-            groups = np.unique(np.array(table.columns[task.group]), return_inverse=True)[1]
-            split_of = replace(split_of, groups=groups)
-        splits[split] = split_of
+        path = _first(folder, files)
+        if path is not None:
+            splits[split] = _read_split(task, path, split.startswith("test"))
+        elif not split.startswith("test"):
+            raise ConfigError(absent(folder, files, folder / task.files["train"][0]))
+    for split, other in task.beside.items():
+        path = _first(data_dir / other.folder, other.files["test"])
+        if path is not None:
+            splits[split] = replace(_read_split(other, path, True), metrics=other.metrics)
     return splits
+
+
+def _first(folder: Path, files: Sequence[str]) -> Path | None:
+    return next((folder / file for file in files if (folder / file).exists()), None)
+
+
+def absent(folder: Path, files: Sequence[str], train: Path) -> str:
+    """The message that a benchmark's train or dev file is not there."""
+    words = f"{folder / files[0]} is missing; {listing(folder)}"
+    if train.name not in files and train.exists():
+        words += (
+            f". Fetch it from where {train.name} came from; or move some rows of {train.name} "
+            "there, and scores are not to be compared with published ones"
+        )
+    return words
+
+
+def _read_split(task: ClassificationTask, path: Path, is_test: bool) -> Split:
+    names = task.labels_in_file or task.label_names
+    label = None if is_test and not task.test_has_labels else task.label
+    table = read_table(
+        path,
+        task.texts if is_test else (*task.texts, task.label),
+        optional=[name for name in (label, task.group, task.id) if name],
+        header=None if is_test else task.header,
+        # A row without a prediction would move all that follow.
+        drop_short_rows=task.drop_short_rows and not is_test,
+        reader=task.reader,
+        flatten=task.flatten,
+    )
+    if label not in table.columns or (is_test and is_unlabelled(table, label, names)):
+        label = None
+    if label is not None and task.no_label is not None:
+        table = _without(table, label, task.no_label)
+    found = _split_of(table, task.texts, label, names, task.score_range)
+    if task.group:
+        groups = np.unique(np.array(table.columns[task.group]), return_inverse=True)[1]
+        found = replace(found, groups=groups)
+    return replace(found, ids=table.columns.get(task.id))
 
 
 def _without(table: Table, column: str, value: str) -> Table:
@@ -296,7 +329,15 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
         label = settings.label_column if settings.label_column in table.columns else None
         if split == "test" and label is not None and is_unlabelled(table, label, names):
             label = None
+        if split != "test":
+            check_texts(table, texts)
         splits[split] = _split_of(table, texts, label, names, None, several)
+    labels = splits["train"].labels
+    if settings.regression and labels is not None and not np.ptp(labels):
+        raise DataError(
+            f"{tables['train'].path}: all {len(labels)} rows have the score {labels[0]:g} in "
+            f"column '{settings.label_column}'; expected at least two different scores"
+        )
     kinds: dict[bool, tuple[str, tuple[str, ...]]] = {
         settings.regression: ("regression", ("pearson", "spearman")),
         several: ("multi_label_classification", ("f1_micro", "f1_macro", "accuracy")),

@@ -9,7 +9,8 @@ from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSettings, ChoiceSpl
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.choice import ChoiceObjective
-from ptft_jax.objectives.metrics import check_outputs
+from ptft_jax.objectives.metrics import check_outputs, distinct_choices
+from ptft_jax.objectives.squad import score_answers
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.report import choice
@@ -48,8 +49,19 @@ class Choice(FineTuning):
         return outputs["logits"][:, 0]
 
     def score(self, split: ChoiceSplit, predictions: np.ndarray) -> dict[str, float]:
-        """Returns the share of examples of which the choice is right."""
+        """Returns the share of examples of which the choice is right.
+
+        Where answers are texts, F1 and exact match with the best of those that are right.
+        """
         chosen = predictions.argmax(axis=1)
+        if split.groups is not None:
+            exponentials = np.exp(predictions - predictions.max(axis=1, keepdims=True))
+            shares = exponentials / exponentials.sum(axis=1, keepdims=True)
+            chosen = distinct_choices(shares, split.groups)
+        if split.answers is not None and split.names is not None:
+            texts = [names[number] for names, number in zip(split.names, chosen, strict=True)]
+            scores = score_answers(texts, split.answers)
+            return {"f1": float(scores.f1.mean()), "exact_match": float(scores.exact_match.mean())}
         if split.is_right is not None:
             right = split.is_right[np.arange(len(split)), chosen]
         else:

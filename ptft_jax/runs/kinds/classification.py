@@ -97,12 +97,13 @@ class Classification(FineTuning):
 
     def score(self, split: Split, predictions: np.ndarray) -> dict[str, float]:
         assert split.labels is not None  # `scored` names labelled splits only
-        return compute_metrics(self.task.metrics, predictions, split.labels, split.groups)
+        metrics = split.metrics or self.task.metrics
+        return compute_metrics(metrics, predictions, split.labels, split.groups)
 
     def analysis(
         self, split: Split, examples: ClassificationExamples, predictions: np.ndarray
     ) -> Analysis:
-        metrics, train = self.task.metrics, self.task.splits["train"].labels
+        metrics, train = split.metrics or self.task.metrics, self.task.splits["train"].labels
         if self.labels is None:
             return scores.analysis(split, examples, predictions[:, 0], metrics)
         if self.problem_type == "multi_label_classification":

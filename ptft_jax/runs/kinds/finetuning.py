@@ -16,7 +16,7 @@ from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tasks.subset import first_rows
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 from ptft_jax.objectives.totals import ScoringObjective
@@ -49,11 +49,11 @@ class FineTuning(Kind):
         # Of each split the examples of the last evaluation, and what was decoded.
         self._last: dict[str, tuple[Any, Any]] = {}
         self.task = load_task(config.task, config.data_dir, self.settings(config))
-        for split in self.task.eval_splits:
-            if not self.task.splits[split].labelled:
-                raise ConfigError(
-                    f"the split {split} of {self.task.name} has no labels to score against."
-                )
+        for name in ("train", *self.task.eval_splits):
+            split = self.task.splits[name]
+            if not split.labelled:
+                use = "learn from" if name == "train" else "score against"
+                raise DataError(f"{split.source} has no labels to {use}; expected one for each row")
         self.labels = self.task.label_names
         train = self.task.splits["train"]
         self._of = len(train)

@@ -2,6 +2,7 @@
 
 open         load_run: a run's folder or a Hugging Face folder → Run, with all of these
 texts        what is asked, and in which batches
+splits       a split of the run's task: its texts, and answers as its benchmark takes them
 predictions, embeddings   words, labels, scores; vectors
 evaluate     the metrics of its kind
 export       a folder for PyTorch

@@ -47,7 +47,7 @@ def evaluate(
 
         config.null_score_threshold = threshold_of(run)
     kind = kind_of(run.record.command, config)
-    _check_data(run, kind, others=data is not None)
+    check_data(run, kind, others=data is not None)
     # As in the phase that the checkpoint belongs to.
     phase = next((p for p in kind.phases if run.step <= p.until), kind.phases[-1])
     splits = kind.scored(phase, run.tokenizer, split)
@@ -76,7 +76,7 @@ def _mesh(kind: Kind, model: Model) -> Mesh:
         return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
 
-def _check_data(run: TrainedRun, kind: Kind, *, others: bool) -> None:
+def check_data(run: TrainedRun, kind: Kind, *, others: bool) -> None:
     """Raises ConfigError where scores would not be the run's, or of another task."""
     where = kind.config.data_dir or "TFDS"
     if kind.labels != run.record.labels:

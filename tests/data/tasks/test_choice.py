@@ -91,6 +91,8 @@ def test_swag_and_tables_of_ones_own(tmp_path):
         ({"context": "A.", "choices": ["x", 3], "label": 0}, "3 is no text"),
         ({"choices": ["x", "y"], "label": 0}, "KeyError.*there are: choices, label"),
         ({"context": "A.", "choices": ["x", "y"], "label": []}, "no choice is right"),
+        ({"context": "A.", "choices": ["x", " "], "label": 0}, "expected no empty one"),
+        ({"context": "A.", "options": ["x", "y"], "label": 0}, "KeyError.*there are: context, opt"),
     ],
 )
 def test_bad_rows_are_named(record, message, tmp_path):

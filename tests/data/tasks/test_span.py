@@ -61,6 +61,15 @@ def test_real_files(shared_data):
                 assert start is None or context[start : start + len(text)] == text
 
 
+def test_no_answer_has_a_place(tmp_path):
+    """All questions were left out, and a division by their number came to light."""
+    question = {"id": "1", "question": "q", "answers": [{"text": "nowhere", "answer_start": 0}]}
+    for split in ("train", "dev"):
+        write(tmp_path / f"{split}.json", question)
+    with pytest.raises(DataError, match=r"train\.json: no answer of any question stands in its"):
+        load_task("squad", tmp_path, SpanSettings(misplaced_answers_allowed=1.0))
+
+
 def test_misplaced_answers(tmp_path):
     """What occurs once is mended; what does not is scored, not learnt; too many are refused."""
     questions = [question(f"q{n}") for n in range(7)]

@@ -4,8 +4,11 @@ Columns and metrics are those of the benchmark, label order that of Hugging Face
 sets: label i means the same there and here.
 """
 
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
+from ptft_jax.data.tasks.submissions import IndexedRows, Submission
 from ptft_jax.data.tasks.table import ClassificationTask
 
 _glue = partial(ClassificationTask, "glue")
@@ -17,10 +20,34 @@ _MNLI_TFDS = {
     "test_mismatched": "test_mismatched",
 }
 _MNLI_FILES = {split: (f"{split}.tsv",) for split in _MNLI_TFDS}
+_NLI = ("entailment", "neutral", "contradiction")
+
+
+def _file(name: str) -> Submission:
+    return Submission({"test": name}, IndexedRows())
+
+
+def _diagnostic(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The file with labels has other names for its columns."""
+    full = {"Premise": "sentence1", "Hypothesis": "sentence2", "Label": "label"}
+    yield {full.get(name, name): value for name, value in record.items()}
+
+
+_DIAGNOSTIC = _glue(
+    folder="diagnostic",
+    texts=("sentence1", "sentence2"),
+    label="label",
+    label_names=_NLI,
+    metrics=("matthews_correlation",),
+    files={"test": ("diagnostic-full.tsv", "diagnostic.tsv")},
+    flatten=_diagnostic,
+    test_has_labels=True,
+)
 
 GLUE: dict[str, ClassificationTask] = {
     "cola": _glue(
         folder="CoLA",
+        submission=_file("CoLA.tsv"),
         texts=("sentence",),
         label="is_acceptable",
         label_names=("unacceptable", "acceptable"),
@@ -30,6 +57,7 @@ GLUE: dict[str, ClassificationTask] = {
     ),
     "sst2": _glue(
         folder="SST-2",
+        submission=_file("SST-2.tsv"),
         texts=("sentence",),
         label="label",
         label_names=("negative", "positive"),
@@ -37,6 +65,7 @@ GLUE: dict[str, ClassificationTask] = {
     ),
     "mrpc": _glue(
         folder="MRPC",
+        submission=_file("MRPC.tsv"),
         texts=("#1 String", "#2 String"),
         tfds_texts=("sentence1", "sentence2"),
         label="Quality",
@@ -46,6 +75,7 @@ GLUE: dict[str, ClassificationTask] = {
     ),
     "stsb": _glue(
         folder="STS-B",
+        submission=_file("STS-B.tsv"),
         texts=("sentence1", "sentence2"),
         label="score",
         label_names=(),
@@ -54,6 +84,7 @@ GLUE: dict[str, ClassificationTask] = {
     ),
     "qqp": _glue(
         folder="QQP",
+        submission=_file("QQP.tsv"),
         texts=("question1", "question2"),
         label="is_duplicate",
         label_names=("not_duplicate", "duplicate"),
@@ -67,24 +98,36 @@ GLUE: dict[str, ClassificationTask] = {
         texts=("sentence1", "sentence2"),
         tfds_texts=("premise", "hypothesis"),
         label="gold_label",
-        label_names=("entailment", "neutral", "contradiction"),
+        label_names=_NLI,
         files=_MNLI_FILES,
         tfds_splits=_MNLI_TFDS,
+        beside={"test_ax": _DIAGNOSTIC},
+        submission=Submission(
+            {
+                "test_matched": "MNLI-m.tsv",
+                "test_mismatched": "MNLI-mm.tsv",
+                "test_ax": "AX.tsv",
+            },
+            IndexedRows(),
+        ),
     ),
     "qnli": _glue(
         folder="QNLI",
+        submission=_file("QNLI.tsv"),
         texts=("question", "sentence"),
         label="label",
         label_names=("entailment", "not_entailment"),
     ),
     "rte": _glue(
         folder="RTE",
+        submission=_file("RTE.tsv"),
         texts=("sentence1", "sentence2"),
         label="label",
         label_names=("entailment", "not_entailment"),
     ),
     "wnli": _glue(
         folder="WNLI",
+        submission=_file("WNLI.tsv"),
         texts=("sentence1", "sentence2"),
         label="label",
         label_names=("not_entailment", "entailment"),

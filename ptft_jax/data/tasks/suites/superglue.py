@@ -8,11 +8,29 @@ from functools import partial
 from typing import Any
 
 from ptft_jax.data.tasks.choice import ChoiceTask
+from ptft_jax.data.tasks.submissions import JsonLines, Passages, Submission
 from ptft_jax.data.tasks.table import ClassificationTask
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl",), "test": ("test.jsonl",)}
-_superglue = partial(ClassificationTask, "superglue", files=_FILES, label="label")
+_superglue = partial(ClassificationTask, "superglue", files=_FILES, label="label", id="idx")
 _truth = partial(_superglue, label_names=("false", "true"))
+_ENTAILMENT = ("entailment", "not_entailment")
+
+
+def _file(name: str, words: tuple[Any, ...] = ()) -> Submission:
+    return Submission({"test": name}, JsonLines("idx"), words)
+
+
+def _diagnostic(name: str, texts: tuple[str, str], metrics: tuple[str, ...]) -> ClassificationTask:
+    """A diagnostic set, which a model of RTE is asked about."""
+    return _superglue(
+        folder=name,
+        texts=texts,
+        label_names=_ENTAILMENT,
+        metrics=metrics,
+        files={"test": (f"{name}.jsonl",)},
+        test_has_labels=True,
+    )
 
 
 def _wic(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -40,6 +58,7 @@ def _multirc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "passage": record["passage"]["text"],
                 "question and answer": f"{question['question']} {answer['text']}",
                 "question": f"{record['idx']}-{question['idx']}",
+                "idx": (record["idx"], question["idx"], answer.get("idx")),
             }
             yield row | ({"label": answer["label"]} if "label" in answer else {})
 
@@ -54,6 +73,7 @@ def _copa(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "context": f"{record['premise']} {asked}",
         "choices": [record["choice1"], record["choice2"]],
         "label": record.get("label"),
+        "id": record.get("idx"),
     }
 
 
@@ -63,10 +83,13 @@ def _record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     spans = [text[one["start"] : one["end"] + 1] for one in record["passage"]["entities"]]
     entities = list(dict.fromkeys(spans))
     for query in record["qas"]:
-        right = {answer["text"] for answer in query.get("answers", ())}
+        right = [answer["text"] for answer in query.get("answers", ())]
         row = {
             "context": text.replace("@highlight", " "),
             "choices": [query["query"].replace("@placeholder", name) for name in entities],
+            "names": entities,
+            "answers": right,
+            "id": query.get("idx"),
         }
         if right:
             row["label"] = [n for n, name in enumerate(entities) if name in right]
@@ -75,12 +98,13 @@ def _record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 _choice = partial(ChoiceTask, "superglue", files=_FILES)
 SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
-    "boolq": _truth(folder="BoolQ", texts=("question", "passage")),
+    "boolq": _truth(folder="BoolQ", texts=("question", "passage"), submission=_file("BoolQ.jsonl")),
     "cb": _superglue(
         folder="CB",
         texts=("premise", "hypothesis"),
         label_names=("entailment", "contradiction", "neutral"),
         metrics=("accuracy", "f1_macro"),
+        submission=_file("CB.jsonl"),
     ),
     "multirc": _truth(
         folder="MultiRC",
@@ -89,14 +113,39 @@ SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
         metrics=("f1", "exact_match"),
         flatten=_multirc,
         group="question",
+        submission=Submission({"test": "MultiRC.jsonl"}, Passages(), (0, 1)),
     ),
-    "copa": _choice(folder="COPA", flatten=_copa),
-    "record": _choice(folder="ReCoRD", flatten=_record),
+    "copa": _choice(folder="COPA", flatten=_copa, submission=_file("COPA.jsonl")),
+    "record": _choice(
+        folder="ReCoRD",
+        flatten=_record,
+        metrics=("f1", "exact_match"),
+        submission=_file("ReCoRD.jsonl"),
+    ),
     "superglue_rte": _superglue(
         folder="RTE",
         texts=("premise", "hypothesis"),
-        label_names=("entailment", "not_entailment"),
+        label_names=_ENTAILMENT,
+        beside={
+            "test_ax_b": _diagnostic("AX-b", ("sentence1", "sentence2"), ("matthews_correlation",)),
+            "test_ax_g": _diagnostic("AX-g", ("premise", "hypothesis"), ("accuracy",)),
+        },
+        submission=Submission(
+            {"test": "RTE.jsonl", "test_ax_b": "AX-b.jsonl", "test_ax_g": "AX-g.jsonl"},
+            JsonLines("idx"),
+        ),
     ),
-    "wic": _truth(folder="WiC", texts=("sentence1", "sentence2"), flatten=_wic),
-    "wsc": _truth(folder="WSC", texts=("text",), flatten=_wsc),
+    "wic": _truth(
+        folder="WiC",
+        texts=("sentence1", "sentence2"),
+        flatten=_wic,
+        submission=_file("WiC.jsonl"),
+    ),
+    "wsc": _truth(
+        folder="WSC",
+        texts=("text",),
+        flatten=_wsc,
+        # As jiant writes this one.
+        submission=_file("WSC.jsonl", ("False", "True")),
+    ),
 }
