@@ -23,6 +23,7 @@ from ptft_jax.commands.help import key_flags
 from ptft_jax.commands.parsing import config_of, parse
 from ptft_jax.commands.screen import made, make_console, say
 from ptft_jax.commands.train import finetune
+from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.tasks.catalogue import find_task, tasks_of
 from ptft_jax.errors import ConfigError, PtftError, StopError
 from ptft_jax.runs.config import Config
@@ -174,7 +175,7 @@ def _check_folders(runs: Sequence[_One]) -> None:
     data_dir = runs[0].config.data_dir
     folders = {getattr(find_task(one.task), "folder", "") for one in runs} - {""}
     lacking = sorted(folder for folder in folders if not (Path(data_dir) / folder).is_dir())
-    if data_dir and lacking:
+    if data_dir and lacking and not is_hf(data_dir):
         raise ConfigError(
             f"--config.data_dir={data_dir} has no folder {', '.join(lacking)}: expected those of "
             "all tasks; name one task in place of :all where the others are not there."

@@ -20,6 +20,7 @@ _MNLI_FILES = {split: (f"{split}.tsv",) for split in _MNLI_TFDS}
 
 GLUE: dict[str, ClassificationTask] = {
     "cola": _glue(
+        hub="nyu-mll/glue/cola",
         folder="CoLA",
         texts=("sentence",),
         label="is_acceptable",
@@ -29,6 +30,7 @@ GLUE: dict[str, ClassificationTask] = {
         header=("source", "is_acceptable", "mark", "sentence"),
     ),
     "sst2": _glue(
+        hub="nyu-mll/glue/sst2",
         folder="SST-2",
         texts=("sentence",),
         label="label",
@@ -36,6 +38,7 @@ GLUE: dict[str, ClassificationTask] = {
         labels_in_file=("0", "1"),
     ),
     "mrpc": _glue(
+        hub="nyu-mll/glue/mrpc",
         folder="MRPC",
         texts=("#1 String", "#2 String"),
         tfds_texts=("sentence1", "sentence2"),
@@ -45,6 +48,7 @@ GLUE: dict[str, ClassificationTask] = {
         metrics=("accuracy", "f1"),
     ),
     "stsb": _glue(
+        hub="nyu-mll/glue/stsb",
         folder="STS-B",
         texts=("sentence1", "sentence2"),
         label="score",
@@ -53,6 +57,7 @@ GLUE: dict[str, ClassificationTask] = {
         score_range=(0.0, 5.0),
     ),
     "qqp": _glue(
+        hub="nyu-mll/glue/qqp",
         folder="QQP",
         texts=("question1", "question2"),
         label="is_duplicate",
@@ -63,6 +68,7 @@ GLUE: dict[str, ClassificationTask] = {
         drop_short_rows=True,
     ),
     "mnli": _glue(
+        hub="nyu-mll/glue/mnli",
         folder="MNLI",
         texts=("sentence1", "sentence2"),
         tfds_texts=("premise", "hypothesis"),
@@ -72,18 +78,21 @@ GLUE: dict[str, ClassificationTask] = {
         tfds_splits=_MNLI_TFDS,
     ),
     "qnli": _glue(
+        hub="nyu-mll/glue/qnli",
         folder="QNLI",
         texts=("question", "sentence"),
         label="label",
         label_names=("entailment", "not_entailment"),
     ),
     "rte": _glue(
+        hub="nyu-mll/glue/rte",
         folder="RTE",
         texts=("sentence1", "sentence2"),
         label="label",
         label_names=("entailment", "not_entailment"),
     ),
     "wnli": _glue(
+        hub="nyu-mll/glue/wnli",
         folder="WNLI",
         texts=("sentence1", "sentence2"),
         label="label",

@@ -4,15 +4,27 @@ Label order is that of the labels' names in the benchmark's own code (false, tru
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.table import ClassificationTask
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl",), "test": ("test.jsonl",)}
-_superglue = partial(ClassificationTask, "superglue", files=_FILES, label="label")
-_truth = partial(_superglue, label_names=("false", "true"))
+
+
+def _superglue(name: str, **keys: Any) -> ClassificationTask:
+    """A row for the task that is called so on the Hub and in TFDS."""
+    hub, tfds = f"aps/super_glue/{name}", f"super_glue/{name}"
+    return ClassificationTask("superglue", files=_FILES, label="label", hub=hub, tfds=tfds, **keys)
+
+
+def _truth(name: str, **keys: Any) -> ClassificationTask:
+    return _superglue(name, label_names=("false", "true"), **keys)
+
+
+def _choice(name: str, **keys: Any) -> ChoiceTask:
+    hub, tfds = f"aps/super_glue/{name}", f"super_glue/{name}"
+    return ChoiceTask("superglue", files=_FILES, hub=hub, tfds=tfds, **keys)
 
 
 def _wic(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -44,6 +56,21 @@ def _multirc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield row | ({"label": answer["label"]} if "label" in answer else {})
 
 
+def _flat_wsc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As the Hub and TFDS have it, where a target's parts are columns."""
+    return _wsc({**record, "target": record})
+
+
+def _flat_multirc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As the Hub and TFDS have it, with a record for each answer."""
+    yield {
+        "passage": record["paragraph"],
+        "question and answer": f"{record['question']} {record['answer']}",
+        "question": f"{record['idx']['paragraph']}-{record['idx']['question']}",
+        "label": record["label"],
+    }
+
+
 def _copa(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The question is asked in words, as in the original data (Roemmele et al. 2011)."""
     asked = {
@@ -73,16 +100,29 @@ def _record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-_choice = partial(ChoiceTask, "superglue", files=_FILES)
+def _flat_record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As the Hub and TFDS have it, with a record for each query."""
+    entities = record["entities"]
+    row = {
+        "context": record["passage"].replace("@highlight", " "),
+        "choices": [record["query"].replace("@placeholder", name) for name in entities],
+    }
+    right = [number for number, name in enumerate(entities) if name in record["answers"]]
+    yield row | ({"label": right} if right else {})
+
+
 SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
-    "boolq": _truth(folder="BoolQ", texts=("question", "passage")),
+    "boolq": _truth("boolq", folder="BoolQ", texts=("question", "passage")),
     "cb": _superglue(
+        "cb",
         folder="CB",
         texts=("premise", "hypothesis"),
         label_names=("entailment", "contradiction", "neutral"),
         metrics=("accuracy", "f1_macro"),
     ),
     "multirc": _truth(
+        "multirc",
+        tfds_rows=_flat_multirc,
         folder="MultiRC",
         texts=("passage", "question and answer"),
         labels_in_file=("0", "1"),
@@ -90,13 +130,20 @@ SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
         flatten=_multirc,
         group="question",
     ),
-    "copa": _choice(folder="COPA", flatten=_copa),
-    "record": _choice(folder="ReCoRD", flatten=_record),
+    "copa": _choice("copa", folder="COPA", flatten=_copa),
+    "record": _choice("record", tfds_rows=_flat_record, folder="ReCoRD", flatten=_record),
     "superglue_rte": _superglue(
+        "rte",
         folder="RTE",
         texts=("premise", "hypothesis"),
         label_names=("entailment", "not_entailment"),
     ),
-    "wic": _truth(folder="WiC", texts=("sentence1", "sentence2"), flatten=_wic),
-    "wsc": _truth(folder="WSC", texts=("text",), flatten=_wsc),
+    "wic": _truth(
+        "wic",
+        tfds_rows=_wic,
+        folder="WiC",
+        texts=("sentence1", "sentence2"),
+        flatten=_wic,
+    ),
+    "wsc": _truth("wsc", tfds_rows=_flat_wsc, folder="WSC", texts=("text",), flatten=_wsc),
 }
