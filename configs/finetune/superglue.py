@@ -3,7 +3,8 @@
     ptft finetune --config=configs/finetune/superglue.py:wic --config.data_dir=SUPERGLUE_DIR \\
         --init_from=RUN_OR_HF_DIR --run_dir=RUN
 
-`data_dir` is the folder with BoolQ/, CB/, …, as the benchmark ships them (train.jsonl, val.jsonl).
+`data_dir` is the folder with BoolQ/, CB/, …, as the benchmark ships them (train.jsonl, val.jsonl),
+or hf:FOLDER_OR_NAME; without it the data comes from TFDS, if it is prepared there.
 """
 
 from ptft_jax.runs import defaults

@@ -120,7 +120,7 @@ KEYS: Mapping[str, Group] = {
     "finetune": {
         "common": {
             "task": "set by the config: a task of GLUE, or text",
-            "data_dir": "the folder of GLUE or of the table; empty takes GLUE from TFDS",
+            "data_dir": "the folder of the task's files, or hf:NAME; empty takes them from TFDS",
             "epochs": "passes over the training examples",
             "steps": "updates; 0 means as many as `epochs` makes",
             "batch_size": "examples per update, over all devices and micro-batches",

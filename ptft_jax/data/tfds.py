@@ -134,6 +134,53 @@ def text_builder(name: str) -> Any:
         ) from error
 
 
+class TfdsSplit:
+    """One split of a prepared dataset, as `data.hf_datasets.HfSplit` is of another library's."""
+
+    def __init__(self, rows: Any, features: Any, source: str) -> None:
+        self.source = source
+        self._rows, self._features = rows, dict(features.items())
+
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """The names of the classes whose numbers a column holds, () of one without such names."""
+        return tuple(getattr(self._features.get(column), "names", None) or ())
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields the rows in plain Python, counted from 1, in the files' first order if known.
+
+        TFDS shuffles its files; `idx` is what SuperGLUE numbers them by.
+        """
+        rows = [_plain(row) for row in self._rows.__getitems__(list(range(len(self._rows))))]
+        if rows and "idx" in rows[0]:
+            rows.sort(key=lambda row: _place(row["idx"]))
+        yield from enumerate(rows, 1)
+
+
+def read_prepared(name: str) -> dict[str, TfdsSplit]:
+    """The splits of the prepared dataset NAME[/CONFIG]; see `text_builder`."""
+    builder = text_builder(name)
+    sources: Any = builder.as_data_source()
+    features = builder.info.features
+    return {
+        split: TfdsSplit(rows, features, f"TFDS {name} {split}") for split, rows in sources.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _place(idx: Any) -> tuple[int, ...]:
+    names = ("passage", "paragraph", "query", "question", "answer")
+    return tuple(idx[n] for n in names if n in idx) if isinstance(idx, dict) else (idx,)
+
+
 @contextmanager
 def absl_errors_only() -> Iterator[None]:
     """TFDS warns of each folder that is not there; inside, it keeps that to itself."""

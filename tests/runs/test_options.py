@@ -95,10 +95,7 @@ def test_options_of_each_kind(place, kind, changes, said, capsys):
     assert tune(place, kind, f"run{number}", **changes) == 0
     assert said in " ".join(capsys.readouterr().out.split())
     again = results(place / f"run{number}")
-    assert run("evaluate", f"--run_dir={place}/run{number}") == 0
-    shown = capsys.readouterr().out
-    assert f"{again['dev']['loss']:.4f}" in shown
-    # The whole data again, of which the run drew its examples.
+    # As other data, of which the run drew its examples; its loss has no weights.
     flags = (f"--run_dir={place}/run{number}", f"--data_dir={place / kind.__name__}")
     assert run("evaluate", *flags) == 0
     assert f"{again['dev']['loss']:.4f}" in capsys.readouterr().out
@@ -125,6 +122,29 @@ def test_options_that_cannot_be(place, kind, changes, said, capsys):
     assert tune(place, kind, "refused", **changes) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (place / "refused").exists()
+
+
+def test_a_run_on_a_data_set_that_datasets_saved(place, capsys):
+    """The classes are ClassLabel's in its order, and other examples are other data."""
+    datasets = pytest.importorskip("datasets")
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])}
+
+    def save(texts):
+        labels = [n % 2 for n in range(len(texts))]
+        rows = datasets.Dataset.from_dict({"text": texts, "label": labels})
+        rows = rows.cast(datasets.Features(features))
+        both = datasets.DatasetDict({"train": rows, "validation": rows})
+        both.save_to_disk(place / "saved" / str(len(texts)))
+
+    save(TEXTS)
+    save(TEXTS[:40])
+    flags = finetune_flags("text.py", place / "saved" / "48", place / "hf", place / "of_saved")
+    assert run(*flags) == 0
+    assert json.loads((place / "of_saved" / "config.json").read_text())["labels"] == ["z", "a"]
+    assert run("evaluate", f"--run_dir={place}/of_saved") == 0
+    capsys.readouterr()
+    assert run(*flags, f"--config.data_dir={place / 'saved' / '40'}") == 2
+    assert "data.train" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_its_own_subset_only(place, capsys):

@@ -3,7 +3,8 @@
 Fine-tunes an encoder on labelled data, and scores it. The configs are for classes, scores or
 several labels of texts (glue, superglue, clue, text), tags of words (tagging), answers in a text
 (squad) and multiple choice (choice); the first lines of each say what --config.data_dir has to
-hold. Without it GLUE comes from tensorflow_datasets. The same command started again resumes the
+hold. It may be a data set of Hugging Face's `datasets`, hf:NAME; without it GLUE comes from
+tensorflow_datasets. The same command started again resumes the
 run.
 
 A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the benchmark, and

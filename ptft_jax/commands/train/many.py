@@ -24,6 +24,7 @@ from ptft_jax.commands.train.series import (
     settings_words,
     words_for_all,
 )
+from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.tasks.catalogue import find_task, tasks_of
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, flatten
@@ -169,7 +170,7 @@ def _check_folders(runs: Sequence[Run]) -> None:
     data_dir = runs[0].config.data_dir
     folders = {getattr(find_task(one.config.task), "folder", "") for one in runs} - {""}
     lacking = sorted(folder for folder in folders if not (Path(data_dir) / folder).is_dir())
-    if data_dir and lacking:
+    if data_dir and lacking and not is_hf(data_dir):
         raise ConfigError(
             f"--config.data_dir={data_dir} has no folder {', '.join(lacking)}: expected those of "
             "all tasks; name one task in place of :all where the others are not there."

@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ptft_jax.data.batches import Batch
+from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.classification import format_texts, length_buckets_of
 from ptft_jax.data.tasks.labels import check_characters
+from ptft_jax.data.tasks.prepared import benchmark_tables
 from ptft_jax.data.tasks.reading import (
     Flatten,
     Reader,
@@ -106,10 +108,11 @@ class ChoiceData:
 class ChoiceTask:
     """A task of multiple choice: a row of the table of tasks.
 
-    suite, folder, files, reader, language: as in `ClassificationTask`. flatten: makes of a record
-    rows with `context`, `choices` (a list) and, where it is known, `label`: the number of the right
-    choice from 0, the choice itself, or a list of them; perhaps `names`, `answers`, `group` and
-    `id`, see `ChoiceSplit`. None for a table of one's own, whose columns `ChoiceSettings` names.
+    suite, folder, files, reader, language, hub, tfds, tfds_rows: as in `ClassificationTask`.
+    flatten: makes of a record rows with `context`, `choices` (a list) and, where it is known,
+    `label`: the number of the right choice from 0, the choice itself, or a list of them; perhaps
+    `names`, `answers`, `group` and `id`, see `ChoiceSplit`. None for a table of one's own, whose
+    columns `ChoiceSettings` names.
     submission: as in `ClassificationTask`.
     """
 
@@ -123,6 +126,9 @@ class ChoiceTask:
     metrics: tuple[str, ...] = ("accuracy",)
     language: str | None = "en"
     submission: Submission | None = None
+    hub: str = ""
+    tfds: str = ""
+    tfds_rows: Flatten | None = None
 
     def load(
         self, name: str, data_dir: str | Path | None, settings: ChoiceSettings | None = None
@@ -131,6 +137,8 @@ class ChoiceTask:
 
         Raises ConfigError for missing files, DataError for their content.
         """
+        if is_hf(data_dir) or (self.tfds and not data_dir):
+            return ChoiceData(name, self._read_prepared(data_dir or "", settings), self.metrics)
         folder = Path(data_dir or "") / self.folder
         if not data_dir or not folder.is_dir():
             raise ConfigError(
@@ -155,6 +163,16 @@ class ChoiceTask:
                     f"{folder} has no {split}.jsonl, .parquet, .csv or .tsv; {listing(folder)}"
                 )
         return ChoiceData(name, splits, self.metrics)
+
+    def _read_prepared(
+        self, data_dir: str | Path, settings: ChoiceSettings | None
+    ) -> dict[str, ChoiceSplit]:
+        splits = {"train": "train", "dev": "validation", "test": "test"}
+        flatten = self.tfds_rows or self.flatten or _own_columns(settings or ChoiceSettings())
+        tables = benchmark_tables(
+            data_dir, self.hub, self.tfds, splits, _COLUMNS[:2], _OPTIONAL, flatten
+        )
+        return {split: _split_of(table) for split, (table, _) in tables.items()}
 
     def read(self, path: str | Path, settings: ChoiceSettings | None = None) -> ChoiceSplit:
         """Returns the examples of one file in the task's form, with or without labels."""

@@ -52,7 +52,7 @@ def _one_label_a_row(table: Table, column: str) -> Table:
         found = [] if parts == [""] else parts
         labels += found
         lines += [table.lines[row]] * len(found)
-    return Table(table.path, {column: labels}, lines)
+    return Table(table.path, {column: labels}, lines, table.unit)
 
 
 def multi_hot(table: Table, column: str, names: Sequence[str]) -> np.ndarray:

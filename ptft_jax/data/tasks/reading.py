@@ -34,20 +34,20 @@ class Table:
     """The kept columns of one file, all of the same length.
 
     `columns[name][i]` is a string for CSV and TSV, any value for JSON lines and Parquet. `lines[i]`
-    is the line of the file on which row i begins, from 1; of Parquet, the row.
+    is the line of the file on which row i begins, from 1, or what else a `unit` of it is.
     """
 
     path: Path
     columns: dict[str, list]
     lines: list[int]
+    unit: str = "line"
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def at(self, row: int) -> str:
         """The place of a row, for an error message."""
-        unit = "row" if self.path.suffix == ".parquet" else "line"
-        return f"{self.path}, {unit} {self.lines[row]}"
+        return f"{self.path}, {self.unit} {self.lines[row]}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -104,8 +104,24 @@ def read_table(
         records = _parquet_records(path)
     else:
         records = _delimited_records(path, header, drop_short_rows)
+    unit = "row" if path.suffix == ".parquet" else "line"
+    return table_of(path, records, wanted, optional, flatten, unit)
+
+
+def table_of(
+    path: Path,
+    records: Iterable[tuple[int, Record]],
+    wanted: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
+    flatten: Flatten | None = None,
+    unit: str = "line",
+) -> Table:
+    """Makes a table of numbered records; arguments as of `read_table`.
+
+    path: where they are from, for messages. unit: what their numbers count.
+    """
     if flatten is not None:
-        records = _flat(path, records, flatten)
+        records = _flat(path, records, flatten, unit)
     columns: dict[str, list] = {}
     lines = []
     for number, record in records:
@@ -125,24 +141,24 @@ def read_table(
         for name, values in columns.items():
             if name not in record and wanted is not None:
                 raise DataError(
-                    f"{path}, line {number}: no field '{name}', which the first line has; "
+                    f"{path}, {unit} {number}: no field '{name}', which the first {unit} has; "
                     f"there are: {', '.join(record)}"
                 )
             values.append(record.get(name))
     if not lines:
         raise DataError(f"{path} has no rows; expected one per example")
-    return Table(path, columns, lines)
+    return Table(path, columns, lines, unit)
 
 
 def _flat(
-    path: Path, records: Iterable[tuple[int, Record]], flatten: Flatten
+    path: Path, records: Iterable[tuple[int, Record]], flatten: Flatten, unit: str
 ) -> Iterator[tuple[int, Record]]:
     for number, record in records:
         try:
             rows = list(flatten(record))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(
-                f"{path}, line {number}: not a record of this task ({error!r}); there are: "
+                f"{path}, {unit} {number}: not a record of this task ({error!r}); there are: "
                 f"{', '.join(record)}"
             ) from error
         yield from ((number, row) for row in rows)

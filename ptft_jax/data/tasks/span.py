@@ -11,7 +11,7 @@ but it is still an answer to score against, as for the official scripts, which r
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -19,6 +19,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ptft_jax.data.foreign_files import read_json_object
+from ptft_jax.data.hf_datasets import is_hf
+from ptft_jax.data.tasks.prepared import open_splits
 from ptft_jax.data.tasks.reading import fingerprint_of
 from ptft_jax.errors import ConfigError, DataError
 
@@ -27,6 +29,10 @@ MISPLACED_ALLOWED = 0.05
 VERSIONS = ("1.1", "2.0")
 _SHOWN = 3
 _MEND = "expected a file in the format of SQuAD"
+
+
+# Where a question stands in its file, its context, and the question's object.
+Question = tuple[str, str, Mapping[str, Any]]
 
 
 class Answer(NamedTuple):
@@ -154,6 +160,7 @@ class SpanTask:
 
     files: names that a file may have, with {split} and {version} to fill in. version: see
     `SpanSettings`. by_character: scored as CMRC 2018 is, by characters, and not by words.
+    hub, tfds: version → its name on the Hub (without hf:) and in TFDS, where it is there.
     """
 
     kind: ClassVar[str] = "span"
@@ -165,6 +172,8 @@ class SpanTask:
     by_character: bool = False
     metrics: tuple[str, ...] = ("f1", "exact_match")
     language: str = "en"
+    hub: Mapping[str, str] = field(default_factory=dict)
+    tfds: Mapping[str, str] = field(default_factory=dict)
 
     def load(
         self, name: str, data_dir: str | Path | None, settings: SpanSettings | None = None
@@ -179,6 +188,11 @@ class SpanTask:
             split: [name.format(split=split, version=version) for name in self.files]
             for split in ("train", "dev", "test")
         }
+        prepared = self.tfds.get(version, "")
+        if is_hf(data_dir) or (prepared and not data_dir):
+            found = open_splits(data_dir or "", self.hub.get(version, ""), prepared)
+            allowed = settings.misplaced_answers_allowed
+            return self._data(name, version, _read_prepared(found, version == "2.0", allowed))
         if not data_dir or not Path(data_dir).is_dir():
             raise ConfigError(
                 f"data_dir={data_dir}: expected a folder with {names['train'][0]} and "
@@ -192,6 +206,9 @@ class SpanTask:
             splits[split] = read_squad(path, version == "2.0", settings.misplaced_answers_allowed)
             if split != "test" and not splits[split].labelled:
                 raise DataError(f"{path} has no answers; expected some to learn from")
+        return self._data(name, version, splits)
+
+    def _data(self, name: str, version: str, splits: dict[str, SpanSplit]) -> SpanData:
         splits["train"] = splits["train"].with_places()
         if not len(splits["train"]):
             raise DataError(
@@ -199,6 +216,31 @@ class SpanTask:
                 "expected some to learn from"
             )
         return SpanData(name, splits, self.metrics, version, self.by_character)
+
+
+def _read_prepared(
+    found: Mapping[str, Any], unanswerable: bool, misplaced_allowed: float
+) -> dict[str, SpanSplit]:
+    """The splits of a data set of `datasets` or TFDS, which has a row for each question."""
+    splits = {}
+    for split, theirs in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        if theirs in found:
+            source = found[theirs]
+            rows = [_of_record(number, record) for number, record in source.records()]
+            splits[split] = _split_of(source.source, rows, unanswerable, misplaced_allowed)
+        elif split != "test":
+            raise ConfigError(f"there is no split {theirs}; there are: {', '.join(found)}")
+    return splits
+
+
+def _of_record(number: int, record: Mapping[str, Any]) -> Question:
+    place = f"row {number}"
+    answers = record.get("answers")
+    if not isinstance(answers, Mapping):
+        return place, record.get("context", ""), record
+    pairs = zip(answers.get("text", ()), answers.get("answer_start", ()), strict=False)
+    listed = [{"text": text, "answer_start": start} for text, start in pairs]
+    return place, record.get("context", ""), {**record, "answers": listed}
 
 
 def _find(folder: Path, names: Sequence[str], split: str) -> Path | None:
@@ -226,7 +268,13 @@ def read_squad(
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no such file: {path}")
-    rows = list(_questions(path))
+    return _split_of(str(path), list(_questions(path)), unanswerable, misplaced_allowed)
+
+
+def _split_of(
+    path: str, rows: Sequence[Question], unanswerable: bool, misplaced_allowed: float
+) -> SpanSplit:
+    """The split of questions that come from `path`."""
     if not rows:
         raise DataError(f"{path} has no questions; {_MEND} with at least one")
     contexts: dict[str, int] = {}
@@ -270,13 +318,12 @@ def read_squad(
         questions,
         list(ids),
         answers if has_answers else None,
-        str(path),
+        path,
         tuple(misplaced),
     )
 
 
-def _questions(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yields where a question stands in the file, its context, and the question's object."""
+def _questions(path: Path) -> Iterator[Question]:
     content = read_json_object(path, _MEND)
     for i, article in enumerate(_list(path, "the file", content, "data")):
         place = f"data[{i}]"
@@ -291,7 +338,7 @@ def _questions(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _answers(
-    path: Path,
+    path: str,
     where: str,
     qa: Mapping[str, Any],
     context: str,
@@ -315,7 +362,7 @@ def _answers(
         yield Answer(text, start)
 
 
-def _get(path: Path, place: str, value: Any, key: str) -> Any:
+def _get(path: str | Path, place: str, value: Any, key: str) -> Any:
     if not isinstance(value, Mapping):
         raise DataError(
             f"{path}: {place} holds a {type(value).__name__} where an object with '{key}' is "
@@ -328,14 +375,14 @@ def _get(path: Path, place: str, value: Any, key: str) -> Any:
     return value[key]
 
 
-def _list(path: Path, place: str, value: Any, key: str) -> Sequence[Any]:
+def _list(path: str | Path, place: str, value: Any, key: str) -> Sequence[Any]:
     found = _get(path, place, value, key)
     if not isinstance(found, list):
         raise DataError(f"{path}: {place} holds no list as '{key}'; {_MEND}")
     return found
 
 
-def _text(path: Path, place: str, value: Any, key: str, *, may_be_empty: bool = False) -> str:
+def _text(path: str | Path, place: str, value: Any, key: str, *, may_be_empty: bool = False) -> str:
     found = _get(path, place, value, key)
     if not isinstance(found, str) or not (found or may_be_empty):
         raise DataError(f"{path}: {place} holds {found!r} as '{key}'; expected a text")

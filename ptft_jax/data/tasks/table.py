@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ptft_jax.data import tfds
+from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.tasks.labels import (
     check_characters,
     check_texts,
@@ -21,6 +22,7 @@ from ptft_jax.data.tasks.labels import (
     multi_hot,
     scores,
 )
+from ptft_jax.data.tasks.prepared import benchmark_tables, named_labels, own_tables
 from ptft_jax.data.tasks.reading import (
     Flatten,
     Reader,
@@ -49,7 +51,9 @@ class ClassificationTask:
     with those columns of a record. group: column by which rows belong to one question. files: our
     split → names, of which the first that is there is read; test's labels only count with
     `test_has_labels`. language: of the texts.
-    tfds_texts, tfds_splits: columns and splits of GLUE in TFDS, where named otherwise.
+    hub, tfds: its name on the Hub (without hf:) and in TFDS, "" where it is not there. tfds_texts,
+    tfds_label, tfds_splits: columns and splits in both, where named otherwise. tfds_rows: makes
+    rows with the columns of the files of a record there.
     id: column of the ids under which a benchmark knows the examples; none where that is the number
     of the row. submission: how their predictions are handed in. beside: further test splits with
     the same labels, from folders of their own, where they are there.
@@ -64,7 +68,11 @@ class ClassificationTask:
     label_names: tuple[str, ...]
     metrics: tuple[str, ...] = ("accuracy",)
     labels_in_file: tuple[str, ...] = ()
+    hub: str = ""
+    tfds: str = ""
     tfds_texts: tuple[str, ...] = ()
+    tfds_label: str = "label"
+    tfds_rows: Flatten | None = None
     header: tuple[str, ...] | None = None
     drop_short_rows: bool = False
     score_range: tuple[float, float] | None = None
@@ -83,14 +91,19 @@ class ClassificationTask:
     def load(
         self, name: str, data_dir: str | Path | None, settings: "TableSettings | None" = None
     ) -> "TaskData":
-        """Returns the task's examples from the benchmark's files, or from TFDS without a folder.
+        """Returns the task's examples.
 
-        Raises ConfigError for missing files, DataError for their content.
+        data_dir: a folder with the benchmark's files, or what `data.hf_datasets` reads; nothing
+        takes them from TFDS. Raises ConfigError for missing files, DataError for their content.
         """
-        if data_dir:
+        if is_hf(data_dir):
+            splits = _read_prepared(self, data_dir or "")
+        elif data_dir:
             splits = _read_files(self, Path(data_dir))
         elif self.suite == "glue":
             splits = _read_tfds(name, self)
+        elif self.tfds:
+            splits = _read_prepared(self, "")
         else:
             raise ConfigError(
                 f"the task '{name}' needs --config.data_dir=DIR, a folder with {self.folder or '.'}"
@@ -263,17 +276,50 @@ def _read_split(task: ClassificationTask, path: Path, is_test: bool) -> Split:
     if label is not None and task.no_label is not None:
         table = _without(table, label, task.no_label)
     found = _split_of(table, task.texts, label, names, task.score_range)
-    if task.group:
-        groups = np.unique(np.array(table.columns[task.group]), return_inverse=True)[1]
-        found = replace(found, groups=groups)
+    found = _grouped(found, table, task.group)
     return replace(found, ids=table.columns.get(task.id))
+
+
+def _read_prepared(task: ClassificationTask, data_dir: str | Path) -> dict[str, Split]:
+    texts, label = task.tfds_texts or task.texts, task.tfds_label
+    if task.tfds_rows is not None:
+        texts, label = task.texts, "label"
+    groups = [task.group] if task.group else []
+    tables = benchmark_tables(
+        data_dir,
+        task.hub,
+        task.tfds,
+        task.tfds_splits,
+        [*texts, *groups],
+        [label, *([task.id] if task.id else [])],
+        task.tfds_rows,
+    )
+    splits = {}
+    for split, (table, names) in tables.items():
+        is_test = split.startswith("test")
+        known = label if label in table.columns else None
+        if is_test and known and is_unlabelled(table, known, task.label_names):
+            known = None
+        if known and task.label_names:
+            table.columns[known] = named_labels(table, known, names, task.label_names)
+        splits[split] = _split_of(table, texts, known, task.label_names, task.score_range)
+        found = _grouped(splits[split], table, task.group)
+        splits[split] = replace(found, ids=table.columns.get(task.id))
+    return splits
+
+
+def _grouped(split: Split, table: Table, group: str | None) -> Split:
+    if group is None:
+        return split
+    groups = np.unique(np.array(table.columns[group]), return_inverse=True)[1]
+    return replace(split, groups=groups)
 
 
 def _without(table: Table, column: str, value: str) -> Table:
     """The rows of a table whose column holds another value."""
     kept = [row for row, found in enumerate(table.columns[column]) if found != value]
     columns = {name: [values[row] for row in kept] for name, values in table.columns.items()}
-    return Table(table.path, columns, [table.lines[row] for row in kept])
+    return Table(table.path, columns, [table.lines[row] for row in kept], table.unit)
 
 
 def _read_tfds(name: str, task: ClassificationTask) -> dict[str, Split]:
@@ -293,37 +339,23 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
     if not data_dir:
         raise ConfigError(
             f"the task '{name}' needs --config.data_dir=DIR, a folder with train and dev "
-            "(and perhaps test) as .csv, .tsv, .jsonl or .parquet"
+            "(and perhaps test) as .csv, .tsv, .jsonl or .parquet, or hf:NAME"
         )
-    if not Path(data_dir).is_dir():
-        raise ConfigError(f"data_dir={data_dir} is not a folder; {listing(Path(data_dir).parent)}")
     texts = tuple(name for name in (settings.text_column, settings.text_pair_column) if name)
-    tables = {}
-    for split in ("train", "dev", "test"):
-        path = find_split(data_dir, split)
-        if path is not None:
-            # A test set may come without labels.
-            required = texts if split == "test" else (*texts, settings.label_column)
-            tables[split] = read_table(path, required, optional=(settings.label_column,))
-        elif (Path(data_dir) / split).is_dir():
-            folder = Path(data_dir) / split
-            tables[split] = read_table(
-                folder, (*texts, settings.label_column), reader=classes_in_folders
-            )
-        elif split != "test":
-            raise ConfigError(
-                f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet, and no folder "
-                f"{split} with a folder of .txt files for each label; "
-                f"{listing(Path(data_dir))}"
-            )
+    names: tuple[str, ...] = ()
+    if is_hf(data_dir):
+        tables, names = own_tables(data_dir, texts, settings.label_column)
+    else:
+        tables = _own_files(data_dir, texts, settings)
     if settings.regression and settings.multi_label:
         raise ConfigError(
             "table.regression and table.multi_label are both set: expected numbers or labels."
         )
     several = settings.multi_label
-    names = (
-        () if settings.regression else find_labels(tables["train"], settings.label_column, several)
-    )
+    if settings.regression:
+        names = ()
+    else:
+        names = names or find_labels(tables["train"], settings.label_column, several)
     splits = {}
     for split, table in tables.items():
         label = settings.label_column if settings.label_column in table.columns else None
@@ -351,6 +383,32 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
         eval_splits=("dev",),
         problem_type=problem_type,
     )
+
+
+def _own_files(
+    data_dir: str | Path, texts: Sequence[str], settings: TableSettings
+) -> dict[str, Table]:
+    if not Path(data_dir).is_dir():
+        raise ConfigError(f"data_dir={data_dir} is not a folder; {listing(Path(data_dir).parent)}")
+    tables = {}
+    for split in ("train", "dev", "test"):
+        path = find_split(data_dir, split)
+        if path is not None:
+            # A test set may come without labels.
+            required = texts if split == "test" else (*texts, settings.label_column)
+            tables[split] = read_table(path, required, optional=(settings.label_column,))
+        elif (Path(data_dir) / split).is_dir():
+            folder = Path(data_dir) / split
+            tables[split] = read_table(
+                folder, (*texts, settings.label_column), reader=classes_in_folders
+            )
+        elif split != "test":
+            raise ConfigError(
+                f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet, and no folder "
+                f"{split} with a folder of .txt files for each label; "
+                f"{listing(Path(data_dir))}"
+            )
+    return tables
 
 
 def _split_of(

@@ -182,8 +182,8 @@ def test_a_record_of_another_task_is_named(tmp_path):
         write(tmp_path / "WiC" / f"{split}.jsonl", {"premise": "A.", "label": 0})
     with pytest.raises(DataError, match=r"train\.jsonl, line 1: .*there are: premise, label"):
         load_task("wic", tmp_path)
-    with pytest.raises(ConfigError, match=r"'boolq' needs --config\.data_dir"):
-        load_task("boolq")
+    with pytest.raises(ConfigError, match=r"'snips' needs --config\.data_dir"):
+        load_task("snips")
 
 
 def test_every_row_says_its_kind():

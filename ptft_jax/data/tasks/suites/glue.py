@@ -46,6 +46,7 @@ _DIAGNOSTIC = _glue(
 
 GLUE: dict[str, ClassificationTask] = {
     "cola": _glue(
+        hub="nyu-mll/glue/cola",
         folder="CoLA",
         submission=_file("CoLA.tsv"),
         texts=("sentence",),
@@ -56,6 +57,7 @@ GLUE: dict[str, ClassificationTask] = {
         header=("source", "is_acceptable", "mark", "sentence"),
     ),
     "sst2": _glue(
+        hub="nyu-mll/glue/sst2",
         folder="SST-2",
         submission=_file("SST-2.tsv"),
         texts=("sentence",),
@@ -64,6 +66,7 @@ GLUE: dict[str, ClassificationTask] = {
         labels_in_file=("0", "1"),
     ),
     "mrpc": _glue(
+        hub="nyu-mll/glue/mrpc",
         folder="MRPC",
         submission=_file("MRPC.tsv"),
         texts=("#1 String", "#2 String"),
@@ -74,6 +77,7 @@ GLUE: dict[str, ClassificationTask] = {
         metrics=("accuracy", "f1"),
     ),
     "stsb": _glue(
+        hub="nyu-mll/glue/stsb",
         folder="STS-B",
         submission=_file("STS-B.tsv"),
         texts=("sentence1", "sentence2"),
@@ -83,6 +87,7 @@ GLUE: dict[str, ClassificationTask] = {
         score_range=(0.0, 5.0),
     ),
     "qqp": _glue(
+        hub="nyu-mll/glue/qqp",
         folder="QQP",
         submission=_file("QQP.tsv"),
         texts=("question1", "question2"),
@@ -94,6 +99,7 @@ GLUE: dict[str, ClassificationTask] = {
         drop_short_rows=True,
     ),
     "mnli": _glue(
+        hub="nyu-mll/glue/mnli",
         folder="MNLI",
         texts=("sentence1", "sentence2"),
         tfds_texts=("premise", "hypothesis"),
@@ -112,6 +118,7 @@ GLUE: dict[str, ClassificationTask] = {
         ),
     ),
     "qnli": _glue(
+        hub="nyu-mll/glue/qnli",
         folder="QNLI",
         submission=_file("QNLI.tsv"),
         texts=("question", "sentence"),
@@ -119,6 +126,7 @@ GLUE: dict[str, ClassificationTask] = {
         label_names=("entailment", "not_entailment"),
     ),
     "rte": _glue(
+        hub="nyu-mll/glue/rte",
         folder="RTE",
         submission=_file("RTE.tsv"),
         texts=("sentence1", "sentence2"),
@@ -126,6 +134,7 @@ GLUE: dict[str, ClassificationTask] = {
         label_names=("entailment", "not_entailment"),
     ),
     "wnli": _glue(
+        hub="nyu-mll/glue/wnli",
         folder="WNLI",
         submission=_file("WNLI.tsv"),
         texts=("sentence1", "sentence2"),

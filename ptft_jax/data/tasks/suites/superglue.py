@@ -4,7 +4,6 @@ Label order is that of the labels' names in the benchmark's own code (false, tru
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from ptft_jax.data.tasks.choice import ChoiceTask
@@ -12,9 +11,24 @@ from ptft_jax.data.tasks.submissions import JsonLines, Passages, Submission
 from ptft_jax.data.tasks.table import ClassificationTask
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl",), "test": ("test.jsonl",)}
-_superglue = partial(ClassificationTask, "superglue", files=_FILES, label="label", id="idx")
-_truth = partial(_superglue, label_names=("false", "true"))
 _ENTAILMENT = ("entailment", "not_entailment")
+
+
+def _superglue(name: str, **keys: Any) -> ClassificationTask:
+    """A row for the task that is called so on the Hub and in TFDS."""
+    hub, tfds = f"aps/super_glue/{name}", f"super_glue/{name}"
+    return ClassificationTask(
+        "superglue", files=_FILES, label="label", id="idx", hub=hub, tfds=tfds, **keys
+    )
+
+
+def _truth(name: str, **keys: Any) -> ClassificationTask:
+    return _superglue(name, label_names=("false", "true"), **keys)
+
+
+def _choice(name: str, **keys: Any) -> ChoiceTask:
+    hub, tfds = f"aps/super_glue/{name}", f"super_glue/{name}"
+    return ChoiceTask("superglue", files=_FILES, hub=hub, tfds=tfds, **keys)
 
 
 def _file(name: str, words: tuple[Any, ...] = ()) -> Submission:
@@ -23,13 +37,16 @@ def _file(name: str, words: tuple[Any, ...] = ()) -> Submission:
 
 def _diagnostic(name: str, texts: tuple[str, str], metrics: tuple[str, ...]) -> ClassificationTask:
     """A diagnostic set, which a model of RTE is asked about."""
-    return _superglue(
+    return ClassificationTask(
+        "superglue",
         folder=name,
         texts=texts,
+        label="label",
         label_names=_ENTAILMENT,
         metrics=metrics,
         files={"test": (f"{name}.jsonl",)},
         test_has_labels=True,
+        id="idx",
     )
 
 
@@ -61,6 +78,21 @@ def _multirc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "idx": (record["idx"], question["idx"], answer.get("idx")),
             }
             yield row | ({"label": answer["label"]} if "label" in answer else {})
+
+
+def _flat_wsc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As the Hub and TFDS have it, where a target's parts are columns."""
+    return _wsc({**record, "target": record})
+
+
+def _flat_multirc(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As the Hub and TFDS have it, with a record for each answer."""
+    yield {
+        "passage": record["paragraph"],
+        "question and answer": f"{record['question']} {record['answer']}",
+        "question": f"{record['idx']['paragraph']}-{record['idx']['question']}",
+        "label": record["label"],
+    }
 
 
 def _copa(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -96,10 +128,24 @@ def _record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-_choice = partial(ChoiceTask, "superglue", files=_FILES)
+def _flat_record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As the Hub and TFDS have it, with a record for each query."""
+    entities = record["entities"]
+    row = {
+        "context": record["passage"].replace("@highlight", " "),
+        "choices": [record["query"].replace("@placeholder", name) for name in entities],
+    }
+    row |= {"names": entities, "answers": list(record["answers"])}
+    right = [number for number, name in enumerate(entities) if name in record["answers"]]
+    yield row | ({"label": right} if right else {})
+
+
 SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
-    "boolq": _truth(folder="BoolQ", texts=("question", "passage"), submission=_file("BoolQ.jsonl")),
+    "boolq": _truth(
+        "boolq", folder="BoolQ", texts=("question", "passage"), submission=_file("BoolQ.jsonl")
+    ),
     "cb": _superglue(
+        "cb",
         folder="CB",
         texts=("premise", "hypothesis"),
         label_names=("entailment", "contradiction", "neutral"),
@@ -107,6 +153,8 @@ SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
         submission=_file("CB.jsonl"),
     ),
     "multirc": _truth(
+        "multirc",
+        tfds_rows=_flat_multirc,
         folder="MultiRC",
         texts=("passage", "question and answer"),
         labels_in_file=("0", "1"),
@@ -115,14 +163,17 @@ SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
         group="question",
         submission=Submission({"test": "MultiRC.jsonl"}, Passages(), (0, 1)),
     ),
-    "copa": _choice(folder="COPA", flatten=_copa, submission=_file("COPA.jsonl")),
+    "copa": _choice("copa", folder="COPA", flatten=_copa, submission=_file("COPA.jsonl")),
     "record": _choice(
+        "record",
+        tfds_rows=_flat_record,
         folder="ReCoRD",
         flatten=_record,
         metrics=("f1", "exact_match"),
         submission=_file("ReCoRD.jsonl"),
     ),
     "superglue_rte": _superglue(
+        "rte",
         folder="RTE",
         texts=("premise", "hypothesis"),
         label_names=_ENTAILMENT,
@@ -136,12 +187,16 @@ SUPERGLUE: dict[str, ClassificationTask | ChoiceTask] = {
         ),
     ),
     "wic": _truth(
+        "wic",
+        tfds_rows=_wic,
         folder="WiC",
         texts=("sentence1", "sentence2"),
         flatten=_wic,
         submission=_file("WiC.jsonl"),
     ),
     "wsc": _truth(
+        "wsc",
+        tfds_rows=_flat_wsc,
         folder="WSC",
         texts=("text",),
         flatten=_wsc,

@@ -41,6 +41,8 @@ def _xnli_row(language: str) -> ClassificationTask:
         files={"train": (train,), "dev": ("xnli.dev.tsv",), "test": ("xnli.test.tsv",)},
         test_has_labels=True,
         language=language,
+        hub=f"facebook/xnli/{language}",
+        tfds_texts=("premise", "hypothesis"),
     )
 
 
@@ -74,11 +76,15 @@ TEXT_SETS: dict[str, ClassificationTask | ChoiceTask] = {
         files={"train": ("train",), "dev": ("test",)},
         reader=classes_in_folders,
         no_label="unsup",
+        hub="stanfordnlp/imdb",
+        tfds="imdb_reviews",
+        tfds_splits={"train": "train", "dev": "test"},
     ),
     "swag": ChoiceTask(
         "swag",
         files={"train": ("train.csv",), "dev": ("val.csv",), "test": ("test.csv",)},
         flatten=_swag,
+        hub="allenai/swag/regular",
     ),
     "trec": ClassificationTask(
         "trec",
@@ -88,6 +94,9 @@ TEXT_SETS: dict[str, ClassificationTask | ChoiceTask] = {
         label_names=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"),
         files={"train": ("train_5500.label",), "dev": ("TREC_10.label",)},
         reader=_trec,
+        hub="CogComp/trec",
+        tfds_label="coarse_label",
+        tfds_splits={"train": "train", "dev": "test"},
     ),
     "snips": ClassificationTask(
         "snips",
