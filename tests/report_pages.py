@@ -4,8 +4,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 # All that a report is made of; nothing of it loads or runs anything.
-_KNOWN = """html head meta title style body main header div section h1 h2 h3 small dl dt dd p b i span
-    strong mark bdi code pre table thead tbody tr th td ol li figure figcaption svg path text"""
+_KNOWN = """html head meta title style body main header div section h1 h2 h3 small dl dt dd p b i
+    span strong mark bdi code pre table thead tbody tr th td ol li figure figcaption svg path
+    text"""
 _VOID = {"meta"}
 
 
