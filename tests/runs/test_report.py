@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 from command_line import finetune_flags, results, run, sentences
+from foreign_folders import make_folders
 from report_pages import ReportPage, check_scores
 from sklearn.metrics import confusion_matrix
-from small_encoder import write_encoder
 
 import ptft_jax
 from ptft_jax.runs.folder import RunFolder
@@ -24,48 +24,51 @@ HOSTILE = f"""the river is "dull" {SCRIPT} <img src=x onerror='alert(2)'> &amp; 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A run on single texts, one of which is hostile, as a label's name is."""
-    place = tmp_path_factory.mktemp("report")
-    (place / "data").mkdir()
+    place = make_folders(tmp_path_factory.mktemp("report"))
+    (place / "hostile").mkdir()
     rows = [(text, SCRIPT if label else "bad") for text, label in sentences(40, 3)]
     for split in ("train", "dev"):
-        with (place / "data" / f"{split}.csv").open("w", newline="") as file:
+        with (place / "hostile" / f"{split}.csv").open("w", newline="") as file:
             lines = [("text", "label"), (HOSTILE, SCRIPT), *rows, (HOSTILE, "bad")]
             csv.writer(file).writerows(lines)
-    write_encoder(place / "hf", [text for text, _ in rows])
-    flags = finetune_flags("text.py", place / "data", place / "hf", place / "run", eval_every=5)
-    assert run(*flags, "--config.optimizer.weight_decay=0.05") == 0
+    changes = {"eval_every": 20, "epochs": 10, "optimizer.learning_rate": 0.005}
+    changes |= {"model.hidden_dropout_prob": 0.0}
+    flags = finetune_flags("text.py", place / "hostile", place / "hf", place / "tuned", **changes)
+    assert run(*flags) == 0
     return place
 
 
 def test_the_page_holds_the_runs_numbers(place):
-    page = ReportPage(place / "run" / "report.html")
-    check_scores(page, results(place / "run"))
-    run_ = ptft_jax.load_run(place / "run")
-    with (place / "data" / "dev.csv").open(newline="") as file:
+    page = ReportPage(place / "tuned" / "report.html")
+    check_scores(page, results(place / "tuned"))
+    run_ = ptft_jax.load_run(place / "tuned")
+    with (place / "hostile" / "dev.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    predicted = [one["label"] for one in run_.predict([row["text"] for row in rows])]
+    with pytest.warns(UserWarning, match="2 of 42 texts are longer than the 16 tokens"):
+        predicted = [one["label"] for one in run_.predict([row["text"] for row in rows])]
     labels = sorted({row["label"] for row in rows})
     expected = confusion_matrix([row["label"] for row in rows], predicted, labels=labels)
     head, *cells = page.tables["Confusion matrix"]
     assert head == ["label", *labels, "all"]
     found = [[int(cell.replace("·", "0")) for cell in row[1:-1]] for row in cells]
     assert found == expected.tolist()
+    assert np.count_nonzero(expected) > 2
     wrong = int(expected.sum() - np.trace(expected))
     assert f", {min(wrong, 20)} of {wrong} that are wrong." in page.texts["Worst errors"]
     changed = {row[0]: row[1:] for row in page.tables["Settings that are not the defaults"][1:]}
-    assert changed["optimizer.weight_decay"] == ["0.05", "0.01"]
-    assert "learning_rate" not in str(changed)
-    assert str(place / "run") in page.texts["To make it again"]
+    assert changed["optimizer.learning_rate"] == ["0.005", "2e-05"]
+    assert "optimizer.weight_decay" not in changed
+    assert str(place / "tuned") in page.texts["To make it again"]
 
 
 def test_hostile_texts_are_shown_and_not_followed(place):
     """`ReportPage` knows no script, no handler and no address; what was written is text again."""
-    written = (place / "run" / "report.html").read_text(encoding="utf-8")
+    written = (place / "tuned" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in written
     assert "<img" not in written
     assert "http" not in written.replace("http-equiv", "")
     assert "default-src 'none'" in written
-    page = ReportPage(place / "run" / "report.html")
+    page = ReportPage(place / "tuned" / "report.html")
     assert [row[0] for row in page.tables["Scores per class"][1:]].count(SCRIPT) == 1
     # One of the two that have this text is wrong.
     assert HOSTILE.replace("\x01", "\ufffd") in page.texts["Worst errors"]
@@ -73,20 +76,20 @@ def test_hostile_texts_are_shown_and_not_followed(place):
 
 def test_the_page_of_an_evaluation(place, tmp_path, capsys):
     """Of another checkpoint or other data, to a file of one's own; the run's page stays."""
-    before = (place / "run" / "report.html").read_bytes()
+    before = (place / "tuned" / "report.html").read_bytes()
     file = tmp_path / "again.html"
-    flags = ["evaluate", f"--run_dir={place / 'run'}", f"--report={file}"]
+    flags = ["evaluate", f"--run_dir={place / 'tuned'}", f"--report={file}"]
     assert run(*flags) == 0
     assert str(file) in capsys.readouterr().out.replace("\n", "")
-    assert ReportPage(file).scores() == ReportPage(place / "run" / "report.html").scores()
-    assert (place / "run" / "report.html").read_bytes() == before
+    assert ReportPage(file).scores() == ReportPage(place / "tuned" / "report.html").scores()
+    assert (place / "tuned" / "report.html").read_bytes() == before
     assert run(*flags[:2], f"--report={tmp_path / 'none' / 'again.html'}") == 2
     assert "there is no folder" in capsys.readouterr().err
 
 
 def test_a_page_that_fails_loses_no_run(place, tmp_path, capsys):
     """A folder is in its way: the run is finished all the same, and says what is missing."""
-    flags = finetune_flags("text.py", place / "data", place / "hf", tmp_path / "run", steps=1)
+    flags = finetune_flags("text.py", place / "hostile", place / "hf", tmp_path / "run", steps=1)
     (tmp_path / "run" / "report.html").mkdir(parents=True)
     assert run(*flags) == 0
     said = capsys.readouterr().out
@@ -99,7 +102,7 @@ def test_numbers_that_are_not_known_are_shown_as_such(place, tmp_path):
     """A correlation may be null in results.json, and a run may have no metrics.jsonl any more."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.json").write_text((place / "run" / "config.json").read_text())
+    (folder / "config.json").write_text((place / "tuned" / "config.json").read_text())
     found = {"dev": {"loss": 0.5, "accuracy": None, "f1/A": 0.1}}
     analyses = {"dev": Analysis("3 texts", {"loss": (0.4, 0.6)}, [None])}
     write_report(folder / "page.html", RunFolder(folder), 7, found, analyses, 5)
@@ -107,7 +110,7 @@ def test_numbers_that_are_not_known_are_shown_as_such(place, tmp_path):
     rows = [["dev", "loss", "0.5000", "0.4000 to 0.6000"], ["dev", "accuracy", "-", "-"]]
     assert page.tables["Scores"][1:] == rows
     assert "Curves" not in page.texts
-    assert "dev 3 texts" in page.texts
+    assert "dev: 3 texts" in page.texts[""]
 
 
 def test_only_parts_of_some_size_are_named():

@@ -44,7 +44,10 @@ def test_confusion_and_scores_per_class():
     assert (confusion(LABELS, PREDICTIONS, 4) == confusion_matrix(LABELS, PREDICTIONS)).all()
     counts = counts_of_classes(LABELS, PREDICTIONS, 5).sum(axis=0)
     *scores, support = precision_recall_fscore_support(
-        LABELS, PREDICTIONS, labels=range(5), zero_division=0.0
+        LABELS,
+        PREDICTIONS,
+        labels=range(5),
+        zero_division=0.0,  # type: ignore[arg-type]
     )
     assert np.allclose(precision_recall_f1(counts), scores)
     assert (counts[2] == support).all()

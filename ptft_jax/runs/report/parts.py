@@ -91,7 +91,7 @@ def confusion_matrix(names: Sequence[str], matrix: np.ndarray) -> Html | None:
     return section(
         "Confusion matrix",
         element("p", "A row for each label, a column for what was predicted."),
-        table(["label", *names, "all"], rows, class_="matrix"),
+        table(["label", *names, "all"], rows, class_="matrix" if len(names) < 6 else "matrix many"),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ptft_jax.data.tasks.span import Answer, SpanSplit
 from ptft_jax.data.tasks.span_examples import SpanExamples
 from ptft_jax.objectives.squad import Scores
-from ptft_jax.runs.report.html import Html, element, percent, section, table, text
+from ptft_jax.runs.report.html import Html, element, percent, section, side_by_side, table, text
 from ptft_jax.runs.report.measures import bootstrap, mean_interval
 from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, lengths, reliability, worst_errors
 from ptft_jax.runs.report.slices import LEAST, Slice, by_size, text_slices, worst_slices
@@ -46,7 +46,9 @@ def analysis(
     kinds = [] if has.all() else kinds
     windows = examples.num_windowed
     slices = [
-        *(*words, *answer_lengths, *kinds, *by_size(sizes, "characters of context")),
+        *(Slice(f"question word: {name}", rows) for name, rows in words),
+        *(Slice(f"answer of {name}", rows) for name, rows in answer_lengths),
+        *(*kinds, *by_size(sizes, "characters of context")),
         *text_slices(split.questions),
     ]
     answered = np.array([bool(one) for one in found])
@@ -61,9 +63,11 @@ def analysis(
         f"{len(split):,} questions about {len(split.contexts):,} contexts",
         intervals,
         [
-            _scores_of("By question word", words, scores),
-            _scores_of("By length of the answer", answer_lengths, scores),
-            _scores_of("With and without an answer", kinds, scores),
+            side_by_side(
+                _scores_of("By question word", words, scores),
+                _scores_of("By length of the answer", answer_lengths, scores),
+                _scores_of("With and without an answer", kinds, scores),
+            ),
             reliability(sure[answered], scores.exact_match[answered] > 0, "answers")
             if answered.any()
             else None,

@@ -27,7 +27,9 @@ th, td { padding: 4px 12px 4px 0; text-align: left; border-bottom: 1px solid var
 th { font-weight: 600; } thead th { color: var(--soft); font-weight: normal; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .matrix td, .matrix th { padding: 4px 9px; }
-.matrix thead th { max-width: 9em; overflow-wrap: anywhere; text-align: center; }
+.matrix thead th { text-align: center; vertical-align: bottom; }
+.many thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
+  padding: 9px 4px; border-bottom: none; max-height: 16em; }
 .matrix th[scope=row] { white-space: nowrap; }
 .cell { text-align: center; font-variant-numeric: tabular-nums;
   background: color-mix(in srgb, var(--bad) calc(var(--share) * 60%), transparent); }

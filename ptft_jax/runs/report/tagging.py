@@ -153,9 +153,9 @@ def _kinds_of_errors(wrong: Sequence[Sequence[Difference]], types: Sequence[str]
             "p",
             "By the type of the labelled entity, of a spurious one by the predicted type. Missed: "
             "no entity was found there; spurious: none is there; type, boundary: one that overlaps "
-            "was found, with another type or other ends.",
+            "was found, with another type or other ends; both: with another type and other ends.",
         ),
-        table(["entities", *DIFFERENCES, "all"], rows),
+        table(["entities", *DIFFERENCES[:-1], "both", "all"], rows),
     )
 
 
