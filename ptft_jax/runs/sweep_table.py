@@ -88,7 +88,7 @@ def picture(lines: Sequence[Line], metric: str) -> str:
     for axes, name in zip(panels, names, strict=True):
         values = [line.settings[name] for line in drawn]
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        if numbers and min(values) > 0 and max(values) >= 10 * min(values):
+        if numbers and min(values) > 0 and max(values) >= 5 * min(values):
             axes.set_xscale("log")
         texts = list(dict.fromkeys(map(str, values)))
         for line, value in zip(drawn, values, strict=True):

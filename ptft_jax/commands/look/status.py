@@ -106,9 +106,11 @@ def show(run_dir: Path, console: Console) -> None:
     if code == 0 and saved < step:
         state, code, step = f"finished, and taken back to step {saved:,} since", None, saved
     until = starts[-1].last.until if starts else record.config.get("steps")
-    patience = record.config.get("patience")
-    if patience and code == 0 and until and step < until:
-        state = f"finished early: no better evaluation in {patience}"
+    if code == 0 and until and step < until:
+        if (run_dir / "results.json").is_file():
+            state = f"finished early: no better evaluation in {record.config.get('patience')}"
+        else:
+            state, code = "stopped where --stop_at said", None
 
     share = f" of {count(until)} ({step / until:.1%})" if until else ""
     words = f"{run_dir}: {record.command} {record.config.get('task') or ''}"
@@ -260,7 +262,7 @@ def _print_next(
 ) -> None:
     """Prints what to do next."""
     to_do, following = _TO_DO.get(code or 0, _GOES_ON), []
-    resumes = bool(code) or state.startswith(("dead", "finished, and taken back"))
+    resumes = bool(code) or state.startswith(("dead", "finished, and taken back", "stopped"))
     if state.startswith("dead"):
         to_do = f"see why it died, and end what is left of the job; {_GOES_ON}"
     elif state.startswith("running,"):

@@ -84,11 +84,9 @@ class Series:
     def make(self, runs: Sequence[Run], stop_at: Fraction | None = None) -> None:
         """Makes what is missing of some runs, up to a share of their updates or to the end."""
         waiting = [run for run in runs if self.entry(run, stop_at) is None]
-        done, up_to = len(runs) - len(waiting), f" to {stop_at} of their updates" if stop_at else ""
-        say(
-            self._console,
-            f"{len(runs)} runs{up_to}, {done} of them done already; {self._at_once} at once",
-        )
+        done, share = len(runs) - len(waiting), f" to {stop_at} of their updates" if stop_at else ""
+        what = f"{len(runs)} run{'s' if len(runs) != 1 else ''}{share}"
+        say(self._console, f"{what}, {done} of them done already; {self._at_once} at once")
         self.place.mkdir(parents=True, exist_ok=True)
         more = [f"--stop_at={stop_at}"] if stop_at else []
         started = time.monotonic()
@@ -113,10 +111,14 @@ class Series:
             results = run.folder.results()
             before |= {"step": results.pop("step"), "results": results}
         else:
-            step, results = run.folder.last_step(), {}
-            for line in read_metrics(run.folder.path / "metrics.jsonl"):
-                if line.pop("step") == step and "split" in line:
-                    results[line.pop("split")] = line
+            lines = read_metrics(run.folder.path / "metrics.jsonl")
+            scored = [line for line in lines if "split" in line]
+            step = scored[-1]["step"]
+            results = {
+                line["split"]: {n: v for n, v in line.items() if n not in ("step", "split")}
+                for line in scored
+                if line["step"] == step
+            }
             before["stops"][str(stop_at)] = {"step": step, "results": results}
         self._known[run.name] = before
         self._found = {asked: one for asked, one in self._found.items() if asked[0] != run.name}

@@ -38,6 +38,10 @@ def test_a_run_that_stops_where_asked_goes_on_to_the_same_end(place, capsys):
     assert not (place / "parts" / "results.json").exists()
     scored = metrics(place / "parts")[-1]
     assert (scored["step"], scored["split"]) == (2, "dev")
+    assert run("status", f"--run_dir={place / 'parts'}") == 0
+    said = capsys.readouterr().out
+    assert "stopped where --stop_at said" in said
+    assert "2 of 6 (33.3%)" in said
     before = (place / "parts" / "metrics.jsonl").read_text()
     assert run(*flags(place, "parts"), "--stop_at=2") == 0
     assert "nothing to do up to 2" in capsys.readouterr().out

@@ -66,7 +66,7 @@ def test_one_in_three_goes_on_and_its_command_line_is_true(place, capsys):
     assert run(*flags) == 0
     said = capsys.readouterr().out
     assert "3 runs to 1/3 of their updates, 3 of them done already" in said
-    assert "1 runs, 1 of them done already" in said
+    assert "1 run, 1 of them done already" in said
     known = json.loads((place / "sweep" / "runs.json").read_text())
     assert sorted(known) == [f"{one.parent.name}/seed-0" for one in folders]
 
