@@ -120,8 +120,8 @@ def test_a_row_holds_its_choices_one_behind_the_other():
     assert examples.buckets == (24, 36)
     assert examples.num_truncated == 1
     batch = examples.batch(np.arange(2))
-    assert batch["choice_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert batch["labels"].tolist() == [1, 0]
+    assert batch["choice_mask"].tolist() == [[[1, 1, 1]], [[1, 1, 0]]]
+    assert batch["labels"].tolist() == [[1], [0]]
     for row, choices in enumerate(split.choices):
         alone = ClassificationExamples(
             Split([split.contexts[row]] * len(choices), choices, None, "test"), tokenizer, 12
@@ -132,7 +132,7 @@ def test_a_row_holds_its_choices_one_behind_the_other():
             for name in ("input_ids", "token_type_ids"):
                 assert batch[name][row][here].tolist() == alone[name][choice][real].tolist()
             assert batch["position_ids"][row][here].tolist() == list(range(real.sum()))
-            assert np.flatnonzero(here)[0] == batch["pooled_positions"][row, choice]
+            assert np.flatnonzero(here)[0] == batch["pooled_positions"][row, 0, choice]
         padding = batch["segment_ids"][row] == 0
         assert not batch["attention_mask"][row][padding].any()
         assert (batch["input_ids"][row][padding] == tokenizer.pad_token_id).all()

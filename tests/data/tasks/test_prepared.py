@@ -290,11 +290,11 @@ def test_several_labels_scores_and_choices(tmp_path):
     data = load_task("text", place, TableSettings(multi_label=True))
     assert data.splits["train"].labels.tolist() == [[1, 0, 1], [0, 0, 0]]
     score = {"a": TEXT, "b": TEXT, "score": datasets.Value("float64")}
-    rows = {"a": ["a"], "b": ["b"], "score": [0.5]}
+    rows = {"a": ["a", "c"], "b": ["b", "d"], "score": [0.5, 1.5]}
     place = saved(tmp_path / "scores", train=(rows, score), dev=(rows, score))
     data = load_task("text", place, TableSettings("a", "b", "score", regression=True))
-    assert data.splits["dev"].labels.tolist() == [0.5]
-    assert data.splits["dev"].texts_b == ["b"]
+    assert data.splits["dev"].labels.tolist() == [0.5, 1.5]
+    assert data.splits["dev"].texts_b == ["b", "d"]
     choice = {"q": TEXT, "choices": datasets.List(TEXT), "label": datasets.Value("int32")}
     rows = {"q": ["x"], "choices": [["a", "b"]], "label": [1]}
     place = saved(tmp_path / "choices", train=(rows, choice), validation=(rows, choice))

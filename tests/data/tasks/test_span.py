@@ -227,7 +227,7 @@ def test_windows_and_targets_are_those_of_run_qa(shared_data, vocabulary, file, 
         np.testing.assert_array_equal(batch["token_type_ids"][window], types)
         answers = split.answers[encoded["overflow_to_sample_mapping"][window]]
         answer = next((a for a in answers if a.start is not None), None)
-        target = batch["start_positions"][window], batch["end_positions"][window]
+        target = batch["start_positions"][window, 0], batch["end_positions"][window, 0]
         first, last = np.flatnonzero(in_context)[[0, -1]]
         if answer is None or answer.start is None:
             assert target == (0, 0)
@@ -271,7 +271,7 @@ def test_a_model_that_is_right_is_given_full_marks(shared_data, tmp_path, vocabu
     outputs = {}
     for end in ("start", "end"):
         outputs[end] = np.full(batch["input_ids"].shape, -9.0, np.float32)
-        np.put_along_axis(outputs[end], batch[f"{end}_positions"][:, None], 9.0, axis=1)
+        np.put_along_axis(outputs[end], batch[f"{end}_positions"], 9.0, axis=1)
     found = examples.decode(outputs)
     assert split.answers is not None
     scores = score_answers(
@@ -311,7 +311,7 @@ def test_a_long_question_is_cut_and_counted():
     batch = examples.batch(np.array([0]))
     tokens = [TOKENIZER.token(i) for i in batch["input_ids"][0]]
     assert " ".join(tokens) == "[CLS] a b c [SEP] f g h i j [SEP] [PAD]"
-    assert (batch["start_positions"][0], batch["end_positions"][0]) == (7, 7)
+    assert (batch["start_positions"][0, 0], batch["end_positions"][0, 0]) == (7, 7)
 
 
 def test_lengths_that_cannot_be_are_refused():
