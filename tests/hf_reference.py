@@ -106,8 +106,8 @@ def relative_gradients(ours, theirs):
 
     A key bias moves all scores of a query alike, which softmax ignores: its gradient is zero but
     for rounding, so its error is measured against the query bias's gradient beside it. The one
-    bias of a softmax over tokens or choices is alike: errors are not measured against less than a hundredth
-    of the largest gradient.
+    bias of a softmax over tokens or choices is alike: errors are not measured against less than a
+    hundredth of the largest gradient.
     """
     assert ours.keys() == theirs.keys()
     errors = {}

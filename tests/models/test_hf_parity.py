@@ -18,7 +18,7 @@ from hf_reference import (
     torch_inputs,
     torch_pretraining_labels,
 )
-from task_batches import TASKS, choice, span, tagging, torch_arguments
+from task_batches import TASKS, span, tagging, torch_arguments
 
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.models.build import build_model

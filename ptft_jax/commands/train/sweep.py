@@ -227,10 +227,11 @@ def _write_table(plan: Plan, reached: Sequence[tuple[Trial, Fraction]], console:
         for trial, share in pairs
     ]
     name, seeds = f"{split} {metric}", len(best.runs)
+    which = best.runs[0].folder.record().checkpoint
     head = [
         f"`ptft sweep {shlex.join(plan.arguments)}`",
         f"{len(plan.trials)} trials of {seeds} seed{'s' if seeds > 1 else ''}, by their median "
-        f"{name} of the last checkpoint, best first; the best of many flatters",
+        f"{name} of the {which} checkpoint, best first; the best of many flatters",
     ]
     if plan.stops:
         shares = ", ".join(map(str, plan.stops))
