@@ -104,7 +104,7 @@ def test_an_evaluation_finds_the_same(tmp_path):
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:all 80 texts got the label")
+@pytest.mark.filterwarnings("ignore:all .* texts got the label")
 @pytest.mark.parametrize("head", ["classification", "tagging", "span", "choice", "mlm"])
 def test_predictions_stand_in_the_order_of_their_texts(head, tmp_path, monkeypatch):
     """As asked one by one, whatever the blocks in which a long file is read."""
@@ -132,7 +132,12 @@ def test_predictions_stand_in_the_order_of_their_texts(head, tmp_path, monkeypat
     assert told == sorted(told)
     assert told[-1] == (80, 80)
     monkeypatch.setattr(asking, "BLOCK", 33)
-    for again in (run.predict(asked), [run.predict([one])[0] for one in asked[:5]]):
+    ways = [run.predict(asked), [run.predict([one])[0] for one in asked[:5]]]
+    if head in ("classification", "tagging"):
+        # So many that padding goes in smaller steps.
+        monkeypatch.undo()
+        ways.append(run.predict(asked * 7))
+    for again in ways:
         for one, other in zip(found, again, strict=False):
             assert same(one, other)
 

@@ -24,6 +24,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import DTYPES
 from ptft_jax.runs.bench import inputs, predict, train
 from ptft_jax.runs.bench.machine import hardware, versions
+from ptft_jax.runs.bench.rounds import CLOCKS
 from ptft_jax.runs.config import check_length, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model
 from ptft_jax.runs.phases import phase_of
@@ -222,7 +223,8 @@ class Predict:
 
     --input=FILE takes the texts of a file, as `ptft predict` reads it, with a model that
     classifies, tags or answers. --against=hf is then transformers' pipeline with the same weights,
-    in batches of --batch_sizes, with the texts in the file's order and sorted by length.
+    in batches of --batch_sizes, the texts in the file's order and sorted by length. --clock=cpu
+    counts the processor's seconds, to which other programs on the same cores add nothing.
     """
 
     @staticmethod
@@ -234,6 +236,8 @@ class Predict:
         text = "Tokens of a text, at most the run's."
         flags.DEFINE_list("lengths", "16,64,128", text, flag_values=values)
         define_input_flags(values, pairs=True)
+        text = "What seconds of --input are: of the wall, or of the processor."
+        flags.DEFINE_enum("clock", "wall", list(CLOCKS), text, flag_values=values)
 
     @staticmethod
     def run(values: flags.FlagValues, positional: list[str]) -> None:
@@ -249,7 +253,8 @@ class Predict:
         many = {"rounds": values.rounds, "calls": values.calls, "against": values.against}
         if values.input:
             texts = read_input(values, opened).texts
-            measure = partial(predict.measure_file, texts=texts, batch_sizes=sizes)
+            more = {"texts": texts, "batch_sizes": sizes, "clock": values.clock}
+            measure = partial(predict.measure_file, **more)
         else:
             measure = partial(predict.measure, batch_sizes=sizes, lengths=lengths)
         found = _measured(console, measure, opened, **many)

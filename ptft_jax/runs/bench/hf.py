@@ -301,7 +301,7 @@ class Pipeline:
         else:
             pairs = [{"text": first, "text_pair": second} for first, second in texts]
             call = functools.partial(self._pipe, pairs, batch_size=size, **self._cut())
-        return {"seconds": repeated(call, request["calls"])()}
+        return {"seconds": repeated(call, request["calls"], clock=request["clock"])()}
 
     def _cut(self) -> dict[str, Any]:
         if self.spec["head"] == "tagging":

@@ -90,12 +90,14 @@ def measure_file(
     rounds: int,
     calls: int,
     against: str | None = None,
+    clock: str = "wall",
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Lets a model predict all texts of a file in rounds, sides in turn.
 
     `against`: "hf" for `transformers.pipeline` with the exported weights, in batches of each of
     `batch_sizes`, once with the texts in the order of the file and once sorted by their characters.
+    `clock`: one of `CLOCKS`.
 
     Raises:
         ConfigError: another kind of model, or PyTorch could not do it.
@@ -123,11 +125,12 @@ def measure_file(
             orders = {"in the file's order": list(texts), "sorted": in_order}
             ways = list(itertools.product(batch_sizes, orders.items()))
         for way in ways:
-            sides, name = {OURS: repeated(ask, calls)}, None
+            sides, name = {OURS: repeated(ask, calls, clock=clock)}, None
             if way is not None:
                 size, (order, given) = way
                 name = f"{against}, batches of {size}, {order}"
-                sides[name] = partial(_their_round, theirs, given, calls, batch_size=size)
+                more = {"batch_size": size, "clock": clock}
+                sides[name] = partial(_their_round, theirs, given, calls, **more)
             found = take_turns(sides, rounds, progress, name or OURS)
             cases.append(about | _figures(found, len(texts), calls, name))
     return _about(run, rounds, calls) | {

@@ -27,6 +27,7 @@ from ptft_jax.runs.trained.texts import (
     PACKAGE,
     Share,
     Text,
+    buckets_for,
     checked,
     filled_batches,
     in_blocks,
@@ -235,7 +236,8 @@ def _examples(run: TrainedRun, parts: list[list[str]]) -> ClassificationExamples
         labels=None,
         source="text",
     )
-    return ClassificationExamples(split, run.tokenizer, limit_of(run))
+    buckets = buckets_for(run, parts)
+    return ClassificationExamples(split, run.tokenizer, limit_of(run), length_buckets=buckets)
 
 
 # Kept between calls and between runs of one shape: who asks again need not wait for a compilation.

@@ -12,7 +12,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.entities import entities_of
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.trained.texts import Share, in_blocks, limit_of, outputs_of
+from ptft_jax.runs.trained.texts import Share, buckets_for, in_blocks, limit_of, outputs_of
 
 
 def tag(
@@ -93,6 +93,7 @@ def _tags(
     run: TrainedRun, split: TaggingSplit | TextSplit, names: Sequence[str], told: Share
 ) -> list[list[tuple[str, float]]]:
     """Returns the tag of each word of each text, with its probability."""
-    examples = TaggingExamples(split, run.tokenizer, limit_of(run))
+    buckets = buckets_for(run, split.num_words)
+    examples = TaggingExamples(split, run.tokenizer, limit_of(run), length_buckets=buckets)
     outputs = outputs_of(run, TaggingObjective(), examples, told)
     return [[(names[index], score) for index, score in some] for some in examples.decode(outputs)]

@@ -26,6 +26,9 @@ _BATCH = 32
 # of like length are found among those of a block.
 BLOCK = 8192
 
+# From so many texts on, less padding is worth more compilations: lengths go in steps of 8, not 32.
+_MANY = 512
+
 # Is told which share of the texts is done, from 0 to 1.
 Share = Callable[[float], None]
 
@@ -99,6 +102,11 @@ def in_blocks[T](
 def longer_than(limit: int) -> str:
     """Returns the words for texts of which a model does not see the end."""
     return f"texts are longer than the {limit} tokens of this model"
+
+
+def buckets_for(run: TrainedRun, texts: Sequence[Any]) -> Sequence[int] | None:
+    """Returns the lengths that rows of so many texts are padded to; None for the usual ones."""
+    return range(8, limit_of(run), 8) if len(texts) >= _MANY else None
 
 
 def filled_batches(
