@@ -10,7 +10,7 @@ from small_encoder import write_encoder
 
 import ptft_jax
 from ptft_jax.cli import main
-from ptft_jax.data.tasks.reading import read_table
+from ptft_jax.data.tasks.files.reading import read_table
 from ptft_jax.errors import ConfigError
 
 TEXTS = [text for text, _ in sentences(24, 1)]

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.protocols import PROTOCOLS, tasks_with
+from ptft_jax.runs.many.protocols import PROTOCOLS, tasks_with
 
 RATE, DECAY = "optimizer.learning_rate", "optimizer.weight_decay"
 

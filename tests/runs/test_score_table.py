@@ -7,7 +7,7 @@ import pytest
 
 from ptft_jax.data.tasks.catalogue import find_task
 from ptft_jax.data.tasks.suites.published import PUBLISHED, SOURCES
-from ptft_jax.runs.score_table import as_csv, markdown, picture, rows_of
+from ptft_jax.runs.many.score_table import as_csv, markdown, picture, rows_of
 
 ENTRIES = [
     {

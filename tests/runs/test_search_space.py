@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.search_space import Axis, axis_of, combinations, draws, stops
+from ptft_jax.runs.many.search_space import Axis, axis_of, combinations, draws, stops
 
 RATE = "optimizer.learning_rate"
 

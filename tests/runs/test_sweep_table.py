@@ -4,7 +4,7 @@ import csv
 import io
 from fractions import Fraction
 
-from ptft_jax.runs.sweep_table import Line, as_csv, markdown, picture
+from ptft_jax.runs.many.sweep_table import Line, as_csv, markdown, picture
 
 
 def line(rate: float, share: Fraction, scores: list[float], whole: bool = True) -> Line:

@@ -16,7 +16,7 @@ from absl import flags
 
 from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.flags import define_series_flags, define_training_flags, trained
-from ptft_jax.runs.protocols import PROTOCOLS
+from ptft_jax.runs.many.protocols import PROTOCOLS
 
 # What to ask a model with a head of this name.
 _ASKED = {

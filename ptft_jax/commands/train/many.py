@@ -29,8 +29,8 @@ from ptft_jax.data.tasks.catalogue import find_task, tasks_of
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, flatten
 from ptft_jax.runs.folder import RunFolder
-from ptft_jax.runs.protocols import PROTOCOLS, tasks_with
-from ptft_jax.runs.score_table import as_csv, markdown, picture, rows_of
+from ptft_jax.runs.many.protocols import PROTOCOLS, tasks_with
+from ptft_jax.runs.many.score_table import as_csv, markdown, picture, rows_of
 from ptft_jax.training.accounting.heartbeat import read_heartbeats
 from ptft_jax.training.storage import write_atomically
 

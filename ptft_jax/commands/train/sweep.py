@@ -42,8 +42,8 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_numbers, flatten, load_config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
-from ptft_jax.runs.search_space import Axis, axis_of, combinations, draws, stops
-from ptft_jax.runs.sweep_table import Line, as_csv, markdown, picture
+from ptft_jax.runs.many.search_space import Axis, axis_of, combinations, draws, stops
+from ptft_jax.runs.many.sweep_table import Line, as_csv, markdown, picture
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig
 from ptft_jax.training.storage import write_atomically
 

@@ -30,7 +30,7 @@ from ptft_jax.commands.screen import (
 from ptft_jax.commands.train.evaluate import show
 from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.commands.use.predict import predictions_table
-from ptft_jax.data.tasks.reading import read_table
+from ptft_jax.data.tasks.files.reading import read_table
 from ptft_jax.demo.documentation import Documentation, gather_documentation
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs import defaults

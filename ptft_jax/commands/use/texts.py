@@ -12,8 +12,8 @@ from absl import flags
 
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.choice import ChoiceSettings, ChoiceTask
-from ptft_jax.data.tasks.conll import TaggedFile, read_tagged, with_column
-from ptft_jax.data.tasks.reading import SUFFIXES, read_table
+from ptft_jax.data.tasks.files.conll import TaggedFile, read_tagged, with_column
+from ptft_jax.data.tasks.files.reading import SUFFIXES, read_table
 from ptft_jax.data.tasks.span import SpanTask, read_squad
 from ptft_jax.data.tasks.tags import TaggingSplit
 from ptft_jax.errors import ConfigError, DataError

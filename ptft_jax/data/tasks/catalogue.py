@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ptft_jax.data.tasks.choice import ChoiceTask
-from ptft_jax.data.tasks.reading import nearest
+from ptft_jax.data.tasks.files.reading import nearest
 from ptft_jax.data.tasks.suites.clue import CLUE
 from ptft_jax.data.tasks.suites.glue import GLUE
 from ptft_jax.data.tasks.suites.squad import SQUAD

@@ -16,18 +16,19 @@ from ptft_jax.data.batches import Batch
 from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.classification import format_texts, length_buckets_of
-from ptft_jax.data.tasks.labels import check_characters
-from ptft_jax.data.tasks.prepared import benchmark_tables
-from ptft_jax.data.tasks.reading import (
+from ptft_jax.data.tasks.files.labels import check_characters
+from ptft_jax.data.tasks.files.prepared import benchmark_tables
+from ptft_jax.data.tasks.files.reading import (
     Flatten,
     Reader,
     Table,
+    absent,
     find_split,
     fingerprint_of,
+    listing,
     read_table,
 )
 from ptft_jax.data.tasks.submissions import Submission
-from ptft_jax.data.tasks.table import absent, listing
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.tasks.reading import nearest
+from ptft_jax.data.tasks.files.reading import nearest
 from ptft_jax.errors import ConfigError
 
 BALANCED = "balanced"

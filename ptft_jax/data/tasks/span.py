@@ -20,8 +20,8 @@ import numpy as np
 
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.hf_datasets import is_hf
-from ptft_jax.data.tasks.prepared import open_splits
-from ptft_jax.data.tasks.reading import fingerprint_of
+from ptft_jax.data.tasks.files.prepared import open_splits
+from ptft_jax.data.tasks.files.reading import fingerprint_of
 from ptft_jax.errors import ConfigError, DataError
 
 # The share of misplaced answers up to which a file is used: CMRC 2018 dev has 2.1 %.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ptft_jax.data.foreign_files import read_json_object
-from ptft_jax.data.tasks.reading import read_table, text_lines
+from ptft_jax.data.tasks.files.reading import read_table, text_lines
 from ptft_jax.errors import DataError
 
 COMPLETE = ("glue", "superglue")

@@ -12,9 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ptft_jax.data.tasks.conll import SUFFIXES, TaggedFile, read_tagged
-from ptft_jax.data.tasks.reading import nearest
-from ptft_jax.data.tasks.table import listing
+from ptft_jax.data.tasks.files.conll import SUFFIXES, TaggedFile, read_tagged
+from ptft_jax.data.tasks.files.reading import listing, nearest
 from ptft_jax.errors import ConfigError, DataError
 
 # In all of IOB1, IOB2, IOBES, BILOU and BMES.

@@ -13,7 +13,7 @@ from ptft_jax.objectives.metrics import check_outputs, distinct_choices
 from ptft_jax.objectives.squad import score_answers
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
-from ptft_jax.runs.report import choice
+from ptft_jax.runs.report.kinds import choice
 from ptft_jax.runs.report.parts import Analysis
 
 

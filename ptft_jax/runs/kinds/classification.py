@@ -16,7 +16,7 @@ from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
-from ptft_jax.runs.report import classes, labels, scores
+from ptft_jax.runs.report.kinds import classes, labels, scores
 from ptft_jax.runs.report.parts import Analysis
 
 # From so many examples on, one class for all of them is no chance.

@@ -19,7 +19,7 @@ from ptft_jax.objectives.squad import (
 )
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
-from ptft_jax.runs.report import span
+from ptft_jax.runs.report.kinds import span
 from ptft_jax.runs.report.parts import Analysis
 
 _LISTED = 3

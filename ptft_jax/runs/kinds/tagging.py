@@ -15,7 +15,7 @@ from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
-from ptft_jax.runs.report import tagging
+from ptft_jax.runs.report.kinds import tagging
 from ptft_jax.runs.report.parts import Analysis
 
 Predictions = list[list[tuple[int, float]]]

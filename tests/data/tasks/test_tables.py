@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ptft_jax.data.tasks.reading import find_split, read_table
+from ptft_jax.data.tasks.files.reading import find_split, read_table
 from ptft_jax.errors import ConfigError, DataError
 
 

@@ -5,7 +5,7 @@ import pytest
 from tokenizer_checks import wordpiece
 from transformers import BertTokenizerFast
 
-from ptft_jax.data.tasks.conll import read_tagged
+from ptft_jax.data.tasks.files.conll import read_tagged
 from ptft_jax.data.tasks.tagging import TaggingExamples, TaggingSplit
 from ptft_jax.data.tasks.tags import inside_ids, tag_ids, tag_names
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ptft_jax.data.foreign_files import read_json_object
+from ptft_jax.data.tasks.benchmark import ClassificationTask
 from ptft_jax.data.tasks.choice import ChoiceTask
-from ptft_jax.data.tasks.reading import read_table
+from ptft_jax.data.tasks.files.reading import read_table
 from ptft_jax.data.tasks.submissions import ById, JsonLines, Submission
-from ptft_jax.data.tasks.table import ClassificationTask
 from ptft_jax.errors import DataError
 
 _FILES = {

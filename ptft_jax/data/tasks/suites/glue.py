@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from ptft_jax.data.tasks.benchmark import ClassificationTask
 from ptft_jax.data.tasks.submissions import IndexedRows, Submission
-from ptft_jax.data.tasks.table import ClassificationTask
 
 _glue = partial(ClassificationTask, "glue")
 _MNLI_TFDS = {

@@ -6,9 +6,9 @@ Label order is that of the labels' names in the benchmark's own code (false, tru
 from collections.abc import Iterator
 from typing import Any
 
+from ptft_jax.data.tasks.benchmark import ClassificationTask
 from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.submissions import JsonLines, Passages, Submission
-from ptft_jax.data.tasks.table import ClassificationTask
 
 _FILES = {"train": ("train.jsonl",), "dev": ("val.jsonl",), "test": ("test.jsonl",)}
 _ENTAILMENT = ("entailment", "not_entailment")

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ptft_jax.data.tasks.benchmark import ClassificationTask
 from ptft_jax.data.tasks.choice import ChoiceTask
-from ptft_jax.data.tasks.reading import Flatten, classes_in_folders
-from ptft_jax.data.tasks.table import ClassificationTask
+from ptft_jax.data.tasks.files.reading import Flatten, classes_in_folders
 
 _XNLI_LANGUAGES = "ar bg de el en es fr hi ru sw th tr ur vi zh"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.tasks.reading import Table
+from ptft_jax.data.tasks.files.reading import Table
 from ptft_jax.errors import DataError
 
 # White space of all kinds, and characters without width.

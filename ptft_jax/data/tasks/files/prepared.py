@@ -9,7 +9,7 @@ from typing import Any
 
 from ptft_jax.data import tfds
 from ptft_jax.data.hf_datasets import PREFIX, read_hf
-from ptft_jax.data.tasks.reading import Flatten, Record, Table, table_of
+from ptft_jax.data.tasks.files.reading import Flatten, Record, Table, table_of
 from ptft_jax.errors import ConfigError, DataError
 
 # Our split → the names that it goes by.

@@ -279,3 +279,23 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, row
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}); write it again") from error
+
+
+def absent(folder: Path, files: Sequence[str], train: Path) -> str:
+    """The message that a benchmark's train or dev file is not there."""
+    words = f"{folder / files[0]} is missing; {listing(folder)}"
+    if train.name not in files and train.exists():
+        words += (
+            f". Fetch it from where {train.name} came from; or move some rows of {train.name} "
+            "there, and scores are not to be compared with published ones"
+        )
+    return words
+
+
+def listing(folder: Path) -> str:
+    """What a folder holds, for the message that says what it lacks."""
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist"
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"there are: {shown}" if names else "the folder is empty"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptft_jax.data.tasks.reading import read_table, text_lines
+from ptft_jax.data.tasks.files.reading import read_table, text_lines
 from ptft_jax.errors import ConfigError, DataError
 
 COLUMN_SUFFIXES = (".conll", ".txt", ".tsv")

@@ -8,8 +8,8 @@ from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.objectives.metrics import METRICS
 from ptft_jax.runs.report.chart import Series, chart
-from ptft_jax.runs.report.classes import counted, lengths_of, of_rows, shown, texts_of
 from ptft_jax.runs.report.html import Html, element, section, side_by_side, table
+from ptft_jax.runs.report.kinds.classes import counted, lengths_of, of_rows, shown, texts_of
 from ptft_jax.runs.report.measures import bootstrap_of, mean_interval
 from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, worst_errors
 from ptft_jax.runs.report.slices import by_size, text_slices, worst_slices

@@ -6,8 +6,8 @@ import numpy as np
 
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
-from ptft_jax.runs.report.classes import counted, lengths_of, of_rows, shown, texts_of
 from ptft_jax.runs.report.html import percent
+from ptft_jax.runs.report.kinds.classes import counted, lengths_of, of_rows, shown, texts_of
 from ptft_jax.runs.report.measures import OF_LABELS, bootstrap, sigmoid, wilson
 from ptft_jax.runs.report.parts import (
     WORST,
