@@ -270,9 +270,10 @@ def _head(plan: Plan, best: Mapping[str, Trial]) -> list[str]:
     if plan.lacking:
         lines.append(f"the protocol has no settings for {', '.join(plan.lacking)}")
     runs = [run for trial in best.values() for run in trial.runs]
-    if any(run.config.get("patience") for run in runs):
+    patience = next((run.config.patience for run in runs), 0)
+    if patience:
         early = ", ".join(filter(None, map(_early_end, runs)))
-        lines.append(f"ended early, as evaluations got no better (patience): {early or 'none'}")
+        lines.append(f"ended early, for no better evaluation in {patience}: {early or 'none'}")
     which = next((run.folder.record().checkpoint for run in runs), "last")
     return [*lines, f"the scores are those of the {which} checkpoint, in percent"]
 
