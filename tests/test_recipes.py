@@ -215,6 +215,8 @@ def test_a_recipe_can_be_followed(page, place, monkeypatch, capsys):
     for command in commands:
         if command.value("run_dir") in elsewhere and not command.name.startswith("launch"):
             continue
+        if (command.value("output") or "").endswith(".zip"):
+            continue  # of all tasks, as tests/commands/use/test_submit.py makes it
         only_config = command.name in TRAININGS and command.value("run_dir") not in read
         assert run(*small(command, only_config)) == 0, " ".join(command.arguments)
         shown = capsys.readouterr().out

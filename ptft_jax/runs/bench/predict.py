@@ -118,7 +118,8 @@ def measure_file(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptft-bench-")))
             run.export(folder / "model")
             spec = {"what": "pipeline", "head": head, "model": str(folder / "model")}
-            spec |= {"limit": run.limit, "doc_stride": run.config.get("doc_stride", 128)}
+            stride = run.config.get("doc_stride", min(128, run.limit // 3))
+            spec |= {"limit": run.limit, "doc_stride": stride}
             theirs = stack.enter_context(HuggingFace(run.model_config, device, spec))
             how = theirs.warm["note"]
             in_order = sorted(texts, key=lambda text: len(_joined(text)), reverse=True)
