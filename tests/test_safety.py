@@ -35,6 +35,8 @@ IMPORTERS = {
     "ptft_jax/cli.py": {"importlib.import_module"},
     "ptft_jax/runs/config.py": {"importlib.util.spec_from_file_location", "exec_module"},
     "ptft_jax/convert/verify.py": {"importlib.import_module"},
+    # Writes one; of one that is there it reads the lines that it would write.
+    "ptft_jax/commands/use/submit.py": {"zipfile"},
     "ptft_jax/training/trackers.py": {"importlib.import_module"},
 }
 

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -11,7 +11,9 @@ from ptft_jax.data.pretraining.examples import PretrainingSettings
 from ptft_jax.data.pretraining.masking import MaskingSettings
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, nearest
-from ptft_jax.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from ptft_jax.runs.folder import RunFolder
 
 # Where a phase begins: after so many updates, or after a share of all.
 START_KEYS = ("step", "step_ratio")
@@ -113,7 +115,7 @@ def _checked(phase: Any, where: str, config: Config) -> dict[str, Any]:
     return dict(phase)
 
 
-def check_borders(folder: RunFolder, phases: Sequence[PhaseConfig]) -> None:
+def check_borders(folder: "RunFolder", phases: Sequence[PhaseConfig]) -> None:
     """Raises ConfigError for other borders of phases that a run has begun: it counts from them."""
     if not folder.has_checkpoint():
         return

@@ -83,9 +83,9 @@ CASES = [
 @pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
 @pytest.mark.parametrize(("changes", "frozen"), CASES, ids=[case[1].__name__ for case in CASES])
 def test_what_is_frozen_stays(place, tmp_path, changes, frozen):
-    """Bit for bit, through weight decay, a resume and an export; checkpoints do not repeat it."""
+    """Bit for bit, whatever weight decay does to the rest."""
     config, run_dir = config_of(place, **changes), tmp_path / "run"
-    found = ptft_jax.finetune(config, str(place / "hf"), str(run_dir))
+    ptft_jax.finetune(config, str(place / "hf"), str(run_dir))
     run = open_run(run_dir)
     for path, before in named(load_starting_point(str(place / "hf"), ("pooler",)).params):
         after = dict(named(run.params))[path]
@@ -94,6 +94,12 @@ def test_what_is_frozen_stays(place, tmp_path, changes, frozen):
         assert count == len(before) or (after[count:] != before[count:]).any(), path
     assert run.record.frozen is not None
 
+
+@pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
+def test_a_run_on_a_part_goes_on_and_is_exported(place, tmp_path):
+    """To the same losses after a kill; its scores and its Hugging Face folder are of the whole."""
+    config, run_dir = config_of(place, trainable="top1"), tmp_path / "run"
+    found = ptft_jax.finetune(config, str(place / "hf"), str(run_dir))
     whole_losses = losses(run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "6")
     (run_dir / "results.json").unlink()

@@ -48,8 +48,8 @@ def test_losses_and_gradients_are_those_of_pytorch(kind, option, parts):
     objective, batch, labels = kind(np.random.default_rng(3), rows)
     if kind is choice:
         labels = {"labels": torch.tensor([2, 1])}
-        batch["labels"] = labels["labels"].numpy().astype(np.int32)
-        batch["choice_mask"] = np.array([[1, 1, 1], [1, 1, 0]], np.int32)
+        batch["labels"] = labels["labels"].numpy().astype(np.int32)[:, None]
+        batch["choice_mask"] = np.array([[[1, 1, 1]], [[1, 1, 0]]], np.int32)
     objective = dataclasses.replace(objective, **options)
     arguments = torch_arguments(kind, rows, batch, labels)
     expected = torch_loss(kind, model(**arguments).logits, arguments["labels"], options)

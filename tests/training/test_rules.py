@@ -139,7 +139,7 @@ def test_the_backward_pass_stops_at_the_first_trained_layer():
     config = EncoderConfig(
         vocab_size=64,
         hidden_size=64,
-        num_hidden_layers=8,
+        num_hidden_layers=4,
         num_attention_heads=2,
         intermediate_size=256,
         max_position_embeddings=32,
@@ -148,7 +148,7 @@ def test_the_backward_pass_stops_at_the_first_trained_layer():
     model = build_model(config)
     _, batch, _ = classification(np.random.default_rng(0), random_batch(0, rows=6))
     costs = {}
-    for trainable in ("all", "top4", "head"):
+    for trainable in ("all", "top2", "head"):
         rates = rates_of(model, trainable)
         optimizer, schedule = make_optimizer(
             OptimizerConfig(), ScheduleConfig(), 10, rates.parts.axes(), rates.factors
@@ -165,6 +165,6 @@ def test_the_backward_pass_stops_at_the_first_trained_layer():
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         costs[trainable] = cost["flops"], memory.temp_size_in_bytes
     # A backward pass costs twice a forward one.
-    assert costs["top4"][0] < 0.72 * costs["all"][0]
+    assert costs["top2"][0] < 0.72 * costs["all"][0]
     assert costs["head"][0] < 0.4 * costs["all"][0]
-    assert costs["head"][1] < costs["top4"][1] < costs["all"][1]
+    assert costs["head"][1] < costs["top2"][1] < costs["all"][1]
