@@ -21,6 +21,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -168,8 +169,9 @@ def _lines(file: Path) -> tuple[list[str], Callable[[list[str]], str]]:
 
 
 def _sentences(file: Path) -> tuple[list[str], Callable[[list[str]], str]]:
-    found = [part.strip("\n") for part in file.read_text(encoding="utf-8").split("\n\n")]
-    return [part for part in found if part.strip()], lambda some: "\n\n".join(some) + "\n"
+    # Some files have a tab in the lines between sentences.
+    found = re.split(r"\n\s*\n", file.read_text(encoding="utf-8").strip())
+    return found, lambda some: "\n\n".join(some) + "\n"
 
 
 def _questions(file: Path) -> tuple[list[Any], Callable[[list[Any]], str]]:
