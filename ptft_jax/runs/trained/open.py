@@ -164,7 +164,12 @@ class Run:
         """
         return embed(self._trained, texts, pooling, batch_size)
 
-    def evaluate(self, data: str | Path | None = None, split: str | None = None) -> Results:
+    def evaluate(
+        self,
+        data: str | Path | None = None,
+        split: str | None = None,
+        report: str | Path | None = None,
+    ) -> Results:
         """Computes the metrics of the run's kind with this model.
 
         Args:
@@ -172,6 +177,7 @@ class Run:
                 model, one with the task's files for a fine-tuned one. None: the run's own data,
                 which has to be what it was when the run was trained.
             split: the one to score, like "test"; None: those that are scored in training.
+            report: file for a page on the scores of a fine-tuned run, like "report.html".
 
         Returns:
             Metrics by split, {"dev": {"loss": …, "accuracy": …}}.
@@ -182,7 +188,7 @@ class Run:
             DataError: the data is damaged, or the model's outputs are not finite.
         """
         with Job() as job:
-            return evaluate(self._trained, data, job, split)
+            return evaluate(self._trained, data, job, split, report)
 
     def export(
         self,
