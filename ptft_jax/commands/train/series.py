@@ -244,8 +244,9 @@ def series_of(values: flags.FlagValues, positional: Sequence[str]) -> tuple[Seri
         raise ConfigError("--run_dir is missing: name the folder of all runs.")
     if (values.num_processes or 1) > 1:
         raise ConfigError("several runs are made in one process each: leave out the job.")
-    if values.stop_at is not None:
-        raise ConfigError("--stop_at is for one run: leave it out where several are made.")
+    alone = "stop_at" if values.stop_at is not None else "explain" if values.explain else ""
+    if alone:
+        raise ConfigError(f"--{alone} is for one run: leave it out where several are made.")
     seeds = values.seeds or [str(values.config.seed)]
     if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds={','.join(seeds)}: expected different numbers, like 0,1,2.")

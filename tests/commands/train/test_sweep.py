@@ -87,6 +87,7 @@ def test_one_in_three_goes_on_and_its_command_line_is_true(place, capsys):
         (("--grid", "workers=1..2", "--random=3"), "only 2 different draws"),
         (("--grid", "workers=1,2", "--halving=3"), "there are 2 trials; expected at least 3"),
         (("--grid", "workers=1,2", "--stop_at=3"), "--stop_at is for one run"),
+        (("--grid", "workers=1,2", "--explain"), "--explain is for one run"),
         (("--grid", "workers=1,2", "--seeds=1,1"), "expected different numbers"),
         (("--grid", "workers=1,2", "--init_from=/nowhere/run"), "no such folder"),
         (("--grid", "workers=1,2", "--config.data_dir=nowhere"), "nowhere"),
