@@ -93,7 +93,8 @@ def _library(named: str) -> Any:
 
 def _parse(named: str) -> tuple[str, str | None]:
     path = named.removeprefix(PREFIX)
-    if Path(path).expanduser().is_dir():
+    # No name is not the folder that a person happens to be in.
+    if path and Path(path).expanduser().is_dir():
         return str(Path(path).expanduser()), None
     names = path.split("/")
     if not all(names) or len(names) > 3:

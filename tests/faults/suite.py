@@ -26,7 +26,7 @@ SCENARIOS = {
         5,
     ),
     "elastic": Scenario(
-        lambda place: layouts.elastic(place, 4, ((2, "data"), (1, "tensor"))),
+        lambda place: layouts.elastic(place, 4, ((2, "data"),)),
         lambda place: layouts.elastic(
             place, 20, ((4, "data"), (2, "fsdp"), (1, "tensor"), (4, "fsdp"), (2, "data x tensor"))
         ),
@@ -49,7 +49,7 @@ SCENARIOS = {
         6,
     ),
     "stops": Scenario(
-        lambda place: ends.stops(place, ["evaluation", "compile"]),
+        lambda place: ends.stops(place, ["compile"]),
         lambda place: ends.stops(place, [*_STAGES] * 4),
         3,
     ),
@@ -80,7 +80,7 @@ SCENARIOS = {
         0.5,
     ),
     "wrong_restores": Scenario(
-        lambda place: states.wrong_restores(place, ("optimizer", "vocabulary")),
+        lambda place: states.wrong_restores(place, ("vocabulary",)),
         lambda place: states.wrong_restores(place),
         0.5,
     ),
