@@ -130,8 +130,8 @@ class Model:
     def bind(self, params: Params, first_layer: int = 0) -> Encoder:
         """Returns the encoder that computes with these parameters.
 
-        A gradient stops above `first_layer`, the lowest one that has something to train; 0: it goes
-        on to the embeddings.
+        A gradient goes down to `first_layer`, the lowest one that has something to train, and stops
+        there; 0: it goes on to the embeddings.
 
         The word table is the one parameter with two uses, at both ends of the model. It is gathered
         here, so that both share the copy and its gradients are exchanged once.

@@ -53,7 +53,7 @@ class Parts:
 
     def join(self, trained: Params, frozen: Params) -> Params:
         """Returns the whole tree of two parts, inside or outside `jax.jit`."""
-        return join(trained, frozen)
+        return _join(trained, frozen)
 
     def axes(self) -> Params:
         """Returns the logical axes of each trained array."""
@@ -64,13 +64,12 @@ class Parts:
         return self.trained(self._shapes)
 
 
-def join(trained: Params, frozen: Params) -> Params:
-    """Returns the whole tree of two parts, inside or outside `jax.jit`."""
+def _join(trained: Params, frozen: Params) -> Params:
     joined = {**frozen, **trained}
     for name in trained.keys() & frozen.keys():
         one, other = trained[name], frozen[name]
         is_dict = isinstance(one, dict)
-        joined[name] = join(one, other) if is_dict else jnp.concatenate([other, one])
+        joined[name] = _join(one, other) if is_dict else jnp.concatenate([other, one])
     return joined
 
 

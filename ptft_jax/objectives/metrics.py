@@ -78,6 +78,12 @@ def exact_match(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray)
     return float(np.mean(wrong[np.unique(groups)] == 0))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities [..., K] of logits, in their dtype."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def distinct_choices(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The choice of each example, int64 `[N]`, where those of a group have the same choices.
 

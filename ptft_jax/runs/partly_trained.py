@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from ptft_jax.errors import ConfigError, PtftError
 from ptft_jax.models.build import Model, Params
-from ptft_jax.models.parts import join, named, sha256_of
+from ptft_jax.models.parts import named, sha256_of
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import (
@@ -97,11 +97,12 @@ class PartlyTrained(Trainable):
     ) -> tuple[TrainStep, Callable[[Params], Any]]:
         if not frozen:
             return step, evaluate
+        join = self.rates.parts.join
         return partial(step, frozen=frozen), lambda params: evaluate(join(params, frozen))
 
     def whole(self, trained: Params) -> Params:
         """Returns all parameters, of which the frozen ones come from the host."""
-        return join(trained, jax.tree.map(jnp.asarray, self._frozen))
+        return self.rates.parts.join(trained, jax.tree.map(jnp.asarray, self._frozen))
 
 
 def base_of(record: RunRecord, where: str) -> StartingPoint:

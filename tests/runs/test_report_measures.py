@@ -9,7 +9,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from ptft_jax.objectives.metrics import METRICS
+from ptft_jax.objectives.metrics import METRICS, softmax
 from ptft_jax.runs.report.measures import (
     OF_CLASSES,
     OF_LABELS,
@@ -21,7 +21,6 @@ from ptft_jax.runs.report.measures import (
     mean_interval,
     precision_recall_f1,
     sigmoid,
-    softmax,
     threshold_curve,
     wilson,
 )

@@ -9,7 +9,7 @@ from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSettings, ChoiceSpl
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.choice import ChoiceObjective
-from ptft_jax.objectives.metrics import check_outputs, distinct_choices
+from ptft_jax.objectives.metrics import check_outputs, distinct_choices, softmax
 from ptft_jax.objectives.squad import score_answers
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
@@ -55,9 +55,7 @@ class Choice(FineTuning):
         """
         chosen = predictions.argmax(axis=1)
         if split.groups is not None:
-            exponentials = np.exp(predictions - predictions.max(axis=1, keepdims=True))
-            shares = exponentials / exponentials.sum(axis=1, keepdims=True)
-            chosen = distinct_choices(shares, split.groups)
+            chosen = distinct_choices(softmax(predictions), split.groups)
         if split.answers is not None and split.names is not None:
             texts = [names[number] for names, number in zip(split.names, chosen, strict=True)]
             scores = score_answers(texts, split.answers)

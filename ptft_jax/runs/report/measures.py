@@ -62,12 +62,6 @@ def _percentiles(values: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities `[N, K]` of logits."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits of yes or no."""
     return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.choice import ChoiceObjective
+from ptft_jax.objectives.metrics import softmax
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.trained.texts import (
     Share,
@@ -50,14 +49,14 @@ def _choose(
     logits = outputs_of(run, ChoiceObjective(), examples, told, _BATCH)["logits"][:, 0]
     results = []
     for asked, choices, row in zip(parts, split.choices, logits, strict=True):
-        scores = np.exp(row[: len(choices)] - row.max())
+        scores = softmax(row[: len(choices)])
         best = int(scores.argmax())
         results.append(
             {
                 "text": tuple(asked),
                 "choice": best,
                 "label": choices[best],
-                "scores": [float(score) for score in scores / scores.sum()],
+                "scores": [float(score) for score in scores],
             }
         )
     return results, examples.num_truncated

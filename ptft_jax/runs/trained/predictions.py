@@ -17,7 +17,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
-from ptft_jax.objectives.metrics import check_outputs
+from ptft_jax.objectives.metrics import check_outputs, softmax
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
@@ -117,7 +117,7 @@ def _classify_some(
             results.append({"text": text, "score": float(row[0])})
             continue
         several = problem_type == "multi_label_classification"
-        probabilities = 1 / (1 + np.exp(-row)) if several else _softmax(row)
+        probabilities = 1 / (1 + np.exp(-row)) if several else softmax(row)
         order = np.argsort(-probabilities)[:top]
         scores = {names[i]: float(probabilities[i]) for i in order}
         if several:
@@ -167,7 +167,7 @@ def _fill_some(
         for row, number in enumerate(numbers):
             masks = []
             for place in range(int(is_mask[row].sum())):
-                probabilities = _softmax(logits[row, place, : tokenizer.vocab_size])
+                probabilities = softmax(logits[row, place, : tokenizer.vocab_size])
                 order = np.argsort(-probabilities)[:top]
                 masks.append(
                     [
@@ -251,8 +251,3 @@ def _mlm_step(config: EncoderConfig) -> Callable[..., jax.Array]:
         return encoder.mlm_logits(encoder.last_hidden_state(batch), positions)
 
     return step
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max())
-    return exponentials / exponentials.sum()

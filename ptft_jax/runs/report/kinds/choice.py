@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
+from ptft_jax.objectives.metrics import softmax
 from ptft_jax.runs.report.html import Html, percent, section, table
-from ptft_jax.runs.report.measures import softmax, wilson
+from ptft_jax.runs.report.measures import wilson
 from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, lengths, reliability, worst_errors
 from ptft_jax.runs.report.slices import Slice, by_size, text_slices, worst_slices
 
@@ -19,7 +20,7 @@ def analysis(split: ChoiceSplit, examples: ChoiceExamples, logits: np.ndarray) -
     if is_right is None:
         is_right = split.labels[:, None] == np.arange(logits.shape[1])
     right = is_right[rows, found]
-    sure = softmax(logits)[rows, found]
+    sure = softmax(logits.astype(np.float64))[rows, found]
     counts = np.array([len(choices) for choices in split.choices])
     asked = [
         "\n".join((context, *choices))

@@ -6,6 +6,7 @@ import numpy as np
 
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
+from ptft_jax.objectives.metrics import softmax
 from ptft_jax.runs.report.chart import Series, chart
 from ptft_jax.runs.report.html import Html, element, percent, section, side_by_side
 from ptft_jax.runs.report.measures import (
@@ -13,7 +14,6 @@ from ptft_jax.runs.report.measures import (
     bootstrap,
     confusion,
     counts_of_classes,
-    softmax,
     threshold_curve,
     wilson,
 )
@@ -45,7 +45,7 @@ def analysis(
     """
     labels = split.labels
     assert labels is not None
-    probabilities, found = softmax(logits), logits.argmax(axis=1)
+    probabilities, found = softmax(logits.astype(np.float64)), logits.argmax(axis=1)
     confidences, right = probabilities[np.arange(len(found)), found], found == labels
     counts = counts_of_classes(labels, found, len(names))
     matrix = confusion(labels, found, len(names))
