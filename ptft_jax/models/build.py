@@ -115,7 +115,8 @@ class Model:
         """Returns freshly initialised float32 parameters as a nested dict.
 
         Truncated normal of `initializer_range` for kernels and embeddings, zeros for biases, ones
-        for LayerNorm scales (google-research/bert `modeling.py`, `create_initializer`).
+        for LayerNorm scales (google-research/bert `modeling.py`, `create_initializer`); a normal
+        distribution for kernels of `LINEAR_HEADS` (HF `_init_weights`).
         """
         return _plain(nnx.split(Encoder(self.config, rngs=nnx.Rngs(params=key)))[1])
 

@@ -255,7 +255,12 @@ class LinearHead(Linear):
 
     def __init__(self, config: EncoderConfig, name: str, *, rngs: nnx.Rngs):
         inputs, outputs = {"embed": config.hidden_size}, {"labels": config.linear_heads[name]}
-        super().__init__(config, "rd,dk->rk", inputs, outputs, rngs=rngs, dtype="float32")
+        # As HF draws a new head. A truncated normal is an eighth narrower, and on few examples the
+        # encoder then begins to learn later (docs/decisions.md).
+        init = jax.nn.initializers.normal(config.initializer_range)
+        super().__init__(
+            config, "rd,dk->rk", inputs, outputs, rngs=rngs, dtype="float32", init=init
+        )
         rate = config.classifier_dropout
         rate = config.hidden_dropout_prob if rate is None else rate
         self.dropout_rate = rate if LINEAR_HEADS[name].dropout else 0.0

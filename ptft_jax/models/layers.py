@@ -52,6 +52,7 @@ class Linear(nnx.Module):
         dtype: str | None = None,
         stack: int | None = None,
         reduces_tensor: bool = False,
+        init: Initializer | None = None,
     ):
         """Declares kernel and bias.
 
@@ -65,6 +66,7 @@ class Linear(nnx.Module):
             stack: layers stacked in a leading axis, or None.
             reduces_tensor: the summed dimension is split over `tensor`, so the output's layout
                 (split by example only) must be named for the partial sums to be added.
+            init: of the kernel; None: BERT's truncated normal.
         """
         self.equation = equation
         self.kernel_axes = (*inputs, *outputs)
@@ -73,7 +75,7 @@ class Linear(nnx.Module):
         self.reduces_tensor = reduces_tensor
         shape = (*inputs.values(), *outputs.values())
         zeros = jax.nn.initializers.zeros
-        init = jax.nn.initializers.truncated_normal(config.initializer_range)
+        init = init or jax.nn.initializers.truncated_normal(config.initializer_range)
         self.kernel = declare(rngs, shape, self.kernel_axes, init, stack)
         self.bias = declare(rngs, tuple(outputs.values()), self.bias_axes, zeros, stack)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 from hf_reference import (
     gradients_of,
     our_side,
@@ -22,6 +23,7 @@ from task_batches import TASKS, span, tagging, torch_arguments
 
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.models.build import build_model
+from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.objectives.totals import loss_of
 
@@ -173,3 +175,20 @@ def test_heads_of_fine_tuning(kind, dtype):
     known.append(gradient_error(gradients_of(model), gradients))
     for own, other in zip(errors, known, strict=True):
         assert own < max(0.01, 2 * other), (errors, known)
+
+
+def test_a_new_head_is_as_wide_as_that_of_hugging_face():
+    """A narrower one lets the encoder begin to learn later, which few examples do not forgive."""
+    sizes = {
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 1,
+        "num_labels": 64,
+    }
+    torch.manual_seed(0)
+    theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
+    config = EncoderConfig(**sizes, heads=("pooler", "classification"))
+    ours = build_model(config).init(jax.random.key(0))["heads"]["classification"]["kernel"]
+    wanted = theirs.classifier.weight.detach().numpy()
+    assert np.std(ours) == pytest.approx(np.std(wanted), rel=0.02)  # of 65,536 values
+    assert np.max(np.abs(ours)) > 2 * config.initializer_range
