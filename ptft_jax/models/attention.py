@@ -13,6 +13,7 @@ Shape suffixes: B batch, T query tokens, S key tokens, D hidden, N heads, C quer
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +26,14 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models import partition
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.dropout import RowKeys, dropout, fold_rows
-from ptft_jax.models.layers import LayerNorm, Linear, add_parameter, product, with_gradient
+from ptft_jax.models.layers import (
+    LayerNorm,
+    Linear,
+    adapted,
+    add_parameter,
+    product,
+    with_gradient,
+)
 from ptft_jax.models.partition import Device, current_device
 
 BACKENDS = ("xla", "cudnn", "kernel")
@@ -257,13 +265,13 @@ class SelfAttention(nnx.Module):
     """Query, key, value and output maps, and the LayerNorm that follows their residual."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, stack: int | None):
-        make = partial(Linear, config, rngs=rngs, stack=stack)
+        make = partial(adapted, config, rngs=rngs, stack=stack)
         embed = {"embed": config.hidden_size}
         heads = {"heads": config.num_attention_heads, "head_size": config.head_size}
-        self.query = make("rd,dnh->rnh", embed, heads)
-        self.key = make("rd,dnh->rnh", embed, heads)
-        self.value = make("rd,dnh->rnh", embed, heads)
-        self.output = make("rnh,nhd->rd", heads, embed, reduces_tensor=True)
+        self.query = make("attention/query", "rd,dnh->rnh", embed, heads)
+        self.key = make("attention/key", "rd,dnh->rnh", embed, heads)
+        self.value = make("attention/value", "rd,dnh->rnh", embed, heads)
+        self.output = make("attention/output", "rnh,nhd->rd", heads, embed, reduces_tensor=True)
         self.layer_norm = LayerNorm(config, rngs=rngs, stack=stack)
         self.dropout_rate = config.attention_probs_dropout_prob
         self.backend = config.attention
@@ -290,7 +298,7 @@ class SelfAttention(nnx.Module):
         maps = (self.query, self.key, self.value)
         context_BTNH = attend(
             name,
-            _projected(hidden_BTD, [one.kernel[...] for one in maps], dtype),
+            _projected(hidden_BTD, maps, dtype),
             _joined([one.bias[...] for one in maps]),
             visible_BT,
             _keys_of_heads(keys_B, heads),
@@ -300,16 +308,26 @@ class SelfAttention(nnx.Module):
         return self.output.multiply(context_BTNH)
 
 
-def _projected(hidden_BTD: jax.Array, kernels: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
+def _projected(hidden_BTD: jax.Array, maps: Sequence[Linear], dtype: jnp.dtype) -> jax.Array:
     """Returns queries, keys and values as one array [B, T, N, 3, H], by one product.
 
     They stay three parameters: LAMB's trust ratios, Hugging Face's names and adapters are by each.
     """
     batch, tokens, _ = hidden_BTD.shape
-    hidden_BTD = partition.sum_gradients_first(hidden_BTD, ("tensor",))
     kernel_axes = ("embed", *BIAS_AXES)
-    rows = partition.rows_of(hidden_BTD.astype(dtype))
-    qkv_RNCH = product("rd,dnch->rnch", rows, _joined(kernels), kernel_axes, dtype)
+    kernel = _joined([one.kernel[...] for one in maps])
+    summed_BTD = partition.sum_gradients_first(hidden_BTD, ("tensor",))
+    rows = partition.rows_of(summed_BTD.astype(dtype))
+    qkv_RNCH = product("rd,dnch->rnch", rows, kernel, kernel_axes, dtype)
+    if any(one.adapter is not None for one in maps):
+        rows = partition.rows_of(hidden_BTD.astype(dtype))
+        each = [qkv_RNCH[:, :, number] for number in range(len(maps))]
+        qkv_RNCH = _joined(
+            [
+                y if one.adapter is None else one.adapter.after(rows, y, one)
+                for one, y in zip(maps, each, strict=True)
+            ]
+        )
     split = partition.activation_sharding(BIAS_AXES)
     return jnp.reshape(qkv_RNCH, (batch, tokens, *qkv_RNCH.shape[1:]), out_sharding=split)
 

@@ -55,6 +55,57 @@ FUSED = ("auto", "xla", "kernel")
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 
+# The linear maps of a layer that an adapter may act on, by their parameters' names.
+TARGETS = (
+    *("attention/query", "attention/key", "attention/value", "attention/output"),
+    *("feed_forward/intermediate", "feed_forward/output"),
+)
+# The adapters of linear maps, with what each acts on where nothing is said: PEFT's choice for
+# BERT, and for (IA)³ that of its paper.
+ADAPTERS = {
+    "lora": ("attention/query", "attention/value"),
+    "dora": ("attention/query", "attention/value"),
+    "ia3": ("attention/key", "attention/value", "feed_forward/output"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+    """A small trained part beside frozen parameters; names and meanings are those of PEFT.
+
+    Attributes:
+        name: which of `ADAPTERS`.
+        rank: columns of the thin matrices of `lora` and `dora`.
+        alpha: their product is multiplied by `alpha` / `rank`.
+        rank_stabilized: divide by √rank instead (rsLoRA, Kalajdzievski 2023).
+        targets: which of `TARGETS` it acts on, in every layer; empty: those of `ADAPTERS`.
+    """
+
+    name: str = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    rank_stabilized: bool = False
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.name not in ADAPTERS:
+            names = ", ".join(ADAPTERS)
+            raise ConfigError(f"adapter.name={self.name!r}: expected one of {names}, or nothing.")
+        object.__setattr__(self, "targets", tuple(self.targets) or ADAPTERS[self.name])
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ConfigError(f"adapter.rank={self.rank!r}: expected an integer of at least 1.")
+        if not 0 < self.alpha < math.inf:
+            raise ConfigError(f"adapter.alpha={self.alpha}: expected a number above 0.")
+        for target in self.targets:
+            if target not in TARGETS:
+                raise ConfigError(f"adapter.targets: {target!r} is none of {', '.join(TARGETS)}.")
+
+    @property
+    def scale(self) -> float:
+        """What the product of the thin matrices is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """Everything that decides which arrays a model has and what it computes from them.
@@ -78,6 +129,7 @@ class EncoderConfig:
         unroll: how many layers one iteration of the layer scan holds (`jax.lax.scan(unroll=)`);
             None for all of them: a loop copies every activation that it saves.
         remat: recompute each layer in the backward pass instead of keeping its activations.
+        adapter: the small part beside the layers' parameters; None for none. A dict is read as one.
     """
 
     vocab_size: int = 30522
@@ -102,8 +154,18 @@ class EncoderConfig:
     fused: str = "auto"
     unroll: int | None = None
     remat: bool = False
+    adapter: AdapterConfig | None = None
 
     def __post_init__(self):
+        if isinstance(self.adapter, dict):
+            object.__setattr__(self, "adapter", AdapterConfig(**self.adapter))
+        if self.adapter is not None and self.adapter.name != "ia3":
+            widest = min(self.hidden_size, self.intermediate_size)
+            if self.adapter.rank > widest:
+                raise ConfigError(
+                    f"adapter.rank={self.adapter.rank} is above that of the matrices it is to be "
+                    f"thinner than: expected at most {widest}."
+                )
         positive = (
             "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
             "max_position_embeddings type_vocab_size num_labels vocab_size_multiple unroll"

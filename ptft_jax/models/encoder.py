@@ -17,7 +17,15 @@ from ptft_jax.models.attention import SelfAttention
 from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
 from ptft_jax.models.dropout import RowKeys, dropout, fold_rows
 from ptft_jax.models.fused import bias_activation, residual_norm
-from ptft_jax.models.layers import LayerNorm, Linear, activation, add_parameter, declare, product
+from ptft_jax.models.layers import (
+    LayerNorm,
+    Linear,
+    activation,
+    adapted,
+    add_parameter,
+    declare,
+    product,
+)
 
 # Dropout sites fold a number of their own into the row keys; layer i uses 1 + i, the embeddings 0.
 _ATTENTION_PROBS, _ATTENTION_OUTPUT, _FEED_FORWARD_OUTPUT = range(3)
@@ -69,10 +77,10 @@ class FeedForward(nnx.Module):
     """Two linear maps around the activation."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs, stack: int | None):
-        make = partial(Linear, config, rngs=rngs, stack=stack)
+        make = partial(adapted, config, rngs=rngs, stack=stack)
         embed, mlp = {"embed": config.hidden_size}, {"mlp": config.intermediate_size}
-        self.intermediate = make("rd,df->rf", embed, mlp)
-        self.output = make("rf,fd->rd", mlp, embed, reduces_tensor=True)
+        self.intermediate = make("feed_forward/intermediate", "rd,df->rf", embed, mlp)
+        self.output = make("feed_forward/output", "rf,fd->rd", mlp, embed, reduces_tensor=True)
         self.layer_norm = LayerNorm(config, rngs=rngs, stack=stack)
         self.hidden_act = config.hidden_act
         self.fused = config.fused

@@ -53,6 +53,7 @@ class Linear(nnx.Module):
         stack: int | None = None,
         reduces_tensor: bool = False,
         init: Initializer | None = None,
+        adapter: Any = None,
     ):
         """Declares kernel and bias.
 
@@ -67,12 +68,14 @@ class Linear(nnx.Module):
             reduces_tensor: the summed dimension is split over `tensor`, so the output's layout
                 (split by example only) must be named for the partial sums to be added.
             init: of the kernel; None: BERT's truncated normal.
+            adapter: a `models.adapters.linear.LinearAdapter` beside it; None: nothing.
         """
         self.equation = equation
         self.kernel_axes = (*inputs, *outputs)
         self.bias_axes = tuple(outputs)
         self.dtype = jnp.dtype(dtype or config.dtype)
         self.reduces_tensor = reduces_tensor
+        self.adapter = adapter
         shape = (*inputs.values(), *outputs.values())
         zeros = jax.nn.initializers.zeros
         init = init or jax.nn.initializers.truncated_normal(config.initializer_range)
@@ -90,6 +93,8 @@ class Linear(nnx.Module):
         # dimensions, for which XLA's CPU backend transposes the activations first and leaves its
         # fast matrix product (1.8 times the time of this product).
         rows = partition.rows_of(x.astype(self.dtype))
+        if self.adapter is not None:
+            rows = self.adapter.before(rows)
         y = product(
             self.equation,
             rows,
@@ -98,8 +103,42 @@ class Linear(nnx.Module):
             self.dtype,
             reduces_tensor=self.reduces_tensor,
         )
+        if self.adapter is not None:
+            y = self.adapter.after(rows, y, self)
         split = partition.activation_sharding(self.bias_axes)
         return jnp.reshape(y, (batch, tokens, *y.shape[1:]), out_sharding=split)
+
+
+def adapted(
+    config: EncoderConfig,
+    target: str,
+    equation: str,
+    inputs: dict[str, int],
+    outputs: dict[str, int],
+    *,
+    rngs: nnx.Rngs,
+    stack: int | None,
+    reduces_tensor: bool = False,
+) -> Linear:
+    """Returns a linear map, with its adapter where the config has one for it.
+
+    `target` is its name among `models.config.TARGETS`; the other arguments are `Linear`'s.
+    """
+    adapter = None
+    if config.adapter is not None and target in config.adapter.targets:
+        from ptft_jax.models.adapters.linear import linear_adapter
+
+        adapter = linear_adapter(config, target, equation, inputs, outputs, rngs=rngs, stack=stack)
+    return Linear(
+        config,
+        equation,
+        inputs,
+        outputs,
+        rngs=rngs,
+        stack=stack,
+        reduces_tensor=reduces_tensor,
+        adapter=adapter,
+    )
 
 
 class LayerNorm(nnx.Module):

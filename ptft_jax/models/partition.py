@@ -32,6 +32,7 @@ LOGICAL_TO_MESH: dict[str, str | None] = {
     "parts": None,
     "mlp": "tensor",
     "labels": None,
+    "rank": None,
 }
 
 Axes = tuple[str, ...]

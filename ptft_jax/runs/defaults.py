@@ -7,11 +7,11 @@ from ml_collections.config_dict import placeholder
 
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.pretraining.examples import PretrainingSettings
-from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.config import AdapterConfig, EncoderConfig
 from ptft_jax.runs.config import Config
 
 # Keys of `EncoderConfig` that a command decides by itself.
-_DECIDED_ELSEWHERE = ("heads", "num_labels", "pad_token_id")
+_DECIDED_ELSEWHERE = ("heads", "num_labels", "pad_token_id", "adapter")
 
 
 def prepare() -> Config:
@@ -111,6 +111,16 @@ def finetune(kind: str = "classification") -> Config:
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
     config.trainable = "all"
+    adapter = AdapterConfig()
+    config.adapter = ConfigDict(
+        {
+            "name": "",
+            "rank": adapter.rank,
+            "alpha": adapter.alpha,
+            "rank_stabilized": adapter.rank_stabilized,
+            "targets": (),
+        }
+    )
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

@@ -60,7 +60,15 @@ SHAPE_KEYS = (
     "layer_norm_eps",
 )
 # What can never change within a run: the checkpoints would mean something else.
-_FIXED = ("command", "pairs", "config.optimizer.name", "labels", "model.heads", "model.num_labels")
+_FIXED = (
+    "command",
+    "pairs",
+    "config.optimizer.name",
+    "labels",
+    "model.heads",
+    "model.num_labels",
+    "model.adapter",
+)
 # Of what is trained there are moments.
 _FIXED += ("config.trainable", "config.optimizer.rules", "frozen")
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)

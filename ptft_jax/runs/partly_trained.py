@@ -21,6 +21,7 @@ from ptft_jax.runs.starting_point import (
     StartingPoint,
     Trainable,
     freezes,
+    has_adapter,
     load_starting_point,
 )
 from ptft_jax.training.mesh import put_params
@@ -127,4 +128,6 @@ def rules_in(config: Config, layers: int) -> list[Rule]:
     """Returns the rules of a config, for a model of so many layers."""
     optimizer = config.optimizer
     trainable = config.get("trainable", "all")
+    if trainable == "all" and has_adapter(config):
+        trainable = "head"
     return rules_of(trainable, optimizer.layer_decay, optimizer.rules, layers)

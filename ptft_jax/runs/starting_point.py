@@ -90,6 +90,10 @@ def load_starting_point(
     if is_run(path, named):
         run = open_run(path)
         params, config, tokenizer = host_params(run.params), run.model_config, run.tokenizer
+        if config.adapter is not None:
+            from ptft_jax.models.adapters.folding import folded
+
+            params, config = folded(params, config)
         source_labels = run.record.labels
         has = config.heads
     else:
@@ -171,9 +175,13 @@ def trainable_of(
 def has_rules(config: Config) -> bool:
     """Says whether not all parameters are trained at one rate."""
     optimizer = config.optimizer
-    return config.get("trainable", "all") != "all" or bool(
-        optimizer.rules or optimizer.layer_decay != 1
-    )
+    partly = config.get("trainable", "all") != "all" or has_adapter(config)
+    return partly or bool(optimizer.rules or optimizer.layer_decay != 1)
+
+
+def has_adapter(config: Config) -> bool:
+    """Says whether an adapter is trained in place of the encoder."""
+    return "adapter" in config and bool(config.adapter.name)
 
 
 def freezes(config: Config) -> bool:

@@ -14,6 +14,8 @@ from ptft_jax.models.build import Model, Params
 from ptft_jax.models.parts import Parts, Share, named
 
 _BODY = "encoder/(embeddings|layers)/.*"
+# Adapters are trained whatever is frozen.
+_BASE = "encoder/(?!.*/adapter/)"
 _TOP = re.compile(r"top(\d+)")
 _KEYS = ("rate", "by_layer", "below")
 
@@ -54,12 +56,12 @@ def rules_of(trainable: str, layer_decay: float, rules: Sequence[Any], layers: i
     found = []
     top = _TOP.fullmatch(trainable)
     if trainable == "head":
-        found.append(Rule("encoder/.*", None))
+        found.append(Rule(f"{_BASE}.*", None))
     elif trainable == "bias":
-        found.append(Rule("encoder/.*(?<!/bias)", None))
+        found.append(Rule(f"{_BASE}.*(?<!/bias)", None))
     elif top is not None and 1 <= int(top[1]) <= layers:
         found.append(Rule("encoder/embeddings/.*", None))
-        found.append(Rule("encoder/layers/.*", None, below=layers - int(top[1])))
+        found.append(Rule(f"{_BASE}layers/.*", None, below=layers - int(top[1])))
     elif trainable != "all":
         raise ConfigError(
             f"trainable={trainable!r}: expected all, head, bias or topK with K from 1 to {layers}, "

@@ -147,3 +147,53 @@ def test_rules_that_cannot_be(place, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         ptft_jax.finetune(config_of(place, **changes), str(place / "hf"), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+ADAPTED = {
+    "lora": ("mesh.tensor", {"a": (2, 16, 3), "b": (2, 3, 2, 8)}),
+    "dora": ("mesh.tensor", {"a": (2, 16, 3), "b": (2, 3, 2, 8), "magnitude": (2, 2, 8)}),
+    "ia3": ("mesh.tensor", {"scale": (2, 2, 8)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
+@pytest.mark.filterwarnings("ignore:all 24 texts got the label")
+@pytest.mark.parametrize("name", ADAPTED)
+def test_an_adapter_beside_a_frozen_encoder(place, tmp_path, name):
+    """Only it and the head are trained; folded into the kernels it gives the same outputs."""
+    axis, shapes = ADAPTED[name]
+    keys = {
+        "adapter.name": name,
+        "adapter.rank": 3,
+        "adapter.targets": (
+            *("attention/query", "attention/key", "attention/value", "attention/output"),
+            *("feed_forward/intermediate", "feed_forward/output"),
+        ),
+        "mesh.fsdp": 2,
+        axis: 2,
+        "optimizer.learning_rate": 0.05,
+    }
+    config, run_dir = config_of(place, **keys), tmp_path / "run"
+    found = ptft_jax.finetune(config, str(place / "hf"), str(run_dir))
+    run, start = open_run(run_dir), load_starting_point(str(place / "hf"), ("pooler",))
+    after = dict(named(run.params))
+    for path, before in named(start.params):
+        np.testing.assert_array_equal(after[path], before, path)
+    own = {path: value for path, value in after.items() if "/adapter/" in path}
+    assert len(own) == 6 * len(shapes)
+    for part, shape in shapes.items():
+        assert own[f"encoder/layers/attention/query/adapter/{part}"].shape == shape
+    assert all(np.ptp(value) > 0 for value in own.values())
+    opened = ptft_jax.load_run(run_dir)
+    scored = opened.evaluate()
+    assert scored["dev"] == pytest.approx({key: found["dev"][key] for key in scored["dev"]})
+    assert opened.export(tmp_path / "hf").verification.largest_difference < 1e-4
+    answers, plain = (
+        [answer["scores"] for answer in one.predict(TEXTS)]
+        for one in (opened, ptft_jax.load_run(tmp_path / "hf"))
+    )
+    for one, other in zip(answers, plain, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    # A run that starts from it has it in its weights.
+    ptft_jax.finetune(config_of(place, steps=1), str(run_dir), str(tmp_path / "next"))
+    assert open_run(tmp_path / "next").model_config.adapter is None

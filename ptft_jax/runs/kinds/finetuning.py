@@ -18,7 +18,7 @@ from ptft_jax.data.tasks.subset import first_rows
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
-from ptft_jax.models.config import LINEAR_HEADS, EncoderConfig
+from ptft_jax.models.config import LINEAR_HEADS, AdapterConfig, EncoderConfig
 from ptft_jax.objectives.totals import ScoringObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
@@ -158,10 +158,17 @@ class FineTuning(Kind):
                 init_from, self.heads, labels=self.labels, num_labels=self.num_labels
             )
         changes = {name: value for name, value in self.config.model.items() if value is not None}
+        if self.config.adapter.name:
+            changes["adapter"] = AdapterConfig(**self.config.adapter)
         train, seed = self.task.splits["train"], self.config.seed
         self._train = self.make_examples(train, found.tokenizer, seed=seed, shuffle=True)
         self._count(len(self._train))
-        return dataclasses.replace(found, config=found.config.replace(**changes))
+        model, params = found.config.replace(**changes), found.params
+        if run is None and model.adapter is not None:
+            from ptft_jax.models.adapters.folding import with_initial
+
+            params = with_initial(params, model)
+        return dataclasses.replace(found, config=model, params=params)
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
         config = phase.config

@@ -147,6 +147,10 @@ def _with_heads(opened: TrainedRun, wanted: str | None) -> tuple[EncoderConfig, 
     """Returns config and host parameters with the heads of the class asked for."""
     config = opened.model_config
     params = host_params(opened.params)
+    if config.adapter is not None:
+        from ptft_jax.models.adapters.folding import folded
+
+        params, config = folded(params, config)
     if wanted is None:
         architecture(config)
         return config, params

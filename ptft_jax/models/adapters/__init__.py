@@ -1,0 +1,8 @@
+"""Small trained parts beside frozen parameters: linear → lora → dora; linear → ia3; all → folding.
+
+linear    what an adapter of a linear map is, and which one a config asks for
+lora      a product of two thin matrices is added to the kernel
+dora      the same, and the length of each output's weights is learned apart
+ia3       features are scaled
+folding   adapters into the kernels that they stand beside
+"""
