@@ -1,1 +1,1 @@
-"""Hugging Face ↔ ours: bert and mapping (names), folder (read, write), model_card, verify."""
+"""Hugging Face ↔ ours: bert, adapters (names), weights, folder (files), model_card, verify."""

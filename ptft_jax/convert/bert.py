@@ -27,7 +27,7 @@ class Row(NamedTuple):
         axes: one letter for each axis of our array.
         name: the tensor's name; `{layer}` stands for the layer number where `axes` holds an `L`.
         named_axes: the tensor's axes in its own order, separated by spaces; letters written
-            together are axes that the tensor holds flattened into one.
+            together are axes that the tensor holds flattened into one, and 1 is one of size one.
     """
 
     path: str
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 # Axes: L layers, V vocabulary, S positions, Y token types, D hidden, N heads, H head size,
 # F feed-forward, C the two classes of next-sentence prediction, K labels, A the two ends of an
-# answer, O the one output of a choice.
+# answer, O the one output of a choice, R rank of an adapter.
 # PyTorch's Linear.weight is [out, in]; our kernels are [in, out], with attention heads unflattened.
 TABLE: dict[str, tuple[Row, ...]] = {
     "encoder": (
@@ -164,7 +164,7 @@ def to_hf(params: Mapping[str, Any], config: EncoderConfig) -> dict[str, np.ndar
     prefix = PREFIX if set(config.heads) - {"pooler"} else ""
     by_path = flatten_dict(dict(params), sep=".")
     tensors: dict[str, np.ndarray] = {}
-    for row in _rows(config.heads):
+    for row in _rows(config):
         shape = tuple(ours[axis] for axis in row.axes)
         if row.path not in by_path:
             raise DataError(f"Parameter {row.path} is missing: expected shape {shape}.")
@@ -173,7 +173,7 @@ def to_hf(params: Mapping[str, Any], config: EncoderConfig) -> dict[str, np.ndar
         # What is larger than in the file is padding of ours.
         array = array[tuple(slice(theirs[axis]) for axis in row.axes)]
         axes = row.axes.replace("L", "")
-        order = [axes.index(axis) for group in row.named_axes.split() for axis in group]
+        order = [axes.index(axis) for axis in _letters(row)]
         layers = array if "L" in row.axes else array[None]
         for name, layer in zip(row.names(ours["L"]), layers, strict=True):
             tensor = layer.transpose(order).reshape(row.named_shape(theirs))
@@ -218,7 +218,7 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> dict[st
                 )
             del spelled[copy]
     ours, theirs = _sizes(config)
-    rows = _rows(config.heads)
+    rows = _rows(config)
     wanted = {name: row for row in rows for name in row.names(ours["L"])}
     for known, name in spelled.items():
         if known not in wanted:
@@ -275,10 +275,14 @@ def head_of(name: str, model_class: str | None = None) -> str | None:
     return named[0] if named else None
 
 
-def _rows(heads: tuple[str, ...]) -> list[Row]:
-    return [
-        row for part, rows in TABLE.items() if part == "encoder" or part in heads for row in rows
-    ]
+def _rows(config: EncoderConfig) -> list[Row]:
+    parts = [part for part in TABLE if part == "encoder" or part in config.heads]
+    rows = [row for part in parts for row in TABLE[part]]
+    if config.adapter is None:
+        return rows
+    from ptft_jax.convert.adapters.names import adapter_rows
+
+    return [*rows, *adapter_rows(config.adapter)]
 
 
 def _sizes(config: EncoderConfig) -> tuple[dict[str, int], dict[str, int]]:
@@ -297,6 +301,8 @@ def _sizes(config: EncoderConfig) -> tuple[dict[str, int], dict[str, int]]:
         "K": config.num_labels,
         "A": 2,
         "O": 1,
+        "1": 1,
+        "R": 1 if config.adapter is None else config.adapter.rank,
     }
     return theirs | {"V": config.padded_vocab_size}, theirs
 
@@ -305,12 +311,16 @@ def _read_one(
     row: Row, tensor: np.ndarray, ours: Mapping[str, int], theirs: Mapping[str, int]
 ) -> np.ndarray:
     """Returns one layer of a row in our order of axes, padded to our sizes."""
-    named = row.named_axes.replace(" ", "")
+    named = _letters(row)
     axes = row.axes.replace("L", "")
     array = tensor.reshape([theirs[axis] for axis in named])
     array = array.transpose([named.index(axis) for axis in axes])
     padding = [(0, ours[axis] - theirs[axis]) for axis in axes]
     return np.ascontiguousarray(np.pad(array, padding))
+
+
+def _letters(row: Row) -> str:
+    return row.named_axes.replace(" ", "").replace("1", "")
 
 
 def _check_shape(what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -12,21 +12,24 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ptft_jax.convert import bert
-from ptft_jax.data.foreign_files import kind_of, read_json_object, refuse_ways_out
+from ptft_jax.convert.weights import WEIGHTS, listed, read_tensors
+from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import HF_KEYS, EncoderConfig
 from ptft_jax.objectives.classification import PROBLEM_TYPES
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+if TYPE_CHECKING:
+    from ptft_jax.convert.adapters.folder import Base
+
+# What marks a folder of PEFT's.
+ADAPTER = "adapter_config.json"
 
 
 class HeadsInfo(NamedTuple):
@@ -109,8 +112,11 @@ def write_hf_folder(
     id2label: Sequence[str] | None = None,
     problem_type: str | None = None,
     files: Mapping[str, bytes] | None = None,
+    base: "Base | None" = None,
 ) -> Path:
     """Writes the folder that PyTorch users load, all of it or nothing.
+
+    Of a model with an adapter, one for PEFT, which holds what was trained (`adapters.folder`).
 
     Args:
         out_dir: a path that does not exist yet, or an empty folder; its parents are made.
@@ -120,6 +126,7 @@ def write_hf_folder(
         card: content of `README.md`.
         id2label, problem_type: as in `hf_config`.
         files: others to put beside these, by their paths in the folder.
+        base: what an adapter of the model stands beside.
 
     Returns:
         The folder.
@@ -138,20 +145,30 @@ def write_hf_folder(
         )
     # PyTorch gives the embedding of this token no gradient, so it must be the one that pads.
     content["pad_token_id"] = tokenizer.pad_token_id
-    tensors = bert.to_hf(params, config)
+    texts = {"README.md": card}
+    # transformers takes a file without this entry for another framework's.
+    weights, notes = WEIGHTS, {"format": "pt"}
+    if config.adapter is None:
+        tensors = bert.to_hf(params, config)
+    else:
+        from ptft_jax.convert.adapters import folder as peft
+
+        assert base is not None
+        weights, model_class = peft.WEIGHTS, content["architectures"][0]
+        about, tensors, notes = peft.adapter_files(dict(params), config, model_class, base)
+        texts[ADAPTER] = json.dumps(about, indent=2) + "\n"
+    texts["config.json"] = json.dumps(content, indent=2) + "\n"
     with made_whole(out_dir) as partial:
         for name, file in (files or {}).items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(file)
-        # transformers takes a file without this entry for another framework's.
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        texts = {"config.json": json.dumps(content, indent=2) + "\n", "README.md": card}
+        save_file(tensors, partial / weights, metadata=notes)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8", newline="\n")
         tokenizer.save(partial, model_max_length=config.max_position_embeddings)
         # save_file makes a private file; this one is for whom the umask says.
         mode = (partial / "config.json").stat().st_mode
-        (partial / WEIGHTS).chmod(mode & 0o777)
+        (partial / weights).chmod(mode & 0o777)
     return out_dir
 
 
@@ -188,7 +205,7 @@ def read_hf_folder(
 
     Args:
         path: folder with `config.json`, `model.safetensors` (or its shards with their index) and
-            tokenizer files.
+            tokenizer files; or one of PEFT's, whose adapter is folded into the model it is for.
         heads: the heads that the model is to have; those in the folder are loaded, the others are
             listed as new and left out of the tree. None takes the folder's own heads.
 
@@ -202,21 +219,36 @@ def read_hf_folder(
             infinity.
     """
     path = Path(path)
+    adapter, given, words = None, path, path
+    if (path / ADAPTER).is_file():
+        from ptft_jax.convert.adapters import folder as peft
+
+        adapter = peft.read_adapter(path)
+        path = adapter.folder
+        words = given if (given / "tokenizer.json").is_file() else path
     content = _read_config(path)
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     model_class = next(iter(content.get("architectures") or ()), None)
+    if adapter is not None:
+        own = {bert.canonical(name) for name in adapter.tensors}
+        tensors = {name: one for name, one in tensors.items() if bert.canonical(name) not in own}
+        tensors |= adapter.tensors
+        content = {**content, **adapter.content}
+        model_class = adapter.model_class or model_class
     owners = {name: bert.head_of(name, model_class) for name in tensors}
     present = tuple(head for head in bert.TABLE if head in owners.values() and head != "encoder")
     if heads is None:
         strangers = sorted(name for name, owner in owners.items() if owner is None)
         if strangers:
             raise DataError(
-                f"{path}: tensors {_listed(strangers)} belong to no known head (encoder, "
+                f"{path}: tensors {listed(strangers)} belong to no known head (encoder, "
                 f"{', '.join(list(bert.TABLE)[1:])}). Name the heads to load, and they are dropped."
             )
         heads = present
     found = tuple(head for head in present if head in heads)
-    config = EncoderConfig.from_hf(content, heads=tuple(heads))
+    config = EncoderConfig.from_hf(
+        content, heads=tuple(heads), adapter=None if adapter is None else adapter.config
+    )
     problem_type = None
     if "classification" in found:
         problem_type = content.get("problem_type") or _usual_problem(config)
@@ -235,11 +267,16 @@ def read_hf_folder(
     odd = sorted(name for name, tensor in wanted.items() if not np.isfinite(tensor).all())
     if odd:
         raise DataError(
-            f"{path}: NaN or infinity in tensors {_listed(odd)}: expected finite numbers. Take "
+            f"{path}: NaN or infinity in tensors {listed(odd)}: expected finite numbers. Take "
             "another folder: fetch it again, save an earlier checkpoint, or convert the model to "
             "float32 where float16, whose numbers end at 65504, made infinities of larger ones."
         )
     params = bert.from_hf(wanted, config.replace(heads=found))
+    if adapter is not None:
+        peft.check_base(given, params, adapter.base)
+        from ptft_jax.models.adapters.folding import folded
+
+        params, config = folded(params, config)
     # Without the parameter's own part: `qa_outputs`, `cls.species`.
     strange = {name.rsplit(".", 1)[0] for name, owner in owners.items() if owner is None}
     info = HeadsInfo(
@@ -249,7 +286,7 @@ def read_hf_folder(
         id2label=_label_names(content),
         problem_type=problem_type,
     )
-    tokenizer = TextTokenizer.load(path)
+    tokenizer = TextTokenizer.load(words)
     if tokenizer.foreign_template is not None:
         cls, sep = tokenizer.cls_token, tokenizer.sep_token
         raise ConfigError(
@@ -312,58 +349,6 @@ def _check_values(file: Path, content: Mapping[str, Any]) -> None:
             )
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Returns every tensor of the folder, by the name it has there."""
-    if (path / WEIGHTS).is_file():
-        return _read_safetensors(path / WEIGHTS)
-    if (path / INDEX).is_file():
-        return _read_shards(path)
-    pickles = [*path.glob("pytorch_model*.bin"), *path.glob("*.pt"), *path.glob("*.ckpt")]
-    if pickles:
-        raise ConfigError(
-            f"{pickles[0]} is a pickle, which can run code when it is read: expected {WEIGHTS}. In "
-            "PyTorch, from_pretrained(folder) followed by save_pretrained(new_folder) writes it."
-        )
-    raise ConfigError(f"{path} has no weights: expected {WEIGHTS} or {INDEX}.")
-
-
-def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(file, framework="np") as reader:
-            return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
-    except (SafetensorError, TypeError, ValueError, AttributeError, MemoryError) as error:
-        with file.open("rb") as start:
-            kind = kind_of(start.read(512))
-        disguise = f"it is {kind}; " if kind else ""
-        raise DataError(
-            f"{file} cannot be read as safetensors ({disguise}{error}): fetch or export it again."
-        ) from error
-
-
-def _read_shards(path: Path) -> dict[str, np.ndarray]:
-    index = read_json_object(path / INDEX, "fetch or export it again")
-    places = index.get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
-        raise DataError(f"{path / INDEX}: expected a weight_map from tensor names to file names.")
-    tensors: dict[str, np.ndarray] = {}
-    for shard in sorted(set(places.values())):
-        if Path(shard).name != shard:
-            raise DataError(
-                f"{path / INDEX}: shard {shard!r} leaves the folder: expected a file in it."
-            )
-        if not (path / shard).is_file():
-            raise DataError(f"{path / INDEX}: shard {shard!r} is missing. Fetch the folder again.")
-        read = _read_safetensors(path / shard)
-        repeated = sorted(tensors.keys() & read.keys())
-        if repeated:
-            raise DataError(f"{path}: tensors {_listed(repeated)} are in two shards.")
-        tensors |= read
-    if tensors.keys() != places.keys():
-        odd = sorted(tensors.keys() ^ places.keys())
-        raise DataError(f"{path / INDEX} and the shards disagree about tensors {_listed(odd)}.")
-    return tensors
-
-
 def _usual_problem(config: EncoderConfig) -> str:
     """Returns what a classification head predicts where nothing says it, as transformers has it."""
     return "regression" if config.num_labels == 1 else "single_label_classification"
@@ -385,8 +370,3 @@ def _label_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
         raise DataError(
             f"config.json: id2label={names!r}: expected names for the ids 0 to {len(names) - 1}."
         ) from error
-
-
-def _listed(names: list[str], most: int = 5) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -46,6 +46,7 @@ def verify_against_torch(
     config: EncoderConfig,
     tokenizer: TextTokenizer,
     texts: Sequence[str] = TEXTS,
+    base: str | None = None,
 ) -> Verification | None:
     """Runs the folder in PyTorch and the parameters here on the same texts, in float32.
 
@@ -58,18 +59,20 @@ def verify_against_torch(
         config: their config.
         tokenizer: their tokenizer.
         texts: what to run on, cut to the model's length.
+        base: the folder or name of the model whose adapter the folder holds; None: it is whole.
 
     Returns:
-        The comparison, or None where torch is not installed.
+        The comparison, or None where torch, or for an adapter peft, is not installed.
     """
-    if importlib.util.find_spec("torch") is None:
+    needed = ("torch",) if base is None else ("torch", "peft")
+    if any(importlib.util.find_spec(name) is None for name in needed):
         return None
     split = Split(list(texts), None, None, "texts")
     examples = ClassificationExamples(split, tokenizer, config.max_position_embeddings)
     whole = examples.batch(np.arange(len(texts)))
     batch = {name: whole[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     model_class = json.loads((Path(folder) / "config.json").read_text())["architectures"][0]
-    theirs = _torch_outputs(folder, model_class, batch)
+    theirs = _torch_outputs(folder, model_class, batch, base)
     ours = _our_outputs(params, config, batch)
     real = batch["attention_mask"].astype(bool)
     pairs = [
@@ -86,14 +89,26 @@ def verify_against_torch(
 
 
 def _torch_outputs(
-    folder: str | os.PathLike[str], model_class: str, batch: dict[str, np.ndarray]
+    folder: str | os.PathLike[str],
+    model_class: str,
+    batch: dict[str, np.ndarray],
+    base: str | None,
 ) -> dict[str, np.ndarray]:
     """Returns the outputs of the PyTorch class under the names it gives them."""
     torch = importlib.import_module("torch")
     transformers = importlib.import_module("transformers")
     # Its progress bar would run through what the command shows.
     transformers.utils.logging.disable_progress_bar()
-    model = getattr(transformers, model_class).from_pretrained(folder, dtype=torch.float32).eval()
+    load, as_float32 = getattr(transformers, model_class).from_pretrained, {"dtype": torch.float32}
+    if base is None:
+        model = load(folder, **as_float32).eval()
+    else:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        level = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()  # the head is new, and then loaded
+        whole = load(base, config=config, **as_float32)
+        transformers.utils.logging.set_verbosity(level)
+        model = importlib.import_module("peft").PeftModel.from_pretrained(whole, folder).eval()
     inputs = {name: torch.tensor(array).long() for name, array in batch.items()}
     if model_class == "BertForMultipleChoice":
         inputs = {name: array[None] for name, array in inputs.items()}

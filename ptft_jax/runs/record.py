@@ -73,11 +73,14 @@ class RunRecord:
 
 
 def is_run(folder: Path, named: str) -> bool:
-    """Says whether a folder holds a run; any other one with a config.json is Hugging Face's.
+    """Says whether a folder holds a run; any other one with a config.json is Hugging Face's, as is
+    one of an adapter.
 
     `named` is how it was given, for the ConfigError of a folder that is neither.
     """
     file = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        return False
     if not file.is_file():
         found = "the folder has no config.json" if folder.is_dir() else "there is no such folder"
         raise ConfigError(f"{named}: {found}; expected a run folder or a Hugging Face folder.")

@@ -23,8 +23,9 @@ Schedule = Callable[[Any], jax.Array]
 # First logical axis of a parameter whose layers are stacked into one array.
 LAYERS_AXIS = "layers"
 
-# Last path component of the parameters that BERT neither decays nor, under LAMB, adapts.
-UNDECAYED_NAMES = frozenset({"bias", "scale"})
+# Last path component of the parameters that BERT neither decays nor, under LAMB, adapts, and of
+# factors of adapters, which begin at another value than zero.
+UNDECAYED_NAMES = frozenset({"bias", "scale", "magnitude"})
 
 
 @dataclass(frozen=True)

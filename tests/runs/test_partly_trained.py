@@ -9,7 +9,7 @@ from command_line import compilation_cache, sentences
 from small_encoder import write_encoder
 
 import ptft_jax
-from ptft_jax.errors import ConfigError
+from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.parts import named
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.starting_point import load_starting_point
@@ -187,13 +187,52 @@ def test_an_adapter_beside_a_frozen_encoder(place, tmp_path, name):
     opened = ptft_jax.load_run(run_dir)
     scored = opened.evaluate()
     assert scored["dev"] == pytest.approx({key: found["dev"][key] for key in scored["dev"]})
-    assert opened.export(tmp_path / "hf").verification.largest_difference < 1e-4
-    answers, plain = (
+    with pytest.raises(ConfigError, match=r"expected either --format=peft, .* or --merge"):
+        opened.export(tmp_path / "hf")
+    assert opened.export(tmp_path / "hf", merge=True).verification.largest_difference < 1e-4
+    alone = opened.export(tmp_path / "peft", form="peft")
+    assert alone.verification.largest_difference < 1e-4
+    answers, *others = (
         [answer["scores"] for answer in one.predict(TEXTS)]
-        for one in (opened, ptft_jax.load_run(tmp_path / "hf"))
+        for one in (opened, *(ptft_jax.load_run(tmp_path / form) for form in ("hf", "peft")))
     )
-    for one, other in zip(answers, plain, strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
-    # A run that starts from it has it in its weights.
-    ptft_jax.finetune(config_of(place, steps=1), str(run_dir), str(tmp_path / "next"))
-    assert open_run(tmp_path / "next").model_config.adapter is None
+    for other in others:
+        for found_here, found_there in zip(answers, other, strict=True):
+            assert found_there == pytest.approx(found_here, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
+def test_what_starts_from_an_adapter_has_it_in_its_weights(place, tmp_path):
+    """Beside another model it is refused."""
+    base, adapted = tmp_path / "base", config_of(place, **{"adapter.name": "lora"}, steps=2)
+    shutil.copytree(place / "hf", base)
+    ptft_jax.finetune(adapted, str(base), str(tmp_path / "run"))
+    ptft_jax.load_run(tmp_path / "run").export(tmp_path / "peft", form="peft")
+    config = config_of(place, steps=1, eval_every=1)
+    first = [
+        ptft_jax.finetune(config, str(tmp_path / source), str(tmp_path / f"from_{source}"))
+        for source in ("run", "peft")
+    ]
+    assert first[0] == first[1]
+    assert open_run(tmp_path / "from_peft").model_config.adapter is None
+    shutil.rmtree(base)
+    ptft_jax.load_run(tmp_path / "from_run").export(base)
+    with pytest.raises(DataError, match=r"base holds other parameters \(SHA-256 "):
+        ptft_jax.load_run(tmp_path / "peft")
+
+
+ADAPTER_ERRORS = [
+    ({"adapter.name": "lore"}, "adapter.name='lore': expected one of lora, dora, ia3, or nothing"),
+    ({"adapter.rank": 17}, "adapter.rank=17 is above that of the matrices .* at most 16"),
+    ({"adapter.alpha": 0.0}, "adapter.alpha=0.0: expected a number above 0"),
+    ({"adapter.targets": ("query",)}, "adapter.targets: 'query' is none of attention/query, "),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), ADAPTER_ERRORS)
+def test_adapters_that_cannot_be(place, tmp_path, changes, message):
+    """One line before anything is compiled or written."""
+    config = config_of(place, **{"adapter.name": "lora", **changes})
+    with pytest.raises(ConfigError, match=message):
+        ptft_jax.finetune(config, str(place / "hf"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,9 @@
 
 Writes a Hugging Face folder that PyTorch users load with `AutoModel*.from_pretrained`.
 
+Of a run that has trained an adapter, --format=peft writes the adapter alone, for
+`PeftModel.from_pretrained`, and --merge folds it into a plain folder.
+
 config.json, model.safetensors, tokenizer files and a model card (README.md). Without
 --architecture the class with all heads of the run. Where torch is installed the folder is loaded
 and its outputs are compared with ours.
@@ -19,7 +22,8 @@ from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.trained.export import export
 
 _FOR_THE_CARD = {
-    "base_model": "For the model card: what training started from, ORGANISATION/NAME on the hub.",
+    "base_model": "For the model card: what training started from, ORGANISATION/NAME on the hub; "
+    "with --format=peft also a folder: the model to load the adapter for.",
     "language": "For the model card: of the texts, like en or de,fr.",
     "licence": "For the model card: of the model, like apache-2.0; else that of the corpus.",
 }
@@ -31,6 +35,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out_dir", None, "Folder to make.", flag_values=values)
     text = "Class of transformers, like BertForMaskedLM; else the one with all heads of the run."
     flags.DEFINE_string("architecture", None, text, flag_values=values)
+    flags.DEFINE_enum("format", "hf", ["hf", "peft"], "What to write.", flag_values=values)
+    text = "Fold the adapter into the weights."
+    flags.DEFINE_bool("merge", False, text, flag_values=values)
     for name, text in _FOR_THE_CARD.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
 
@@ -48,6 +55,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         opened,
         out_dir,
         values.architecture,
+        form=values.format,
+        merge=values.merge,
         base_model=values.base_model,
         languages=values.language.split(",") if values.language else (),
         licence=values.licence,
@@ -55,6 +64,15 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     loader = exported.loader
     where = json.dumps(out_dir, ensure_ascii=False)
     loading = f"from transformers import {loader}; print({loader}.from_pretrained({where}))"
+    if values.format == "peft":
+        loader = exported.model_class
+        loading = (
+            "import peft, transformers; "
+            f"config = transformers.AutoConfig.from_pretrained({where}); "
+            f"base = peft.PeftConfig.from_pretrained({where}).base_model_name_or_path; "
+            f"model = transformers.{loader}.from_pretrained(base, config=config); "
+            f"print(peft.PeftModel.from_pretrained(model, {where}))"
+        )
     made(
         make_console(),
         "exported",

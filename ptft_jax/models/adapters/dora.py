@@ -62,6 +62,3 @@ def _lengths(kernel: np.ndarray, target: str) -> np.ndarray:
     """Returns the norm of each output's weights, [L, *outputs]."""
     inputs = 2 if target == "attention/output" else 1  # heads and their features
     return np.sqrt(np.sum(np.square(kernel), axis=tuple(range(1, 1 + inputs)), dtype=np.float32))
-
-
-ADAPTER = Directed

@@ -57,6 +57,3 @@ class Scaled(LinearAdapter):
 
 def _scales_inputs(target: str) -> bool:
     return target.endswith("/output")
-
-
-ADAPTER = Scaled

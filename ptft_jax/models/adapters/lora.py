@@ -72,6 +72,3 @@ class LowRank(LinearAdapter):
         layers, rank = len(a), a.shape[-1]
         change = config.scale * (a.reshape(layers, -1, rank) @ b.reshape(layers, rank, -1))
         return (kernel + change.reshape(kernel.shape)).astype(np.float32), bias
-
-
-ADAPTER = LowRank

@@ -1,11 +1,13 @@
 """A run → a Hugging Face folder, compared with PyTorch where torch is installed."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ptft_jax.convert.adapters.folder import Base
 from ptft_jax.convert.bert import ARCHITECTURES
 from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import About, card, corpus_summary
@@ -18,7 +20,8 @@ from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
-from ptft_jax.runs.record import RunRecord, read_record
+from ptft_jax.runs.partly_trained import base_of
+from ptft_jax.runs.record import RunRecord, is_run, read_record
 from ptft_jax.runs.trained.embeddings import recipe_files
 from ptft_jax.training.metric_sinks import read_metrics
 
@@ -69,6 +72,8 @@ def export(
     out_dir: str | Path,
     wanted: str | None = None,
     *,
+    form: str = "hf",
+    merge: bool = False,
     base_model: str | None = None,
     languages: Sequence[str] = (),
     licence: str | None = None,
@@ -76,8 +81,9 @@ def export(
     """Writes a Hugging Face folder; see `Run.export`."""
     check_place("out_dir", out_dir)
     check_out_dir(out_dir)
-    _check_names(base_model, languages)
-    config, params = _with_heads(opened, wanted)
+    base = _base(opened, form, merge, base_model)
+    _check_names(None if base and os.path.isdir(base.name) else base_model, languages)
+    config, params = _with_heads(opened, wanted, folds=base is None)
     has_labels = {"classification", "tagging"} & set(config.heads)
     labels = opened.record.labels if has_labels else None
     source, on_hub = _origin(opened.record.init_from)
@@ -92,17 +98,60 @@ def export(
         training=_training(opened),
         history=_history(opened),
         source=source,
-        base_model=base_model or on_hub,
+        base_model=on_hub if base and os.path.isdir(base.name) else base_model or on_hub,
         languages=languages or ([language] if language else []),
         licence=licence,
     )
     text = card(config, Path(out_dir).resolve().name, about)
     files = recipe_files(opened.folder.path)
-    write_hf_folder(
-        out_dir, params, config, opened.tokenizer, text, labels, opened.record.problem_type, files
+    problem, tokenizer = opened.record.problem_type, opened.tokenizer
+    write_hf_folder(out_dir, params, config, tokenizer, text, labels, problem, files, base)
+    verification = verify_against_torch(
+        out_dir, params, config, tokenizer, base=None if base is None else base.name
     )
-    verification = verify_against_torch(out_dir, params, config, opened.tokenizer)
     return Exported(architecture(config), opened.step, verification)
+
+
+def _base(opened: TrainedRun, form: str, merge: bool, base_model: str | None) -> Base | None:
+    """Returns what an adapter stands beside where it alone is to be written; None: all is.
+
+    Raises ConfigError where that is not what the run has.
+    """
+    adapter, record = opened.model_config.adapter, opened.record
+    if form not in ("hf", "peft"):
+        raise ConfigError(f"format={form!r}: expected hf or peft.")
+    if adapter is None:
+        if form == "peft" or merge:
+            asked = "format=peft" if form == "peft" else "merge"
+            raise ConfigError(
+                f"{asked} is for a run that has trained an adapter (config.adapter.name); this one "
+                "has none: leave it out."
+            )
+        return None
+    if (form == "peft") == merge:
+        raise ConfigError(
+            f"this run has trained an adapter ({adapter.name}): expected either --format=peft, for "
+            "the adapter alone, or --merge, which folds it into a plain folder."
+        )
+    if merge:
+        return None
+    if (trains := record.config["trainable"]) not in ("all", "head"):
+        raise ConfigError(
+            f"a folder of PEFT's holds an adapter and a head, and this run has trained more of the "
+            f"encoder (trainable={trains!r}): expected --merge."
+        )
+    source = base_of(record, str(opened.folder.path))
+    name = base_model or source.source
+    assert name is not None
+    if base_model is None and os.path.isdir(name) and is_run(Path(name), name):
+        raise ConfigError(
+            f"the adapter stands beside the run {name}, which PyTorch does not load: expected "
+            "--base_model=DIR, with DIR made by `ptft export` of that run, or a name on the Hub."
+        )
+    if os.path.isdir(name):
+        name = os.path.abspath(name)
+    keeps_pooler = "pooler" in source.params["encoder"]
+    return Base(hub_name(name) or name, record.frozen, keeps_pooler)
 
 
 def _check_names(base_model: str | None, languages: Sequence[str]) -> None:
@@ -143,11 +192,13 @@ def _origin(source: str | None) -> tuple[str | None, str | None]:
     return name, None
 
 
-def _with_heads(opened: TrainedRun, wanted: str | None) -> tuple[EncoderConfig, Params]:
+def _with_heads(
+    opened: TrainedRun, wanted: str | None, folds: bool
+) -> tuple[EncoderConfig, Params]:
     """Returns config and host parameters with the heads of the class asked for."""
     config = opened.model_config
     params = host_params(opened.params)
-    if config.adapter is not None:
+    if folds:
         from ptft_jax.models.adapters.folding import folded
 
         params, config = folded(params, config)

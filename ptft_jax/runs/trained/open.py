@@ -195,16 +195,23 @@ class Run:
         out_dir: str | Path,
         architecture: str | None = None,
         *,
+        form: str = "hf",
+        merge: bool = False,
         base_model: str | None = None,
         languages: Sequence[str] = (),
         licence: str | None = None,
     ) -> Exported:
         """Writes a folder that PyTorch users load with `AutoModel….from_pretrained`.
 
+        Of a run that has trained an adapter either `form` or `merge` has to be given.
+
         Args:
             out_dir: a new or empty folder.
             architecture: name of the transformers class, like "BertForMaskedLM"; None: the one with
                 all heads of the model.
+            form: "peft" writes adapter and head alone, for `peft.PeftModel.from_pretrained` of the
+                model that the run started from, which `base_model` may name otherwise.
+            merge: fold the adapter into the weights.
             base_model, languages, licence: for the model card: the name on the Hugging Face hub of
                 what training started from, codes of the texts' languages (["en"]), and the model's
                 licence. None and (): what the run knows.
@@ -221,6 +228,8 @@ class Run:
             self._trained,
             os.path.expanduser(out_dir),
             architecture,
+            form=form,
+            merge=merge,
             base_model=base_model,
             languages=languages,
             licence=licence,
