@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.box import ROUNDED, SIMPLE_HEAD
 from rich.console import Console
@@ -30,6 +30,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ptft_jax.data.progress import duration
+
+if TYPE_CHECKING:
+    from ptft_jax.runs.record import RunRecord
 
 _PIPE_WIDTH = 120
 # In a log, a long task says how far it is this often.
@@ -184,6 +187,13 @@ def resume_command(command: str, run_dir: Path) -> str:
 
     tracked = "".join(f" --track={name}" for name in [*services_of(run_dir)][:1])
     return f"ptft {command} {flag('config', run_dir)} {flag('run_dir', run_dir)}{tracked}"
+
+
+def exporting(record: "RunRecord", run_dir: object, name: str, *more: str) -> str:
+    """Returns the command line that exports a run to `hf/NAME`; of an adapter, the adapter."""
+    form = ["--format=peft"] if record.encoder_config.adapter else []
+    words = flag("run_dir", run_dir), *more, *form, flag("out_dir", f"hf/{name}")
+    return f"ptft export {' '.join(words)}"
 
 
 # A word of a command line: up to a space that is in no quotes.

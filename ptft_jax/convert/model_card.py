@@ -82,8 +82,8 @@ def card(config: EncoderConfig, name: str, about: About) -> str:
     licence = licence.strip("-") or None
     is_known = licence is None or licence in _LICENCES
     front_matter = ModelCardData(
-        library_name="transformers",
-        tags=["bert", "ptft_jax"],
+        library_name="transformers" if config.adapter is None else "peft",
+        tags=["bert", *(["adapter"] if config.adapter else []), "ptft_jax"],
         pipeline_tag=pipeline,
         language=list(about.languages) or None,
         license=licence if is_known else "other",
@@ -96,10 +96,11 @@ def card(config: EncoderConfig, name: str, about: About) -> str:
     source = about.base_model or about.source
     layers = f"{config.num_hidden_layers} layer{'s' * (config.num_hidden_layers > 1)}"
     started = f" Its weights started from `{_inline(source)}`." if source else ""
+    what = "A" if config.adapter is None else f"An adapter ({config.adapter.name}) and head for a"
     sections = [
         f"---\n{front_matter.to_yaml()}\n---",
         f"# {_inline(name)}",
-        f"A BERT encoder with {layers} of {config.hidden_size} features, "
+        f"{what} BERT encoder with {layers} of {config.hidden_size} features, "
         f"trained in JAX with ptft_jax and exported as `{model_class}`.{started}",
         f"## Intended use\n\n{_intended_use(config, about)}",
         f"## Use in PyTorch\n\n{_usage(config, model_class, about)}",
@@ -203,13 +204,19 @@ end = start + output.end_logits[0, start:].argmax()
 print(tokenizer.decode(inputs.input_ids[0, start : end + 1]))"""
     auto_class = model_class.replace("Bert", "Auto" if model_class == "BertModel" else "AutoModel")
     length = about.training.get("max_seq_length", config.max_position_embeddings)
+    needed, loading = auto_class, f"model = {auto_class}.from_pretrained(folder).eval()"
+    if config.adapter is not None:
+        needed = f"{auto_class}, AutoConfig\nfrom peft import PeftConfig, PeftModel"
+        loading = f"""base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+model = {auto_class}.from_pretrained(base, config=AutoConfig.from_pretrained(folder))
+model = PeftModel.from_pretrained(model, folder).eval()"""
     return f"""```python
 import torch
-from transformers import AutoTokenizer, {auto_class}
+from transformers import AutoTokenizer, {needed}
 
 folder = "."  # the folder of this file
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {auto_class}.from_pretrained(folder).eval()
+{loading}
 
 inputs = tokenizer({text}, truncation=True, max_length={length}, return_tensors="pt")
 with torch.no_grad():

@@ -11,7 +11,15 @@ from absl import flags
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ptft_jax.commands.screen import flag, made, make_console, say, short, warnings_as_lines
+from ptft_jax.commands.screen import (
+    exporting,
+    flag,
+    made,
+    make_console,
+    say,
+    short,
+    warnings_as_lines,
+)
 from ptft_jax.commands.train.flags import define_job_flags, job_of
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import TrainedRun, open_run
@@ -66,15 +74,15 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         if own and lacks and job.is_first:
             write_results(opened.folder.path, {**results, "step": opened.step})
             say(make_console(), f"wrote {opened.folder.results_file}")
-    asked = "" if which == usual else f" {flag('checkpoint', which)}"
-    run_dir, name = flag("run_dir", values.run_dir), Path(values.run_dir).resolve().name
+    asked = [] if which == usual else [flag("checkpoint", which)]
+    name = Path(values.run_dir).resolve().name
     made(
         make_console(),
         "evaluated",
         {"run": values.run_dir, "checkpoint": which}
         | ({} if values.data_dir is None else {"data": values.data_dir})
         | ({"report": values.report} if values.report and Path(values.report).is_file() else {}),
-        [f"ptft export {run_dir}{asked} {flag('out_dir', f'hf/{name}')}"],
+        [exporting(opened.record, values.run_dir, name, *asked)],
     )
 
 

@@ -14,7 +14,7 @@ A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the
 
 from absl import flags
 
-from ptft_jax.commands.screen import flag, made, make_console
+from ptft_jax.commands.screen import exporting, flag, made, make_console
 from ptft_jax.commands.train.flags import define_series_flags, define_training_flags, trained
 from ptft_jax.runs.many.protocols import PROTOCOLS
 
@@ -52,6 +52,6 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         [
             f"ptft evaluate {run_dir}",
             f"ptft predict {run_dir} {asked}",
-            f"ptft export {run_dir} {flag('out_dir', f'hf/{folder.path.resolve().name}')}",
+            exporting(record, folder.path, folder.path.resolve().name),
         ],
     )

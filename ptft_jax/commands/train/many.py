@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ptft_jax.commands.help import key_flags
 from ptft_jax.commands.parsing import config_of, parse
-from ptft_jax.commands.screen import flag, made, make_console
+from ptft_jax.commands.screen import exporting, made, make_console
 from ptft_jax.commands.train import finetune
 from ptft_jax.commands.train.pool import Run
 from ptft_jax.commands.train.series import (
@@ -212,9 +212,8 @@ def _write_table(plan: Plan, console: Console) -> None:
     what["picture"] = f"{place}/table.svg"
     following = []
     for trial in [*best.values()][:1]:
-        first = trial.runs[0].folder.path
-        names = flag("run_dir", first), flag("out_dir", f"hf/{first.name}")
-        following.append(f"ptft export {' '.join(names)}")
+        first = trial.runs[0].folder
+        following.append(exporting(first.record(), first.path, first.path.name))
     made(console, "fine-tuned", what, following)
 
 

@@ -18,6 +18,7 @@ from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
 from ptft_jax.runs.report.kinds import classes, labels, scores
 from ptft_jax.runs.report.parts import Analysis
+from ptft_jax.runs.starting_point import freezes
 
 # From so many examples on, one class for all of them is no chance.
 SOME = 20
@@ -123,11 +124,13 @@ class Classification(FineTuning):
             return None
         counts = np.bincount(train, minlength=len(self.labels))
         most = int(counts.argmax())
+        # Of the whole model; adapters and heads alone want more.
+        usual = "" if freezes(self.config) else "; 1e-5 to 5e-5 are usual"
         return (
             f"all {len(labels):,} predictions are {self.labels[found[0]]!r}, and the labels "
             f"are of {len(np.unique(labels))} classes: nothing was learned that tells them apart. "
-            f"Try a lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}; "
-            f"1e-5 to 5e-5 are usual), more updates (now {self.phases[-1].until:,}), another seed, "
-            f"and training examples of all classes ({self.labels[most]!r} has "
+            f"Try a lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}"
+            f"{usual}), more updates (now {self.phases[-1].until:,}), another seed, and"
+            f" training examples of all classes ({self.labels[most]!r} has "
             f"{counts[most] / counts.sum():.0%} of {counts.sum():,})"
         )
