@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from ptft_jax.models.build import build_model
     from ptft_jax.runs.config import load_config as get_config
     from ptft_jax.runs.train import finetune, pretrain
-    from ptft_jax.runs.trained.open import load_run
+    from ptft_jax.runs.trained.open import load_run, load_runs
 
 # Before JAX is loaded, which takes seconds: the account of a run's time begins here.
 BEGAN = time.time()
 
-__all__ = ["build_model", "finetune", "get_config", "load_run", "pretrain"]
+__all__ = ["build_model", "finetune", "get_config", "load_run", "load_runs", "pretrain"]
 _PLACES = {
     "build_model": ("models.build", "build_model"),
     "get_config": ("runs.config", "load_config"),
     "load_run": ("runs.trained.open", "load_run"),
+    "load_runs": ("runs.trained.open", "load_runs"),
     "pretrain": ("runs.train", "pretrain"),
     "finetune": ("runs.train", "finetune"),
 }

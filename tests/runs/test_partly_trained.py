@@ -1,8 +1,10 @@
 """A run that trains a part of its model leaves the rest as it was, and saves what it trained."""
 
+import gc
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from command_line import compilation_cache, sentences
@@ -215,6 +217,17 @@ def test_what_starts_from_an_adapter_has_it_in_its_weights(place, tmp_path):
     ]
     assert first[0] == first[1]
     assert open_run(tmp_path / "from_peft").model_config.adapter is None
+    before = sum(array.nbytes for array in jax.live_arrays())
+    one = ptft_jax.load_run(tmp_path / "run")
+    alone = sum(array.nbytes for array in jax.live_arrays()) - before
+    del one
+    runs = ptft_jax.load_runs([tmp_path / "run", tmp_path / "peft", tmp_path / "run"])
+    gc.collect()
+    assert sum(array.nbytes for array in jax.live_arrays()) - before < 1.5 * alone
+    answers = [run.predict(TEXTS[:3]) for run in runs]
+    assert answers[0] == answers[2]
+    for ours, folded in zip(*answers[:2], strict=True):
+        assert folded["scores"] == pytest.approx(ours["scores"], abs=1e-5)
     shutil.rmtree(base)
     ptft_jax.load_run(tmp_path / "from_run").export(base)
     with pytest.raises(DataError, match=r"base holds other parameters \(SHA-256 "):

@@ -13,6 +13,9 @@ A tagger also reads FILE.conll, of a word on each line, and adds a column with t
 question stands before its context, as the first text of a pair; FILE may then be .json in the
 format of SQuAD, and --output=FILE.json gets the answers by their ids, {id: text}.
 
+--adapter=RUN_OR_PEFT_DIR, given several times in place of --run_dir, asks each of these models:
+what they have in common, the encoder that their adapters stand beside, is in memory once.
+
 --split=test asks about a split of the run's own task, in its data or in --data_dir. --output=DIR
 then gets the files that the server of GLUE, SuperGLUE or CLUE takes, --output=FILE.zip all of them
 packed; --run_dir may be a folder of runs, of which the best one of each task predicts.
@@ -46,7 +49,7 @@ from ptft_jax.commands.use.texts import (
     write_rows,
 )
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.runs.trained.open import load_run
+from ptft_jax.runs.trained.open import load_run, load_runs
 from ptft_jax.runs.trained.predictions import TextError
 
 
@@ -54,6 +57,8 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_reading_flags(values, RUN_OR_HF)
     define_input_flags(values, pairs=True)
+    text = "Run or PEFT folder with an adapter; several are asked over one encoder."
+    flags.DEFINE_multi_string("adapter", None, text, flag_values=values)
     text = "File to make, .csv, .tsv, .jsonl, .json or .conll; with --split=test a folder or .zip."
     flags.DEFINE_string("output", None, text, flag_values=values)
     text = "Split of the run's task to predict, like test, instead of texts or a file."
@@ -66,8 +71,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:
     """Runs the command."""
-    if not values.run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    if bool(values.run_dir) == bool(values.adapter):
+        raise ConfigError("expected --run_dir=RUN or, once or several times, --adapter=RUN.")
+    if values.adapter and (values.split or values.checkpoint):
+        raise ConfigError("--adapter: expected texts or --input=FILE beside it.")
     if [bool(positional), bool(values.input), bool(values.split)].count(True) != 1:
         raise ConfigError('expected one of texts ("…"), --input=FILE and --split=NAME.')
     if values.data_dir and not values.split:
@@ -78,7 +85,16 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     output = None
     if values.output is not None:
         output = check_output(values.output, values.input, bool(values.split))
-    opened = load_run(values.run_dir, values.checkpoint)
+        if values.adapter and output.suffix in (COLUMNS, ".json"):
+            raise ConfigError(
+                f"--output={output}: expected .csv, .tsv or .jsonl, in which a column says which "
+                "--adapter a row is of."
+            )
+    if values.adapter:
+        runs = load_runs(values.adapter)
+    else:
+        runs = [load_run(values.run_dir, values.checkpoint)]
+    opened = runs[0]
     asked = Asked(positional, {"text": positional})
     if values.split:
         asked = read_split(values, output)
@@ -90,14 +106,20 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     try:
         # Standard output holds the predictions alone.
         with warnings_as_lines(), progress_bars(Console(stderr=True)) as bars:
-            predictions = opened.predict(
-                asked.texts, values.top, lambda done, total: bars("Predicting", done, total)
-            )
+            each = [
+                run.predict(
+                    asked.texts, values.top, lambda done, total: bars("Predicting", done, total)
+                )
+                for run in runs
+            ]
     except TextError as error:
         if values.input:
             raise DataError(f"{values.input}: {error}") from error
         raise
-    if output is not None:
+    predictions = each[0]
+    if values.adapter:
+        _show_each(values, asked, each, output)
+    elif output is not None:
         what = {"file": str(output)}
         if asked.sentences is not None and output.suffix == COLUMNS:
             write_file(output, tagged_columns(asked.sentences, predictions))
@@ -114,6 +136,30 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         print(tagged_columns(asked.sentences, predictions), end="")
     else:
         make_console().print(predictions_table(predictions))
+
+
+def _show_each(
+    values: flags.FlagValues, asked: Asked, each: list[list[dict[str, Any]]], output: Path | None
+) -> None:
+    """Writes or prints the predictions of several models, each under its name."""
+    if output is not None:
+        rows = [
+            {"adapter": name, **row}
+            for name, predictions in zip(values.adapter, each, strict=True)
+            for row in rows_of(asked, predictions)
+        ]
+        write_rows(output, rows)
+        what = {"file": str(output), "rows": count(len(rows)), "columns": ", ".join(rows[0])}
+        made(make_console(), "predicted", what, [f"head -3 {shlex.quote(str(output))}"])
+        return
+    for name, predictions in zip(values.adapter, each, strict=True):
+        if values.json:
+            for prediction in predictions:
+                print(json.dumps({"adapter": name, **prediction}, ensure_ascii=False))
+        else:
+            table = predictions_table(predictions)
+            table.title = name
+            make_console().print(table)
 
 
 def predictions_table(predictions: list[dict[str, Any]]) -> Table:

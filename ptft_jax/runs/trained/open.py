@@ -1,5 +1,6 @@
 """A trained model opened for questions, from a run's folder or a Hugging Face folder."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Params
 from ptft_jax.models.config import HEADS, EncoderConfig
+from ptft_jax.models.parts import named
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
 from ptft_jax.runs.record import is_run
@@ -52,6 +55,20 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> "Run":
             "to choose from; leave it out."
         )
     return Run(_open_hf(path, origin))
+
+
+def load_runs(paths: Iterable[str | Path]) -> "list[Run]":
+    """Opens several models; parameters that are equal in all lie in memory once.
+
+    So adapters, in runs or in folders of PEFT's, stand beside one encoder. Raises as `load_run`.
+    """
+    runs: list[Run] = []
+    for path in paths:
+        run = load_run(path)
+        if runs:
+            run._share(runs[0])
+        runs.append(run)
+    return runs
 
 
 def _open_hf(path: Path, origin: str) -> TrainedRun:
@@ -94,6 +111,24 @@ class Run:
         self.pairs: bool | None = trained.record.pairs
         self.limit: int = limit_of(trained)
         self.step: int = trained.step
+
+    def _share(self, other: "Run") -> None:
+        """Takes the other's arrays in place of equal ones."""
+        theirs = dict(named(other._trained.params))
+
+        def shared(tree: Params, above: str = "") -> Params:
+            found: Params = {}
+            for name, value in tree.items():
+                if isinstance(value, dict):
+                    found[name] = shared(value, f"{above}{name}/")
+                else:
+                    there = theirs.get(above + name)
+                    is_same = there is not None and np.array_equal(there, value)
+                    found[name] = there if is_same else value
+            return found
+
+        params = shared(self._trained.params)
+        self._trained = dataclasses.replace(self._trained, params=params)
 
     def __repr__(self) -> str:
         heads = ", ".join(self.model_config.heads) or "none"
