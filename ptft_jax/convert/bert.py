@@ -48,7 +48,8 @@ class Row(NamedTuple):
 
 # Axes: L layers, V vocabulary, S positions, Y token types, D hidden, N heads, H head size,
 # F feed-forward, C the two classes of next-sentence prediction, K labels, A the two ends of an
-# answer, O the one output of a choice, R rank of an adapter.
+# answer, O the one output of a choice, R rank and U virtual tokens of an
+# adapter.
 # PyTorch's Linear.weight is [out, in]; our kernels are [in, out], with attention heads unflattened.
 TABLE: dict[str, tuple[Row, ...]] = {
     "encoder": (
@@ -302,6 +303,7 @@ def _sizes(config: EncoderConfig) -> tuple[dict[str, int], dict[str, int]]:
         "A": 2,
         "O": 1,
         "1": 1,
+        "U": 1 if config.adapter is None else config.adapter.num_virtual_tokens,
         "R": 1 if config.adapter is None else config.adapter.rank,
     }
     return theirs | {"V": config.padded_vocab_size}, theirs

@@ -205,7 +205,8 @@ def read_hf_folder(
 
     Args:
         path: folder with `config.json`, `model.safetensors` (or its shards with their index) and
-            tokenizer files; or one of PEFT's, whose adapter is folded into the model it is for.
+            tokenizer files; or one of PEFT's, whose adapter is folded into the model it is for,
+            but for a prefix.
         heads: the heads that the model is to have; those in the folder are loaded, the others are
             listed as new and left out of the tree. None takes the folder's own heads.
 
@@ -274,9 +275,10 @@ def read_hf_folder(
     params = bert.from_hf(wanted, config.replace(heads=found))
     if adapter is not None:
         peft.check_base(given, params, adapter.base)
-        from ptft_jax.models.adapters.folding import folded
+        if adapter.config.targets:
+            from ptft_jax.models.adapters.folding import folded
 
-        params, config = folded(params, config)
+            params, config = folded(params, config)
     # Without the parameter's own part: `qa_outputs`, `cls.species`.
     strange = {name.rsplit(".", 1)[0] for name, owner in owners.items() if owner is None}
     info = HeadsInfo(

@@ -68,7 +68,7 @@ def verify_against_torch(
     if any(importlib.util.find_spec(name) is None for name in needed):
         return None
     split = Split(list(texts), None, None, "texts")
-    examples = ClassificationExamples(split, tokenizer, config.max_position_embeddings)
+    examples = ClassificationExamples(split, tokenizer, config.max_tokens)
     whole = examples.batch(np.arange(len(texts)))
     batch = {name: whole[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     model_class = json.loads((Path(folder) / "config.json").read_text())["architectures"][0]

@@ -32,6 +32,7 @@ from ptft_jax.models.layers import (
     adapted,
     add_parameter,
     product,
+    sublayer_adapter,
     with_gradient,
 )
 from ptft_jax.models.partition import Device, current_device
@@ -54,6 +55,7 @@ class Request(NamedTuple):
         tokens: length of the rows.
         packed: whether rows hold several examples.
         dropout: of the probabilities; 0.0 where it is off, as in evaluation.
+        prefix: whether there are keys and values beside those of the tokens.
     """
 
     dtype: str
@@ -61,6 +63,7 @@ class Request(NamedTuple):
     tokens: int
     packed: bool
     dropout: float
+    prefix: bool = False
 
 
 def refusal(name: str, request: Request, device: Device) -> str | None:
@@ -69,6 +72,8 @@ def refusal(name: str, request: Request, device: Device) -> str | None:
         return None
     if (why := device.refuses_kernels()) is not None:
         return why
+    if request.prefix:
+        return "it attends to tokens alone, and prefix-tuning has keys and values beside them"
     if request.dtype != "bfloat16":
         return f"it computes in bfloat16, and model.dtype is {request.dtype}"
     if name == "kernel":
@@ -128,6 +133,7 @@ def attend(
     *,
     rate: float,
     packed: bool,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Returns softmax(q kᵀ / √H) v [B, T, N, H], with the softmax in float32.
 
@@ -144,10 +150,11 @@ def attend(
         rate: dropout of the probabilities (BERT drops whole entries after the softmax, as HF
             `BertSelfAttention` does).
         packed: whether rows hold several examples.
+        prefix: keys and values [V, N, H], float32, that all tokens attend to as well ("xla" only).
     """
     if keys_BNK is None or rate == 0.0:
         keys_BNK, rate = None, 0.0
-    compute = {"xla": _xla, "cudnn": _cudnn, "kernel": _kernel}[name]
+    compute = {"xla": partial(_xla, prefix=prefix), "cudnn": _cudnn, "kernel": _kernel}[name]
     return compute(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, rate=rate, packed=packed)
 
 
@@ -158,27 +165,45 @@ _QKV, _CONTEXT = (
 _VISIBLE, _KEYS = P(partition.BATCH, None), P(partition.BATCH, "tensor", None)
 
 
-def _xla(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
+def _xla(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed, prefix=None):
     qkv_BTNCH = add_parameter(qkv_BTNCH, bias_NCH, BIAS_AXES)
+    beside = () if prefix is None else tuple(_of_each_row(one, qkv_BTNCH) for one in prefix)
 
-    def local(qkv_BTNCH, visible_BS, keys_BNK=None):
+    def local(qkv_BTNCH, visible_BS, *more):
         q_BTNH, k_BSNH, v_BSNH = (qkv_BTNCH[:, :, :, part] for part in range(3))
-        scores_BNTS = jnp.einsum(
-            "btnh,bsnh->bnts", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
-        ) / math.sqrt(q_BTNH.shape[-1])
+        keys_BNK = None if len(more) == len(beside) else more[-1]
         # A query that may attend to nothing (padding in a packed row, or a row that is all padding)
         # attends evenly; a key of another example gets probability 0 exactly.
         allowed = visible_BS[:, None, None, :] > 0
         if packed:
             allowed &= visible_BS[:, None, :, None] == visible_BS[:, None, None, :]
+        if beside:
+            k_BSNH, v_BSNH = (
+                jnp.concatenate(pair, axis=1) for pair in zip(more, (k_BSNH, v_BSNH), strict=False)
+            )
+            before = [(0, 0), (0, 0), (0, 0), (more[0].shape[1], 0)]
+            allowed = jnp.pad(allowed, before, constant_values=True)
+        scores_BNTS = jnp.einsum(
+            "btnh,bsnh->bnts", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
+        ) / math.sqrt(q_BTNH.shape[-1])
         scores_BNTS = jnp.where(allowed, scores_BNTS, jnp.finfo(jnp.float32).min)
         probs_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(v_BSNH.dtype)
         probs_BNTS = dropout(probs_BNTS, rate, keys_BNK)
         return jnp.einsum("bnts,bsnh->btnh", probs_BNTS, v_BSNH)
 
-    arrays = (qkv_BTNCH, visible_BT, *(() if keys_BNK is None else (keys_BNK,)))
-    specs = (_QKV, _VISIBLE, _KEYS)[: len(arrays)]
+    arrays, specs = (qkv_BTNCH, visible_BT, *beside), (_QKV, _VISIBLE, *(_CONTEXT,) * len(beside))
+    if keys_BNK is not None:
+        arrays, specs = (*arrays, keys_BNK), (*specs, _KEYS)
     return partition.where_it_lies(local, specs, _CONTEXT)(*arrays)
+
+
+def _of_each_row(parameter_VNH: jax.Array, qkv_BTNCH: jax.Array) -> jax.Array:
+    """Returns a prefix for each row of a batch, [B, V, N, H]."""
+    batch, _, heads, _, size = qkv_BTNCH.shape
+    shape = batch, len(parameter_VNH), heads, size
+    split = _CONTEXT if partition.has_mesh() else None
+    nothing = jnp.zeros(shape, qkv_BTNCH.dtype, out_sharding=split)
+    return add_parameter(nothing, parameter_VNH, ("virtual", "heads", "head_size"))
 
 
 def _cudnn(qkv_BTNCH, bias_NCH, visible_BT, keys_BNK, *, rate, packed):
@@ -273,6 +298,7 @@ class SelfAttention(nnx.Module):
         self.value = make("attention/value", "rd,dnh->rnh", embed, heads)
         self.output = make("attention/output", "rnh,nhd->rd", heads, embed, reduces_tensor=True)
         self.layer_norm = LayerNorm(config, rngs=rngs, stack=stack)
+        self.adapter = sublayer_adapter(config, "attention", rngs=rngs, stack=stack)
         self.dropout_rate = config.attention_probs_dropout_prob
         self.backend = config.attention
 
@@ -293,7 +319,10 @@ class SelfAttention(nnx.Module):
         dtype, (_, tokens, _) = self.output.dtype, hidden_BTD.shape
         rate = 0.0 if keys_B is None else self.dropout_rate
         _, heads, size = self.query.kernel.shape
-        request = Request(str(dtype), size, tokens, packed, rate)
+        prefix = None
+        if self.adapter is not None and not self.adapter.joins:
+            prefix = self.adapter.keys[...], self.adapter.values[...]
+        request = Request(str(dtype), size, tokens, packed, rate, prefix is not None)
         name, _ = choose(self.backend, request, current_device())
         maps = (self.query, self.key, self.value)
         context_BTNH = attend(
@@ -304,6 +333,7 @@ class SelfAttention(nnx.Module):
             _keys_of_heads(keys_B, heads),
             rate=rate,
             packed=packed,
+            prefix=prefix,
         )
         return self.output.multiply(context_BTNH)
 

@@ -60,13 +60,18 @@ TARGETS = (
     *("attention/query", "attention/key", "attention/value", "attention/output"),
     *("feed_forward/intermediate", "feed_forward/output"),
 )
-# The adapters of linear maps, with what each acts on where nothing is said: PEFT's choice for
+# Adapters, those of linear maps with what each acts on where nothing is said: PEFT's choice for
 # BERT, and for (IA)³ that of its paper.
 ADAPTERS = {
     "lora": ("attention/query", "attention/value"),
     "dora": ("attention/query", "attention/value"),
     "ia3": ("attention/key", "attention/value", "feed_forward/output"),
+    "houlsby": (),
+    "pfeiffer": (),
+    "parallel": (),
+    "prefix": (),
 }
+_WITH_RANK = ("lora", "dora", "houlsby", "pfeiffer", "parallel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +80,20 @@ class AdapterConfig:
 
     Attributes:
         name: which of `ADAPTERS`.
-        rank: columns of the thin matrices of `lora` and `dora`.
-        alpha: their product is multiplied by `alpha` / `rank`.
+        rank: columns of the thin matrices of `lora` and `dora`; width of the bottleneck of
+            `houlsby`, `pfeiffer` and `parallel`.
+        alpha: the product of thin matrices is multiplied by `alpha` / `rank`.
         rank_stabilized: divide by √rank instead (rsLoRA, Kalajdzievski 2023).
-        targets: which of `TARGETS` it acts on, in every layer; empty: those of `ADAPTERS`.
+        num_virtual_tokens: of `prefix`, in every layer.
+        targets: which of `TARGETS` an adapter of linear maps acts on, in every layer; empty: those
+            of `ADAPTERS`.
     """
 
     name: str = "lora"
     rank: int = 8
     alpha: float = 16.0
     rank_stabilized: bool = False
+    num_virtual_tokens: int = 20
     targets: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -92,13 +101,25 @@ class AdapterConfig:
             names = ", ".join(ADAPTERS)
             raise ConfigError(f"adapter.name={self.name!r}: expected one of {names}, or nothing.")
         object.__setattr__(self, "targets", tuple(self.targets) or ADAPTERS[self.name])
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ConfigError(f"adapter.rank={self.rank!r}: expected an integer of at least 1.")
+        for name in ("rank", "num_virtual_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"adapter.{name}={value!r}: expected an integer of at least 1.")
+        if self.targets and not ADAPTERS[self.name]:
+            raise ConfigError(
+                f"adapter.targets={self.targets!r}: {self.name} has its own places in a layer; "
+                "expected none."
+            )
         if not 0 < self.alpha < math.inf:
             raise ConfigError(f"adapter.alpha={self.alpha}: expected a number above 0.")
         for target in self.targets:
             if target not in TARGETS:
                 raise ConfigError(f"adapter.targets: {target!r} is none of {', '.join(TARGETS)}.")
+
+    @property
+    def first_position(self) -> int:
+        """The position of the first token, behind virtual ones."""
+        return self.num_virtual_tokens if self.name == "prefix" else 0
 
     @property
     def scale(self) -> float:
@@ -159,7 +180,7 @@ class EncoderConfig:
     def __post_init__(self):
         if isinstance(self.adapter, dict):
             object.__setattr__(self, "adapter", AdapterConfig(**self.adapter))
-        if self.adapter is not None and self.adapter.name != "ia3":
+        if self.adapter is not None and self.adapter.name in _WITH_RANK:
             widest = min(self.hidden_size, self.intermediate_size)
             if self.adapter.rank > widest:
                 raise ConfigError(
@@ -214,6 +235,12 @@ class EncoderConfig:
     def head_size(self) -> int:
         """Features of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text: `max_position_embeddings`, less what a prefix takes."""
+        before = 0 if self.adapter is None else self.adapter.first_position
+        return self.max_position_embeddings - before
 
     @property
     def padded_vocab_size(self) -> int:

@@ -25,6 +25,7 @@ from ptft_jax.models.layers import (
     add_parameter,
     declare,
     product,
+    sublayer_adapter,
 )
 
 # Dropout sites fold a number of their own into the row keys; layer i uses 1 + i, the embeddings 0.
@@ -46,6 +47,7 @@ class Embeddings(nnx.Module):
         self.token_type_embeddings = table(config.type_vocab_size, "types")
         self.layer_norm = LayerNorm(config, rngs=rngs)
         self.dropout_rate = config.hidden_dropout_prob
+        self.first_position = 0 if config.adapter is None else config.adapter.first_position
 
     def __call__(
         self,
@@ -63,11 +65,13 @@ class Embeddings(nnx.Module):
         split = partition.batch_sharding(3)
         hidden_BTD = words.at[input_ids_BT].get(out_sharding=split)
         if position_ids_BT is None:
-            table = self.position_embeddings[...][: input_ids_BT.shape[1]]
+            first = self.first_position
+            table = self.position_embeddings[...][first : first + input_ids_BT.shape[1]]
             hidden_BTD = add_parameter(hidden_BTD, table, ("positions", "embed"))
         else:
             positions = self.position_embeddings[...]
             positions = partition.gather_table(positions, ("positions", "embed"))
+            position_ids_BT = position_ids_BT + self.first_position
             hidden_BTD += positions.at[position_ids_BT].get(out_sharding=split)
         hidden_BTD += types.at[token_type_ids_BT].get(out_sharding=split)
         return dropout(self.layer_norm(hidden_BTD), self.dropout_rate, keys_B)
@@ -82,6 +86,7 @@ class FeedForward(nnx.Module):
         self.intermediate = make("feed_forward/intermediate", "rd,df->rf", embed, mlp)
         self.output = make("feed_forward/output", "rf,fd->rd", mlp, embed, reduces_tensor=True)
         self.layer_norm = LayerNorm(config, rngs=rngs, stack=stack)
+        self.adapter = sublayer_adapter(config, "feed_forward", rngs=rngs, stack=stack)
         self.hidden_act = config.hidden_act
         self.fused = config.fused
 
@@ -117,21 +122,37 @@ class EncoderLayer(nnx.Module):
         keys_probs = fold_rows(keys_B, _ATTENTION_PROBS)
         update_BTD = self.attention(hidden_BTD, visible_BT, keys_probs, packed=packed)
         hidden_BTD, residual_BTD = self._join(
-            self.attention, update_BTD, residual_BTD, fold_rows(keys_B, _ATTENTION_OUTPUT)
+            self.attention,
+            hidden_BTD,
+            update_BTD,
+            residual_BTD,
+            fold_rows(keys_B, _ATTENTION_OUTPUT),
         )
         update_BTD = self.feed_forward(hidden_BTD)
         return self._join(
-            self.feed_forward, update_BTD, residual_BTD, fold_rows(keys_B, _FEED_FORWARD_OUTPUT)
+            self.feed_forward,
+            hidden_BTD,
+            update_BTD,
+            residual_BTD,
+            fold_rows(keys_B, _FEED_FORWARD_OUTPUT),
         )
 
     def _join(
         self,
         sublayer: SelfAttention | FeedForward,
+        inputs_BTD: jax.Array,
         update_BTD: jax.Array,
         residual_BTD: jax.Array,
         keys_B: RowKeys,
     ) -> tuple[jax.Array, jax.Array]:
         bias_D, norm = sublayer.output.bias[...], sublayer.layer_norm
+        if sublayer.adapter is not None and sublayer.adapter.joins:
+            update_BTD = dropout(
+                add_parameter(update_BTD, bias_D, ("embed",)), self.dropout_rate, keys_B
+            )
+            update_BTD = sublayer.adapter(update_BTD, inputs_BTD, residual_BTD, norm)
+            out_BTD = norm(residual_BTD + update_BTD)
+            return out_BTD, out_BTD
         return residual_norm(
             update_BTD, bias_D, residual_BTD, norm, keys_B, self.dropout_rate, self.fused
         )

@@ -141,6 +141,23 @@ def adapted(
     )
 
 
+def sublayer_adapter(
+    config: EncoderConfig, sublayer: str, *, rngs: nnx.Rngs, stack: int | None
+) -> Any:
+    """Returns the adapter of a whole sublayer, "attention" or "feed_forward"; None without one."""
+    name = None if config.adapter is None else config.adapter.name
+    if name == "prefix" and sublayer == "attention":
+        from ptft_jax.models.adapters.prefix import Prefix
+
+        return Prefix(config, rngs=rngs, stack=stack)
+    at_output = name in ("pfeiffer", "parallel") and sublayer == "feed_forward"
+    if name == "houlsby" or at_output:
+        from ptft_jax.models.adapters.bottleneck import Bottleneck
+
+        return Bottleneck(config, rngs=rngs, stack=stack)
+    return None
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last dimension, with its statistics in float32."""
 

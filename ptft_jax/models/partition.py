@@ -33,6 +33,7 @@ LOGICAL_TO_MESH: dict[str, str | None] = {
     "mlp": "tensor",
     "labels": None,
     "rank": None,
+    "virtual": None,
 }
 
 Axes = tuple[str, ...]

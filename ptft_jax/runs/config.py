@@ -215,9 +215,11 @@ def check_numbers(config: Config) -> None:
 
 def check_length(config: Config, model: EncoderConfig) -> None:
     """Raises ConfigError when the sequences are longer than the position embeddings."""
-    if config.max_seq_length > model.max_position_embeddings:
+    before = model.max_position_embeddings - model.max_tokens
+    if config.max_seq_length > model.max_tokens:
+        less = f", of which {before} are those of virtual tokens" if before else ""
         raise ConfigError(
             f"--config.max_seq_length={config.max_seq_length}: the model has "
-            f"{model.max_position_embeddings} positions (max_position_embeddings); shorten the "
-            "sequences."
+            f"{model.max_position_embeddings} positions (max_position_embeddings){less}; shorten "
+            "the sequences."
         )

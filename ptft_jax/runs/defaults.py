@@ -118,6 +118,7 @@ def finetune(kind: str = "classification") -> Config:
             "rank": adapter.rank,
             "alpha": adapter.alpha,
             "rank_stabilized": adapter.rank_stabilized,
+            "num_virtual_tokens": adapter.num_virtual_tokens,
             "targets": (),
         }
     )

@@ -129,5 +129,5 @@ def rules_in(config: Config, layers: int) -> list[Rule]:
     optimizer = config.optimizer
     trainable = config.get("trainable", "all")
     if trainable == "all" and has_adapter(config):
-        trainable = "head"
+        trainable = "norms" if config.adapter.name == "houlsby" else "head"
     return rules_of(trainable, optimizer.layer_decay, optimizer.rules, layers)

@@ -90,10 +90,6 @@ def load_starting_point(
     if is_run(path, named):
         run = open_run(path)
         params, config, tokenizer = host_params(run.params), run.model_config, run.tokenizer
-        if config.adapter is not None:
-            from ptft_jax.models.adapters.folding import folded
-
-            params, config = folded(params, config)
         source_labels = run.record.labels
         has = config.heads
     else:
@@ -103,6 +99,10 @@ def load_starting_point(
         params, config, tokenizer, info = read_hf_folder(path, heads)
         source_labels = info.id2label
         has = (*info.found, *info.dropped)
+    if config.adapter is not None:
+        from ptft_jax.models.adapters.folding import folded
+
+        params, config = folded(params, config)
     kept = {head for head in has if head in heads}
     if config.num_labels != num_labels or (labels or None) != (source_labels or None):
         kept -= {"classification", "tagging"}

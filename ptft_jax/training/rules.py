@@ -55,7 +55,9 @@ def rules_of(trainable: str, layer_decay: float, rules: Sequence[Any], layers: i
     """
     found = []
     top = _TOP.fullmatch(trainable)
-    if trainable == "head":
+    if trainable == "norms":  # Houlsby's adapters are trained with them
+        found.append(Rule("encoder/(?!.*/adapter/|layers/.*/layer_norm/).*", None))
+    elif trainable == "head":
         found.append(Rule(f"{_BASE}.*", None))
     elif trainable == "bias":
         found.append(Rule(f"{_BASE}.*(?<!/bias)", None))

@@ -12,6 +12,7 @@ import transformers
 from hf_reference import SMALL, random_batch, tensors_of, torch_inputs
 from small_encoder import write_encoder
 
+from ptft_jax.convert.adapters import prefix
 from ptft_jax.convert.bert import from_hf, to_hf
 from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.errors import ConfigError, DataError
@@ -36,6 +37,11 @@ WAYS = {
         peft.LoraConfig,
         {"r": 4, "lora_alpha": 8, "use_dora": True},
         {"rank": 4, "alpha": 8.0},
+    ),
+    "prefix": (
+        peft.PrefixTuningConfig,
+        {"num_virtual_tokens": 4},
+        {"num_virtual_tokens": 4, "targets": ()},
     ),
     "ia3": (peft.IA3Config, {"feedforward_modules": r".*\.output\.dense"}, {}),
 }
@@ -63,9 +69,8 @@ def wrapped(base, way):
     torch.manual_seed(1)
     model = transformers.BertForSequenceClassification.from_pretrained(base, num_labels=3)
     layers = r".*\.layer\.\d+\.(attention\.(self\.(query|key|value)|output\.dense)|output\.dense)"
-    model = peft.get_peft_model(
-        model, make(task_type=peft.TaskType.SEQ_CLS, target_modules=layers, **settings)
-    )
+    maps = {} if way == "prefix" else {"target_modules": layers}
+    model = peft.get_peft_model(model, make(task_type=peft.TaskType.SEQ_CLS, **maps, **settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name or "ia3_l" in name:
@@ -77,14 +82,17 @@ def ours(model, way):
     """Returns our config and parameters of a model that PEFT has wrapped."""
     targets = ("attention/query", "attention/key", "attention/value", "attention/output")
     adapter = AdapterConfig(
-        **{"name": way, **WAYS[way][2], "targets": (*targets, "feed_forward/output")}
+        **{"name": way, "targets": (*targets, "feed_forward/output"), **WAYS[way][2]}
     )
     config = EncoderConfig.from_hf(model.config.to_dict(), heads=HEADS, adapter=adapter)
     spelled = {}
     for name, tensor in tensors_of(model).items():
-        if "original_module" in name:
+        if "original_module" in name or name == "word_embeddings.weight":
             continue
-        name = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        if name.startswith("prompt_encoder"):
+            spelled |= prefix.parted(tensor, config.num_hidden_layers)
+            continue
+        name = name.removeprefix("base_model.").removeprefix("model.").replace(".base_layer", "")
         name = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
         spelled[name.replace(".default", "").replace(".modules_to_save", "")] = tensor
     return config, from_hf(spelled, config)
@@ -132,15 +140,18 @@ def test_fifty_updates_are_those_of_peft(base, tmp_path, way):
         rows |= {"labels": labels.astype(np.int32)[:, None], "weights": np.ones((5, 1), np.float32)}
         state, metrics = step(state, rows, frozen)
         assert float(metrics["loss"]) == pytest.approx(theirs.item(), rel=1e-4), update
-    whole, plain = folded(jax.device_get(rates.parts.join(state.params, frozen)), config)
+    whole = jax.device_get(rates.parts.join(state.params, frozen))
     model.save_pretrained(tmp_path / "peft")
     read, read_config, _, info = read_hf_folder(tmp_path / "peft")
-    assert (read_config, info.found) == (plain, HEADS)
-    merged = tensors_of(model.merge_and_unload())
-    for name, tensor in to_hf(whole, plain).items():
-        np.testing.assert_allclose(tensor, merged[name], atol=1e-4, err_msg=name)
-    for name, tensor in to_hf(read, plain).items():
-        np.testing.assert_allclose(tensor, merged[name], atol=1e-6, err_msg=name)
+    if way != "prefix":
+        whole, config = folded(whole, config)
+        merged = tensors_of(model.merge_and_unload())
+        for name, tensor in to_hf(read, read_config).items():
+            np.testing.assert_allclose(tensor, merged[name], atol=1e-6, err_msg=name)
+    assert (read_config, info.found) == (config, HEADS)
+    theirs = to_hf(read, config)
+    for name, tensor in to_hf(whole, config).items():
+        np.testing.assert_allclose(tensor, theirs[name], atol=1e-4, err_msg=name)
 
 
 def change(folder, **changes):

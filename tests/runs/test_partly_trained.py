@@ -204,6 +204,35 @@ def test_an_adapter_beside_a_frozen_encoder(place, tmp_path, name):
 
 
 @pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
+@pytest.mark.parametrize(("name", "arrays"), [("houlsby", 8), ("prefix", 2)])
+def test_an_adapter_of_whole_sublayers(place, tmp_path, name, arrays):
+    """It is trained on any mesh, and cannot be folded; PEFT takes what it has a form for."""
+    keys = {"adapter.name": name, "adapter.rank": 3, "adapter.num_virtual_tokens": 4}
+    meshes = {"mesh.fsdp": 2, "mesh.tensor": 2}
+    config, run_dir = config_of(place, **keys, **meshes), tmp_path / "run"
+    found = ptft_jax.finetune(config, str(place / "hf"), str(run_dir))
+    after = dict(named(open_run(run_dir).params))
+    for path, before in named(load_starting_point(str(place / "hf"), ("pooler",)).params):
+        trained = name == "houlsby" and "layers" in path and "layer_norm" in path
+        assert np.array_equal(after[path], before) != trained, path
+    assert sum("/adapter/" in path for path in after) == arrays
+    opened = ptft_jax.load_run(run_dir)
+    scored = opened.evaluate()
+    assert scored["dev"] == pytest.approx({key: found["dev"][key] for key in scored["dev"]})
+    with pytest.raises(ConfigError, match="cannot be folded into the weights"):
+        opened.export(tmp_path / "hf", merge=True)
+    if name == "prefix":
+        alone = opened.export(tmp_path / "peft", form="peft")
+        assert alone.verification.largest_difference < 1e-4
+        peft = ptft_jax.load_run(tmp_path / "peft")
+        for ours, theirs in zip(opened.predict(TEXTS[:3]), peft.predict(TEXTS[:3]), strict=True):
+            assert theirs["scores"] == pytest.approx(ours["scores"], abs=1e-5)
+        longer = config_of(place, **keys, max_seq_length=61)
+        with pytest.raises(ConfigError, match=r"64 positions .*, of which 4 are those of virtual"):
+            ptft_jax.finetune(longer, str(place / "hf"), str(tmp_path / "longer"))
+
+
+@pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
 def test_what_starts_from_an_adapter_has_it_in_its_weights(place, tmp_path):
     """Beside another model it is refused."""
     base, adapted = tmp_path / "base", config_of(place, **{"adapter.name": "lora"}, steps=2)
@@ -235,7 +264,7 @@ def test_what_starts_from_an_adapter_has_it_in_its_weights(place, tmp_path):
 
 
 ADAPTER_ERRORS = [
-    ({"adapter.name": "lore"}, "adapter.name='lore': expected one of lora, dora, ia3, or nothing"),
+    ({"adapter.name": "lore"}, "adapter.name='lore': expected one of lora, dora, ia3, "),
     ({"adapter.rank": 17}, "adapter.rank=17 is above that of the matrices .* at most 16"),
     ({"adapter.alpha": 0.0}, "adapter.alpha=0.0: expected a number above 0"),
     ({"adapter.targets": ("query",)}, "adapter.targets: 'query' is none of attention/query, "),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.convert import bert
+from ptft_jax.convert.adapters import prefix
 from ptft_jax.convert.adapters.names import WAYS, adapter_rows, module_of
 from ptft_jax.convert.folder import ADAPTER
 from ptft_jax.convert.weights import read_safetensors
@@ -26,7 +27,6 @@ from ptft_jax.models.config import TARGETS, AdapterConfig, EncoderConfig
 from ptft_jax.models.parts import sha256_of
 
 WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 _SHA256 = "base_sha256"
 # PEFT's names of what a class is for; those of other classes are found by the class.
 _TASK_TYPES = {
@@ -85,11 +85,12 @@ def adapter_files(
     """
     adapter = config.adapter
     assert adapter is not None
+    module, layers = WAYS[adapter.name], config.num_hidden_layers
     tensors = bert.to_hf(params, config)
-    own = {name for row in adapter_rows(adapter) for name in row.names(config.num_hidden_layers)}
+    own = {name for row in adapter_rows(adapter) for name in row.names(layers)}
     left = {"encoder", *(["pooler"] if base.keeps_pooler else [])}
     kept = {
-        _PREFIX + name: tensor
+        module.BEFORE + name: tensor
         for name, tensor in tensors.items()
         if bert.canonical(name) in own or bert.head_of(name, model_class) not in left
     }
@@ -98,7 +99,6 @@ def adapter_files(
     }
     saved = sorted({"pooler" if name == "dense" else name for name in modules})
     targets = "|".join(re.escape(module_of(target)) for target in adapter.targets)
-    module = WAYS[adapter.name]
     content = {
         "peft_type": module.PEFT_TYPE,
         "task_type": _TASK_TYPES.get(model_class),
@@ -107,13 +107,16 @@ def adapter_files(
             "parent_library": "transformers.models.bert.modeling_bert",
         },
         "base_model_name_or_path": base.name,
-        "target_modules": rf".*\.layer\.\d+\.({targets})",
         "modules_to_save": saved or None,
         "inference_mode": True,
-        **module.settings(adapter),
+        **module.settings(config, rf".*\.layer\.\d+\.({targets})"),
     }
     if content["task_type"]:
         del content["auto_mapping"]
+    if adapter.name == "prefix":
+        values = {bert.canonical(name): tensor for name, tensor in tensors.items()}
+        kept = {name: one for name, one in kept.items() if ".prefix." not in name}
+        kept[prefix.TENSOR] = prefix.joined(values, layers)
     notes = {"format": "pt"} | ({_SHA256: base.sha256} if base.sha256 else {})
     return content, kept, notes
 
@@ -151,16 +154,24 @@ def read_adapter(path: Path) -> ReadAdapter:
             "that the adapter was trained on. Bring it there, or write into the file where it is."
         )
     found, notes = read_safetensors(path / WEIGHTS)
-    strange = [key for key in found if not key.startswith(_PREFIX)]
-    if strange or not found:
-        raise DataError(f"{path / WEIGHTS}: expected tensors called {_PREFIX}…, not {strange[:1]}.")
-    tensors = {key.removeprefix(_PREFIX): tensor for key, tensor in found.items()}
+    virtual = found.pop(prefix.TENSOR, None) if module is prefix else None
+    strange = [key for key in found if not key.startswith(module.BEFORE)]
+    if strange or not (found or virtual is not None):
+        raise DataError(
+            f"{path / WEIGHTS}: expected tensors called {module.BEFORE}…, not {strange[:1]}."
+        )
+    tensors = {key.removeprefix(module.BEFORE): tensor for key, tensor in found.items()}
+    if module is prefix:
+        layers = content.get("num_layers")
+        if virtual is None or virtual.ndim != 2 or not layers or virtual.shape[1] % (2 * layers):
+            raise DataError(f"{path / WEIGHTS}: expected {prefix.TENSOR} of {layers} layers.")
+        tensors |= prefix.parted(virtual, layers)
     targets = tuple(
         target
         for target in TARGETS
         if any(f".{module_of(target)}." in _place(key) for key in tensors)
     )
-    if not targets:
+    if not targets and module is not prefix:
         raise DataError(f"{path / WEIGHTS}: no adapter of a linear map of the encoder's layers.")
     try:
         adapter = AdapterConfig(**module.read_settings(content), targets=targets)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.convert.bert import Row
-from ptft_jax.models.config import AdapterConfig
+from ptft_jax.models.config import EncoderConfig
 
 PEFT_TYPE = "IA3"
+BEFORE = "base_model.model."
 ONLY: dict[str, tuple[Any, ...]] = {"fan_in_fan_out": (False, None)}
 
 
@@ -19,10 +20,10 @@ def rows(ours: str, module: str, inputs: str, outputs: str, name: str) -> list[R
     return [Row(f"{ours}.scale", f"L{axes}", f"{module}.ia3_l", named)]
 
 
-def settings(adapter: AdapterConfig) -> dict[str, Any]:
+def settings(config: EncoderConfig, targets: str) -> dict[str, Any]:
     """Returns the keys of `adapter_config.json` that are (IA)³'s own."""
     # Of these maps what goes in is scaled.
-    return {"feedforward_modules": r".*\.output\.dense"}
+    return {"target_modules": targets, "feedforward_modules": r".*\.output\.dense"}
 
 
 def read_settings(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.convert.bert import Row
-from ptft_jax.models.config import AdapterConfig
+from ptft_jax.models.config import EncoderConfig
 
 PEFT_TYPE = "LORA"
+# What its files put before the names of the model's tensors.
+BEFORE = "base_model.model."
 # Settings of PEFT that change what is computed, with the only values that are read.
 ONLY: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
@@ -38,10 +40,13 @@ def rows(ours: str, module: str, inputs: str, outputs: str, name: str) -> list[R
     return found
 
 
-def settings(adapter: AdapterConfig) -> dict[str, Any]:
-    """Returns the keys of `adapter_config.json` that are LoRA's own."""
+def settings(config: EncoderConfig, targets: str) -> dict[str, Any]:
+    """Returns the keys of `adapter_config.json` that are LoRA's own; `targets` matches modules."""
+    adapter = config.adapter
+    assert adapter is not None
     whole = float(adapter.alpha).is_integer()
     return {
+        "target_modules": targets,
         "r": adapter.rank,
         "lora_alpha": int(adapter.alpha) if whole else adapter.alpha,
         "lora_dropout": 0.0,

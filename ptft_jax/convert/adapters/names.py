@@ -2,17 +2,19 @@
 
 from typing import Any
 
-from ptft_jax.convert.adapters import ia3, lora
+from ptft_jax.convert.adapters import ia3, lora, prefix
 from ptft_jax.convert.bert import TABLE, Row
 from ptft_jax.models.config import AdapterConfig
 
 # The modules that know PEFT's form of an adapter, by our name of it.
-WAYS: dict[str, Any] = {"lora": lora, "dora": lora, "ia3": ia3}
+WAYS: dict[str, Any] = {"lora": lora, "dora": lora, "ia3": ia3, "prefix": prefix}
 
 
 def adapter_rows(adapter: AdapterConfig) -> list[Row]:
     """Returns the correspondence of an adapter's parameters, as `convert.bert.TABLE` has others."""
     rows = WAYS[adapter.name].rows
+    if not adapter.targets:
+        return rows()
     return [row for target in adapter.targets for row in rows(*_map(target), adapter.name)]
 
 

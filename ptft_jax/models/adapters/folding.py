@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.errors import ConfigError
 from ptft_jax.models.adapters.linear import adapter_class
 from ptft_jax.models.build import Params
-from ptft_jax.models.config import TARGETS, EncoderConfig
+from ptft_jax.models.config import ADAPTERS, TARGETS, EncoderConfig
 
 
 def folded(params: Params, config: EncoderConfig) -> tuple[Params, EncoderConfig]:
@@ -16,10 +17,18 @@ def folded(params: Params, config: EncoderConfig) -> tuple[Params, EncoderConfig
     Args:
         params: on the host; without adapters they are returned as they are.
         config: of the model.
+
+    Raises:
+        ConfigError: an adapter that no kernel can stand for.
     """
     adapter = config.adapter
     if adapter is None:
         return params, config
+    if not ADAPTERS[adapter.name]:
+        raise ConfigError(
+            f"adapters of the kind {adapter.name} cannot be folded into the weights, as no linear "
+            "map computes the same: expected one of linear maps, like lora, or the model without."
+        )
     fold = adapter_class(adapter.name).folded
 
     def plain(linear: Params, target: str) -> Params:
@@ -41,7 +50,7 @@ def with_initial(params: Params, config: EncoderConfig) -> Params:
         config: of the model that is to be trained.
     """
     adapter = config.adapter
-    if adapter is None:
+    if adapter is None or not adapter.targets:
         return params
     initial = adapter_class(adapter.name).initial
 

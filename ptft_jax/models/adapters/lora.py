@@ -40,19 +40,10 @@ class LowRank(LinearAdapter):
         self.equations = f"{rows},{summed}k->rk", f"rk,k{produced[1:]}->{produced}"
         self.axes = (*inputs, "rank"), ("rank", *outputs)
         self.scale, self.dtype = config.adapter.scale, jnp.dtype(config.dtype)
-        # PEFT's kaiming_uniform_(a=√5) of a matrix [rank, inputs].
-        bound = 1 / math.sqrt(math.prod(inputs.values()))
-
-        def uniform(key: Any, shape: Any, dtype: Any = jnp.float32, **_: Any) -> jax.Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        zeros, init, rank = (
-            jax.nn.initializers.zeros,
-            cast(Initializer, uniform),
-            (config.adapter.rank,),
-        )
-        self.a = declare(rngs, (*inputs.values(), *rank), self.axes[0], init, stack)
-        self.b = declare(rngs, (*rank, *outputs.values()), self.axes[1], zeros, stack)
+        zeros, rank = jax.nn.initializers.zeros, config.adapter.rank
+        init = kaiming(math.prod(inputs.values()))
+        self.a = declare(rngs, (*inputs.values(), rank), self.axes[0], init, stack)
+        self.b = declare(rngs, (rank, *outputs.values()), self.axes[1], zeros, stack)
 
     def after(self, rows: jax.Array, y: jax.Array, linear: Linear) -> jax.Array:
         (down, up), (first, second) = self.equations, self.axes
@@ -72,3 +63,13 @@ class LowRank(LinearAdapter):
         layers, rank = len(a), a.shape[-1]
         change = config.scale * (a.reshape(layers, -1, rank) @ b.reshape(layers, rank, -1))
         return (kernel + change.reshape(kernel.shape)).astype(np.float32), bias
+
+
+def kaiming(inputs: int) -> Initializer:
+    """Returns PyTorch's `kaiming_uniform_(a=√5)` of a map from so many features, as PEFT has it."""
+    bound = 1 / math.sqrt(inputs)
+
+    def uniform(key: Any, shape: Any, dtype: Any = jnp.float32, **_: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return cast(Initializer, uniform)

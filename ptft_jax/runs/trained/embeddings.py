@@ -171,5 +171,5 @@ def _sentence_limits(run: TrainedRun) -> tuple[int, bool]:
     limit = content.get("max_seq_length")
     if limit is not None and type(limit) is not int:
         raise DataError(f"{file}: max_seq_length={limit!r}: expected a whole number.")
-    positions = run.model_config.max_position_embeddings
+    positions = run.model_config.max_tokens
     return min(limit or positions, positions), content.get("do_lower_case") is True

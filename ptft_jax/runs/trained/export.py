@@ -128,6 +128,11 @@ def _base(opened: TrainedRun, form: str, merge: bool, base_model: str | None) ->
                 "has none: leave it out."
             )
         return None
+    if adapter.name in ("houlsby", "pfeiffer", "parallel"):
+        raise ConfigError(
+            f"adapters of the kind {adapter.name} have no form in PEFT and cannot be folded into "
+            "the weights: predict, evaluate and embed with the run itself."
+        )
     if (form == "peft") == merge:
         raise ConfigError(
             f"this run has trained an adapter ({adapter.name}): expected either --format=peft, for "

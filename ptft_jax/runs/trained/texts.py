@@ -63,7 +63,7 @@ def checked(
 
 def limit_of(run: TrainedRun) -> int:
     """Returns how many tokens a text may have: those of training, else the model's positions."""
-    return run.config.get("max_seq_length", run.model_config.max_position_embeddings)
+    return run.config.get("max_seq_length", run.model_config.max_tokens)
 
 
 def in_blocks[T](
