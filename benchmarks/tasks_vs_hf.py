@@ -130,12 +130,14 @@ def default_model(parser: argparse.ArgumentParser) -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def cut(task: str, source: Path, target: Path) -> None:
+def cut(task: str, source: Path, target: Path, train: int | None = None) -> None:
     """Writes so many training and dev examples of a task as `TASKS` says, chosen by chance.
 
-    Where there is one labelled file only, both are cut from it.
+    Where there is one labelled file only, both are cut from it. `train` is another number of
+    training examples.
     """
-    _, folder, train, dev, _, _ = TASKS[task]
+    _, folder, usual, dev, _, _ = TASKS[task]
+    train = train or usual
     place = target / folder
     if place.exists():
         return

