@@ -166,8 +166,8 @@ def make_optimizer(
     learn; None: all do from the start. Before, its gradient counts for nothing: not in the norm
     that is clipped, nor in the moments, and neither decay nor anything else changes it. From there
     on Adam corrects its moments by its own number of updates, not by that of the run, as torch does
-    where a parameter had no gradient before: with the run's, whose correction has ended, the first
-    twenty updates of a layer would be up to six times as long as they are at the start of a run.
+    where a parameter had no gradient before: with the run's, whose correction has ended, a layer's
+    first twenty updates would be three to six times as long as they are at the start of a run.
     """
     if isinstance(schedule, ScheduleConfig):
         schedule = make_schedule(schedule, optimizer.learning_rate, steps)
