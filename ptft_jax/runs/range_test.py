@@ -21,7 +21,7 @@ from ptft_jax.runs.config import Config, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model, remedies
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.starting_point import trainable_of
-from ptft_jax.runs.train import checked_mesh, checked_model
+from ptft_jax.runs.train import checked_mesh
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.memory import fitting
 from ptft_jax.training.mesh import process_rows, put_batch, put_params
@@ -94,7 +94,7 @@ def find_rates(
     kind = kind_of(command, config)
     start = kind.starting_point(init_from, None)
     phase, tokenizer = kind.phases[0], start.tokenizer
-    model, objective = checked_model(start.config, kind), kind.objective(start.config)
+    model, objective = kind.model(start.config), kind.objective(start.config)
     mesh = checked_mesh(config, model, kind.phases)
     examples = kind.examples(phase, tokenizer, mesh)
     trainable = trainable_of(config, model, start.params, start.source or init_from, None)

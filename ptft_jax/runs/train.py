@@ -17,10 +17,9 @@ from ptft_jax.data.batches import Batches
 from ptft_jax.data.hub import unmoved
 from ptft_jax.data.progress import duration
 from ptft_jax.errors import ConfigError
-from ptft_jax.models.build import Model, build_model
-from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.build import Model
 from ptft_jax.models.dropout import RANDOMNESS
-from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
+from ptft_jax.runs.config import Config, check_complete, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import (
     describe_backends,
@@ -31,7 +30,7 @@ from ptft_jax.runs.describe import (
 )
 from ptft_jax.runs.endings import Patience, ended_before, share
 from ptft_jax.runs.folder import RunFolder
-from ptft_jax.runs.kinds.kind import Kind, kind_of
+from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
 from ptft_jax.runs.phases import PhaseConfig, check_borders
 from ptft_jax.runs.record import RunRecord
@@ -189,7 +188,7 @@ def train(
             f"--profile={profile[0]}:{profile[1]}: the run ends after {steps} updates; expected "
             f"STOP to be {steps} at most."
         )
-    model, objective = checked_model(start.config, kind), kind.objective(start.config)
+    model, objective = kind.model(start.config), kind.objective(start.config)
     mesh = checked_mesh(config, model, phases)
     examples = [kind.examples(phase, tokenizer, mesh) for phase in phases]
     scored = [kind.scored(phase, tokenizer) for phase in phases]
@@ -380,22 +379,6 @@ def train(
             report.say(f"warning: {failed}")
     job.heartbeat.end(0)
     return results
-
-
-def checked_model(config: EncoderConfig, kind: Kind) -> Model:
-    """Returns the model of a config after checking that it can take the texts of a run.
-
-    Raises:
-        ConfigError: they are too long for it, or pairs where it has a single token type.
-    """
-    for phase in kind.phases:
-        check_length(phase.config, config)
-    if kind.pairs and config.type_vocab_size < 2:
-        raise ConfigError(
-            f"this model has type_vocab_size={config.type_vocab_size}: pairs of texts need "
-            "two token types. Expected single texts, or a model with two."
-        )
-    return build_model(config)
 
 
 def checked_mesh(config: Config, model: Model, phases: list[PhaseConfig]) -> Mesh:
