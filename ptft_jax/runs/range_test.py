@@ -205,8 +205,9 @@ def picture(found: RangeTest) -> str:
     ):
         axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
     axes.set_xscale("log")
-    low, high = found.smoothed.min(), found.smoothed[:-_LEFT_OUT].max()
-    axes.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
+    # What diverges would leave the fall no room.
+    low, high = found.losses.min(), found.smoothed[0]
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
     axes.set_title("upper bounds, not the best rate", fontsize="medium")
