@@ -22,6 +22,7 @@ COMMANDS = {
     "pretrain": "MLM + NSP pretraining",
     "finetune": "fine-tuning on GLUE or on your own table",
     "sweep": "grid or random search over the settings of trainings",
+    "lr_find": "up to which learning rate a training is stable",
     "plan": "memory, traffic, time and cost of pretraining on machines that are not at hand",
     "bench train": "updates a second here, and beside PyTorch",
     "bench attention": "attention alone, by each backend",
@@ -53,6 +54,7 @@ _MODULES = {
     "pretrain": "train.pretrain",
     "finetune": "train.finetune",
     "sweep": "train.sweep",
+    "lr_find": "train.lr_find",
     "plan": "look.plan",
     "bench train": "look.bench:Train",
     "bench attention": "look.bench:Attention",
@@ -83,6 +85,8 @@ _CONFIG_OF = {
     "bench input": "pretrain",
 }
 _CONFIG_OPTIONAL = ("check",)
+# Commands for a config of `ptft finetune` or of `ptft pretrain`.
+_CONFIG_OF_EITHER = ("sweep", "lr_find")
 _PRINT_CONFIG = "--print_config"
 # Commands that go on where they were when they are started again.
 _RESTARTABLE = ("pretrain", "finetune", "sweep", "evaluate")
@@ -150,7 +154,11 @@ def _run(arguments: list[str]) -> int:
     from ptft_jax.commands.parsing import parse
     from ptft_jax.runs.defaults import WITH_CONFIG
 
-    taken = module.command_for(rest) if name == "sweep" else _CONFIG_OF.get(name, name)
+    taken = _CONFIG_OF.get(name, name)
+    if name in _CONFIG_OF_EITHER:
+        from ptft_jax.commands.train.flags import command_for
+
+        taken = command_for(rest)
     taken = taken if taken in WITH_CONFIG else None
     if wants_help:
         from ptft_jax.commands import help
@@ -162,7 +170,7 @@ def _run(arguments: list[str]) -> int:
     prints = taken is not None and _PRINT_CONFIG in rest
     if prints:
         rest.remove(_PRINT_CONFIG)
-    if name in ("finetune", "sweep"):
+    if name == "finetune" or name in _CONFIG_OF_EITHER:
         from ptft_jax.commands.train import many
 
         several = many if name == "finetune" else module

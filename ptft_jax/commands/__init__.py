@@ -1,6 +1,6 @@
 """What a person types: flags, one call of what is below, the screen.
 
-train/     pretrain, finetune (one run or a table), sweep, evaluate, and the flags they share
+train/     pretrain, finetune (one run or a table), sweep, lr_find, evaluate, flags they share
 use/       predict, embed, export, import, demo
 data/      prepare, check, inspect, stats
 look/      status, checkpoints, plan, bench

@@ -14,7 +14,8 @@ _OPTIMIZER = {
     "optimizer.max_grad_norm": "bound of the gradient's global norm; 0 switches clipping off",
     "optimizer.layer_decay": "factor of the rate from each layer to the one below it; 1 none",
     "optimizer.rules": "pairs of a pattern of parameters and None (frozen) or a factor of the rate",
-    "schedule.name": "linear, cosine or constant, after a linear warm-up from 0",
+    "schedule.name": "linear, cosine or constant, after a linear warm-up from 0; one_cycle: up "
+    "from a 25th of the peak and down, each along a cosine",
     "schedule.warmup_steps": "warm-up in updates",
     "schedule.warmup_ratio": "warm-up as a share of the updates; 0 if `warmup_steps` is set",
     "schedule.end_learning_rate_ratio": "last rate as a share of the peak",
@@ -135,6 +136,8 @@ KEYS: Mapping[str, Group] = {
             "adapter.num_virtual_tokens": "keys and values of prefix, in each layer",
             "adapter.targets": "maps of each layer that it acts on, like attention/query; empty: "
             "the usual ones",
+            "unfreeze": "share of the run by which all layers are trained, one after another from "
+            "the head down; 0 all from the start",
             "packing": "training examples share rows",
             "length_buckets": "lengths of the rows where examples do not share them",
             "seed": "decides a new head, dropout and the order of the examples",

@@ -7,6 +7,7 @@ starting_point   what it starts from;  partly_trained  what of it stays as it is
 endings     at its last update, or before
 kinds       what pretraining and fine-tuning have of their own
 train       THE page: config → data → model → state → loop → results
+range_test  up to which learning rate it is stable
 lock        one job at a time in a run;  describe  models and meshes in words
 trained     a trained model asked, scored and exported
 report      a page on the scores of a fine-tuned run

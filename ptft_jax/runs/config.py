@@ -201,6 +201,10 @@ def check_numbers(config: Config) -> None:
             raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
     if config.get("epochs") is not None and not config.steps and not 0 < config.epochs < math.inf:
         raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
+    if not 0 <= config.get("unfreeze", 0.0) < 1:
+        raise ConfigError(
+            f"--config.unfreeze={config.unfreeze}: expected a share of the run, from 0 and below 1."
+        )
     if not 0 <= config.get("label_smoothing", 0.0) <= 1:
         raise ConfigError(
             f"--config.label_smoothing={config.label_smoothing}: expected a share from 0 to 1."

@@ -122,6 +122,7 @@ def finetune(kind: str = "classification") -> Config:
             "targets": (),
         }
     )
+    config.unfreeze = 0.0  # share of the run by which the last layer is unfrozen; 0: none is frozen
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

@@ -66,8 +66,9 @@ class PartlyTrained(Trainable):
             )
         fresh = {path for path, _ in named(model.abstract())} - {path for path, _ in named(params)}
         rules = rules_in(config, model.config.num_hidden_layers)
-        self.rates = Rates(model, rules, frozenset(fresh))
-        self.factors = self.rates.factors
+        self._unfreeze = config.get("unfreeze", 0.0)
+        self.rates = Rates(model, rules, frozenset(fresh), self._unfreeze)
+        self.factors, self.opens = self.rates.factors, self.rates.opens
         self._all_axes = self.axes
         self._frozen = self.rates.parts.frozen(params)
         if self._frozen:
@@ -81,11 +82,16 @@ class PartlyTrained(Trainable):
             )
 
     def facts(self) -> dict[str, str]:
+        found = {}
+        if self._unfreeze:
+            found["unfrozen"] = (
+                f"from the head down, all of it after {self._unfreeze:.0%} of the updates"
+            )
         if not self._frozen:
-            return {}
+            return found
         trained, all_of = self.rates.trained_parameters, self.rates.all_parameters
         share = f"{trained:,} of {all_of:,} parameters ({100 * trained / all_of:.2g} %)"
-        return {"trained": f"{share}; the others stay as they are at the start"}
+        return {"trained": f"{share}; the others stay as they are at the start", **found}
 
     def of(self, params: Params) -> Params:
         return params if self.parts is None else self.parts.trained(params)

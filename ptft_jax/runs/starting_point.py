@@ -131,12 +131,14 @@ class Trainable:
     Attributes:
         parts: the trained and the frozen part; None where all is trained.
         factors: what the rate of each trained parameter is multiplied by; None: 1.
+        opens: after which share of the run each begins to learn; None: at its start.
         axes: the logical axes of the trained parameters.
         sha256: of the frozen parameters; None where there are none.
     """
 
     parts: "Parts | None" = None
     factors: Params | None = None
+    opens: Params | None = None
     sha256: str | None = None
 
     def __init__(self, model: Model):
@@ -173,10 +175,10 @@ def trainable_of(
 
 
 def has_rules(config: Config) -> bool:
-    """Says whether not all parameters are trained at one rate."""
+    """Says whether not all parameters are trained at one rate from the start."""
     optimizer = config.optimizer
     partly = config.get("trainable", "all") != "all" or has_adapter(config)
-    return partly or bool(optimizer.rules or optimizer.layer_decay != 1)
+    return partly or bool(optimizer.rules or optimizer.layer_decay != 1 or config.get("unfreeze"))
 
 
 def has_adapter(config: Config) -> bool:

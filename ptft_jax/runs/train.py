@@ -17,9 +17,9 @@ from ptft_jax.data.batches import Batches
 from ptft_jax.data.hub import unmoved
 from ptft_jax.data.progress import duration
 from ptft_jax.errors import ConfigError
-from ptft_jax.models.build import Model, build_model
+from ptft_jax.models.build import Model
 from ptft_jax.models.dropout import RANDOMNESS
-from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
+from ptft_jax.runs.config import Config, check_complete, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import (
     describe_backends,
@@ -188,14 +188,7 @@ def train(
             f"--profile={profile[0]}:{profile[1]}: the run ends after {steps} updates; expected "
             f"STOP to be {steps} at most."
         )
-    model, objective = build_model(start.config), kind.objective(start.config)
-    for phase in phases:
-        check_length(phase.config, model.config)
-    if kind.pairs and model.config.type_vocab_size < 2:
-        raise ConfigError(
-            f"this model has type_vocab_size={model.config.type_vocab_size}: pairs of texts need "
-            "two token types. Expected single texts, or a model with two."
-        )
+    model, objective = kind.model(start.config), kind.objective(start.config)
     mesh = checked_mesh(config, model, phases)
     examples = [kind.examples(phase, tokenizer, mesh) for phase in phases]
     scored = [kind.scored(phase, tokenizer) for phase in phases]
@@ -208,6 +201,7 @@ def train(
         steps,
         trainable.axes,
         trainable.factors,
+        trainable.opens,
     )
     record = RunRecord(
         command=command,

@@ -13,12 +13,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ptft_jax.errors import ConfigError
 
 # Maps the number of updates made so far (int or int32 scalar) to a float32 scalar.
 Schedule = Callable[[Any], jax.Array]
+
+# What the rate of one cycle starts at, as a part of its peak (Smith & Topin 2018, fastai, torch).
+_CYCLE_STARTS_AT = 1 / 25
 
 # First logical axis of a parameter whose layers are stacked into one array.
 LAYERS_AXIS = "layers"
@@ -62,6 +66,9 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The course of the learning rate: a linear warm-up from 0, then `name`.
 
+    'one_cycle' (Smith & Topin 2018) rises from a 25th of the peak along a cosine, and falls along
+    another; fastai's has a `warmup_ratio` of 0.25 and an `end_learning_rate_ratio` of 1e-5.
+
     The warm-up is given in updates (`warmup_steps`) or as a share of all updates in [0, 1]
     (`warmup_ratio`, rounded up as the HF Trainer does); only one of the two may be non-zero.
     `end_learning_rate_ratio` is the last rate as a share of the peak, in [0, 1]; 'constant' ignores
@@ -96,7 +103,8 @@ def make_schedule(schedule: ScheduleConfig, learning_rate: float, steps: int) ->
     With a warm-up of W updates the rate at 0 is 0 (the first update changes nothing but the
     moments), at W it is `learning_rate`, and at `steps` it is `end_learning_rate_ratio *
     learning_rate`, where it stays. With an end ratio of 0 these are the values of HF's
-    `get_linear_schedule_with_warmup`, `…cosine…` and `…constant…`.
+    `get_linear_schedule_with_warmup`, `…cosine…` and `…constant…`. Those of 'one_cycle' are
+    torch's `OneCycleLR` of `steps + 1` updates, which counts both ends.
 
     Raises ConfigError when `steps` is not positive or the warm-up is longer than the run.
     """
@@ -112,6 +120,9 @@ def make_schedule(schedule: ScheduleConfig, learning_rate: float, steps: int) ->
     rate = _DECAYS[schedule.name](learning_rate, decay_steps, schedule.end_learning_rate_ratio)
     if warmup_steps:
         warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+        if schedule.name == "one_cycle":
+            start = _CYCLE_STARTS_AT * learning_rate
+            warmup = optax.cosine_decay_schedule(start, warmup_steps, alpha=1 / _CYCLE_STARTS_AT)
         rate = optax.join_schedules([warmup, rate], [warmup_steps])
     return lambda count: jnp.asarray(rate(count), jnp.float32)
 
@@ -129,10 +140,11 @@ def decay_mask(tree: Any) -> Any:
 
 def make_optimizer(
     optimizer: OptimizerConfig,
-    schedule: ScheduleConfig,
+    schedule: ScheduleConfig | Schedule,
     steps: int,
     axes: Any,
     factors: Any | None = None,
+    opens: Any | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Return the gradient transformation of a run of `steps` updates, and its schedule.
 
@@ -146,21 +158,75 @@ def make_optimizer(
     parameters excluded from decay also excluded from the layer adaptation, as in the authors'
     `lamb_optimizer.py`.
 
+    `schedule` may be the rate itself, as a function of the number of updates made.
+
     `factors` is a tree of what the rate of each parameter is multiplied by, which broadcasts with
     it; None: 1.
+
+    `opens` is such a tree of the shares of the run, below 1, after which each parameter begins to
+    learn; None: all do from the start. Before, its gradient counts for nothing: not in the norm
+    that is clipped, nor in the moments, and neither decay nor anything else changes it. From there
+    on Adam corrects its moments by its own number of updates, not by that of the run, as torch does
+    where a parameter had no gradient before: with the run's, whose correction has ended, a layer's
+    first twenty updates would be three to six times as long as they are at the start of a run.
     """
-    rate = make_schedule(schedule, optimizer.learning_rate, steps)
+    if isinstance(schedule, ScheduleConfig):
+        schedule = make_schedule(schedule, optimizer.learning_rate, steps)
     mask = decay_mask(axes)
     clip = optimizer.max_grad_norm
+    adam = optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps)
+    gate = []
+    if opens is not None:
+        # 0.6 * 2 / 3 of 10 updates are 4, whatever floats make of it.
+        at = jax.tree.map(lambda share: np.int32(np.floor(share * steps + 1e-6)), opens)
+        adam, gate = _adam_from(adam, at), [_closed_before(at)]
     transforms = [
+        *gate,
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
-        optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
+        adam,
         optax.add_decayed_weights(optimizer.weight_decay, mask=mask),
         *_ADAPTATIONS[optimizer.name](axes, mask),
-        optax.scale_by_learning_rate(rate),
+        optax.scale_by_learning_rate(schedule),
         *([] if factors is None else [optax.stateless(partial(_scale, factors))]),
+        *gate,
     ]
-    return optax.chain(*transforms), rate
+    return optax.chain(*transforms), schedule
+
+
+def _closed_before(at: Any) -> optax.GradientTransformation:
+    """Returns zeros for a parameter until so many updates are made, then what comes in."""
+
+    def init_fn(params):
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update_fn(updates, state, params=None):
+        del params
+        count = state.count
+        updates = jax.tree.map(lambda at, update: (count >= at) * update, at, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(count))
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _adam_from(adam: optax.GradientTransformation, at: Any) -> optax.GradientTransformation:
+    """Returns Adam whose bias correction counts the updates of each layer from `at` on."""
+
+    def update_fn(updates, state, params=None):
+        del params
+
+        def update_leaf(at, update, mu, nu):
+            made = jnp.maximum(state.count - at, 0)
+            return adam.update(update, optax.ScaleByAdamState(made, mu, nu))
+
+        both = jax.tree.map(update_leaf, at, updates, state.mu, state.nu)
+        updates, mu, nu = (
+            jax.tree.map(part, both, is_leaf=lambda node: isinstance(node, tuple))
+            for part in (lambda one: one[0], lambda one: one[1].mu, lambda one: one[1].nu)
+        )
+        return updates, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
+
+    return optax.GradientTransformation(adam.init, update_fn)
 
 
 def _scale(factors: Any, updates: Any, params: Any) -> Any:
@@ -201,6 +267,7 @@ _DECAYS: Mapping[str, Callable[[float, int, float], optax.Schedule]] = {
     "linear": lambda peak, steps, end: optax.linear_schedule(peak, end * peak, steps),
     "cosine": lambda peak, steps, end: optax.cosine_decay_schedule(peak, steps, alpha=end),
     "constant": lambda peak, steps, end: optax.constant_schedule(peak),
+    "one_cycle": lambda peak, steps, end: optax.cosine_decay_schedule(peak, steps, alpha=end),
 }
 
 

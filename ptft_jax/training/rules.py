@@ -106,22 +106,37 @@ class Rates:
         parts: the trained and the frozen part.
         factors: of each trained parameter the factor of its learning rate, float32, a scalar or one
             for each of its layers, [L, 1, …].
+        opens: in the same form, after which share of the run it begins to learn; None: all begin
+            at its start.
     """
 
-    def __init__(self, model: Model, rules: Sequence[Rule], fresh: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        model: Model,
+        rules: Sequence[Rule],
+        fresh: frozenset[str] = frozenset(),
+        unfreeze: float = 0.0,
+    ):
         """Applies the rules that match, in their order: factors multiply, None freezes.
 
-        `fresh`: paths of parameters that come from the seed, which are trained whatever the rules
-        say: nothing would be learned through them.
+        Args:
+            model: the model.
+            rules: the rules.
+            fresh: paths of parameters that come from the seed, which are trained whatever the
+                rules say: nothing would be learned through them.
+            unfreeze: the share of the run, below 1, by which all that is trained has begun to
+                learn: first pooler and heads, then, in equal steps, each layer below, at last the
+                embeddings (Howard & Ruder 2018, ULMFiT).
 
         Raises:
-            ConfigError: a rule matches nothing, all is frozen, or frozen layers lie above trained
-                ones of the same parameter.
+            ConfigError: a rule matches nothing, all is frozen, frozen layers lie above trained
+                ones of the same parameter, or there is no layer to unfreeze.
         """
         layers = model.config.num_hidden_layers
         unused = list(rules)
         shares: dict[str, Share] = {}
         self._all: dict[str, np.ndarray] = {}
+        depths: dict[str, np.ndarray] = {}
         for path, axes in named(model.axes()):
             stacked = axes[:1] == ("layers",)
             depth = np.arange(layers, 0, -1.0) if stacked else np.array([0.0])
@@ -147,6 +162,7 @@ class Rates:
                     "ones to be the first: a gradient has to come down to the trained ones"
                 )
             shares[path], self._all[path] = Share(trained, len(depth)), rates
+            depths[path] = depth
         if unused:
             known = "; ".join(list(shares)[:6])
             raise ConfigError(
@@ -156,9 +172,26 @@ class Rates:
             raise ConfigError("the rules freeze all parameters: there is nothing to train")
         self.parts = Parts(model, _nested(shares))
         self._shapes = dict(named(model.abstract()))
-        self.factors = jax.tree.map(
-            lambda rates, shape: rates.astype(np.float32).reshape(-1, *[1] * (shape.ndim - 1)),
-            self.parts.trained(_nested(self._all)),
+        self.factors = jax.tree.map(np.float32, self._beside(self._all))
+        self.opens: Params | None = None
+        if unfreeze:
+            deepest = max(
+                np.max(depths[path][rates > 0], initial=0) for path, rates in self._all.items()
+            )
+            if not deepest:
+                raise ConfigError(
+                    f"unfreeze={unfreeze}: no layer below the heads is trained; expected 0, or "
+                    "another `trainable`"
+                )
+            self.opens = self._beside(
+                {path: unfreeze * depth / deepest for path, depth in depths.items()}
+            )
+
+    def _beside(self, values: Mapping[str, np.ndarray]) -> Params:
+        """Returns values of each layer by path as a tree that broadcasts with what is trained."""
+        return jax.tree.map(
+            lambda layers, shape: layers.reshape(-1, *[1] * (shape.ndim - 1)),
+            self.parts.trained(_nested(values)),
             self.parts.abstract(),
         )
 

@@ -78,7 +78,14 @@ CASES = [
     ({"trainable": "head"}, of_head),
     ({"trainable": "top1"}, of_top),
     ({"trainable": "bias", "mesh.fsdp": 2}, of_bias),
-    ({"optimizer.rules": (("encoder/embeddings/.*", None), ("heads/.*", 2.0))}, of_rules),
+    (
+        {
+            "optimizer.rules": (("encoder/embeddings/.*", None), ("heads/.*", 2.0)),
+            "mesh.fsdp": 2,
+            "unfreeze": 0.5,
+        },
+        of_rules,
+    ),
 ]
 
 
@@ -99,8 +106,11 @@ def test_what_is_frozen_stays(place, tmp_path, changes, frozen):
 
 @pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
 def test_a_run_on_a_part_goes_on_and_is_exported(place, tmp_path):
-    """To the same losses after a kill; its scores and its Hugging Face folder are of the whole."""
-    config, run_dir = config_of(place, trainable="top1"), tmp_path / "run"
+    """To the same losses after a kill; its scores and its Hugging Face folder are of the whole.
+
+    The layer is unfrozen after two of six updates, and its count goes on from the third.
+    """
+    config, run_dir = config_of(place, trainable="top1", unfreeze=0.4), tmp_path / "run"
     found = ptft_jax.finetune(config, str(place / "hf"), str(run_dir))
     whole_losses = losses(run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "6")
@@ -137,6 +147,8 @@ def test_a_base_that_is_gone_or_changed_is_refused(place, tmp_path):
     [
         ({"trainable": "top3"}, "trainable='top3': expected all, head, bias or topK with K from 1"),
         ({"optimizer.layer_decay": 0.0}, "layer_decay=0.0: expected more than 0"),
+        ({"unfreeze": 1.0}, "unfreeze=1.0: expected a share of the run, from 0 and below 1"),
+        ({"trainable": "head", "unfreeze": 0.5}, "no layer below the heads is trained"),
         ({"optimizer.rules": (("encoder/nothing", None),)}, "'encoder/nothing' matches no param"),
         ({"optimizer.rules": (("(", None),)}, "the pattern is no regular expression"),
         ({"optimizer.rules": ((".*", -1.0),)}, "expected a rate above 0, or None for frozen"),

@@ -16,6 +16,7 @@ RATE, DECAY = "optimizer.learning_rate", "optimizer.weight_decay"
         ("hf", "rte", 1),
         ("bert_paper", "rte", 24),
         ("bert_paper", "text", 24),
+        ("ulmfit", "text", 1),
         ("mosaic", "rte", 1),
         ("modernbert", "rte", 48),
         ("modernbert", "qqp", 48),

@@ -77,6 +77,27 @@ def test_schedules_equal_those_of_transformers(name, warmup_steps):
         theirs.step()
 
 
+def test_one_cycle_equals_that_of_torch():
+    """Smith's cycle as `OneCycleLR` has it, whose first and last update are 0 and `steps` here."""
+    torch = pytest.importorskip("torch")
+    peak, steps, warmup_steps = 3e-4, 20, 5
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        peak,
+        total_steps=steps + 1,
+        pct_start=(warmup_steps + 1) / (steps + 1),
+        cycle_momentum=False,
+    )
+    # torch ends at a 10,000th of where it starts.
+    config = ScheduleConfig("one_cycle", warmup_steps, end_learning_rate_ratio=1 / 25e4)
+    ours = make_schedule(config, peak, steps)
+    for step in range(steps + 1):
+        np.testing.assert_allclose(ours(step), theirs.get_last_lr()[0], rtol=1e-5, err_msg=step)
+        optimizer.step()
+        theirs.step() if step < steps else None
+
+
 def test_schedule_ends_and_ratio():
     """The warm-up share counts updates rounded up, and the end ratio is reached at `steps`."""
     config = ScheduleConfig("linear", warmup_ratio=0.11, end_learning_rate_ratio=0.25)

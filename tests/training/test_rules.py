@@ -21,9 +21,10 @@ HEADS = ("pooler", "classification")
 LAYERS = 4
 
 
-def rates_of(model, trainable="all", layer_decay=1.0, rules=()):
+def rates_of(model, trainable="all", layer_decay=1.0, rules=(), unfreeze=0.0):
     layers = model.config.num_hidden_layers
-    return Rates(model, rules_of(trainable, layer_decay, rules, layers))
+    rules = rules_of(trainable, layer_decay, rules, layers)
+    return Rates(model, rules, unfreeze=unfreeze)
 
 
 def test_factors_of_layer_decay_and_rules():
@@ -48,8 +49,32 @@ def test_factors_of_layer_decay_and_rules():
     assert found["encoder/layers/feed_forward/output/bias"] == (0.0, 0.375, 0.75, 1.5)
 
 
-def test_layer_decay_equals_parameter_groups_of_torch():
-    """Ten updates of AdamW with a rate and a decay for each layer, as timm sets them up."""
+def test_when_each_layer_opens():
+    """Heads from the start; the stages are those of what is trained at all."""
+    config = EncoderConfig(
+        vocab_size=32,
+        hidden_size=8,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        intermediate_size=16,
+        heads=HEADS,
+    )
+    model = build_model(config)
+    opens = dict(named(rates_of(model, unfreeze=0.5).opens))
+    assert opens["encoder/pooler/kernel"] == opens["heads/classification/bias"] == 0
+    assert opens["encoder/layers/feed_forward/output/bias"].ravel().tolist() == [0.4, 0.3, 0.2, 0.1]
+    assert opens["encoder/embeddings/word_embeddings"].tolist() == [[0.5]]
+    opens = dict(named(rates_of(model, "top2", unfreeze=0.5).opens))
+    assert opens["encoder/layers/feed_forward/output/kernel"].tolist() == [[[0.5]], [[0.25]]]
+
+
+@pytest.mark.parametrize("unfreeze", [0.0, 0.6])
+def test_rates_and_unfreezing_of_layers_equal_parameter_groups_of_torch(unfreeze):
+    """Ten updates of AdamW with a rate and a decay for each layer, as timm sets them up.
+
+    With unfreezing, torch's parameters have no gradient before: no decay, no moments, no count of
+    updates. Until then they keep every bit here, and nothing is compiled again.
+    """
     torch.manual_seed(0)
     hf_config = transformers.BertConfig(**{**SMALL, "num_hidden_layers": 2, "num_labels": 3})
     theirs = transformers.BertForSequenceClassification(hf_config).train()
@@ -73,30 +98,44 @@ def test_layer_decay_equals_parameter_groups_of_torch():
         for name, parameter in theirs.named_parameters()
     ]
     optimizer, expected = torch.optim.AdamW(groups, eps=1e-6), []
-    for _ in range(10):
+    for update in range(10):
         loss = theirs(**arguments).loss
         optimizer.zero_grad()
         loss.backward()
+        for name, parameter in theirs.named_parameters():
+            # 0, 2, 4 and 6 of 10 updates.
+            if unfreeze and update < 2 * depth(name):
+                parameter.grad = None
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
         optimizer.step()
         expected.append(loss.item())
 
-    rates = rates_of(model, layer_decay=0.5)
+    rates = rates_of(model, layer_decay=0.5, unfreeze=unfreeze)
     ours, schedule = make_optimizer(
         OptimizerConfig(learning_rate=3e-3, weight_decay=0.1),
         ScheduleConfig("constant"),
         10,
         rates.parts.axes(),
         rates.factors,
+        rates.opens,
     )
     state = init_state(model, ours, seed=0, params=params)
     step = make_train_step(model, ClassificationObjective(), ours, schedule, seed=0)
     found = []
-    for _ in range(10):
+    for update in range(10):
         state, metrics = step(state, batch)
         found.append(float(metrics["loss"]))
+        after = dict(named(jax.device_get(state.params)))
+        for path, before in named(params):
+            stacked = "layers" in path
+            depths = (2, 1) if stacked else (3,) if "embeddings" in path else (0,)
+            pairs = zip(before, after[path], strict=True) if stacked else [(before, after[path])]
+            for layer, (old, new) in zip(depths, pairs, strict=True):
+                if unfreeze and update < 2 * layer:
+                    np.testing.assert_array_equal(old, new, path)
     assert found[-1] < 0.8 * found[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert step._cache_size() == 1
 
 
 @pytest.mark.parametrize("trainable", ["head", "top1", "top2", "bias"])

@@ -1,1 +1,1 @@
-"""Commands that train or score: pretrain, finetune, evaluate; flags and progress they share."""
+"""Commands that train or score: pretrain, finetune, sweep, lr_find, evaluate; what they share."""

@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands import screen
+from ptft_jax.commands.parsing import config_of
 from ptft_jax.commands.screen import flag, made, make_console, results_table, resume_command, say
 from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.errors import ConfigError, StopError
+from ptft_jax.runs.config import load_config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.lock import check_free
 from ptft_jax.runs.train import train
@@ -45,6 +47,12 @@ _NUMBERS = {
     "watchdog_seconds": "Time without a step after which the run counts as hung, 0: never.",
 }
 JOB_FLAGS = (*_TEXTS, *_NUMBERS)
+
+
+def command_for(arguments: Sequence[str]) -> str:
+    """Returns the command whose config a command line names: finetune or pretrain."""
+    file = config_of(arguments)
+    return "pretrain" if file is not None and "masking" in load_config(file) else "finetune"
 
 
 def define_training_flags(values: flags.FlagValues) -> None:

@@ -24,7 +24,11 @@ from ptft_jax.commands.help import key_flags
 from ptft_jax.commands.parsing import config_of, key_type, parse
 from ptft_jax.commands.screen import flag, made, make_console, say
 from ptft_jax.commands.train import finetune, pretrain
-from ptft_jax.commands.train.flags import define_series_flags, define_training_flags
+from ptft_jax.commands.train.flags import (
+    command_for,
+    define_series_flags,
+    define_training_flags,
+)
 from ptft_jax.commands.train.pool import Run
 from ptft_jax.commands.train.series import (
     Series,
@@ -39,7 +43,7 @@ from ptft_jax.commands.train.series import (
     words_for_all,
 )
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.config import Config, check_numbers, flatten, load_config
+from ptft_jax.runs.config import Config, check_numbers, flatten
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.many.search_space import Axis, axis_of, combinations, draws, stops
@@ -82,12 +86,6 @@ class Plan:
     series: Series
     factor: int
     stops: list[Fraction]
-
-
-def command_for(arguments: Sequence[str]) -> str:
-    """Returns the command whose config a command line names: finetune or pretrain."""
-    file = config_of(arguments)
-    return "pretrain" if file is not None and "masking" in load_config(file) else "finetune"
 
 
 def planned(arguments: list[str]) -> Plan:

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from ptft_jax.data.batches import Examples
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError, not_finite
-from ptft_jax.models.build import Model, Params
+from ptft_jax.models.build import Model, Params, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.totals import Objective
-from ptft_jax.runs.config import Config
+from ptft_jax.runs.config import Config, check_length
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.runs.starting_point import StartingPoint
@@ -57,6 +57,20 @@ class Kind(ABC):
             init_from: a run or a Hugging Face folder, None for fresh parameters.
             run: the run's own folder where it has a checkpoint, which then gives the parameters.
         """
+
+    def model(self, config: EncoderConfig) -> Model:
+        """Returns the model of a config after checking that it can take the texts of the run.
+
+        Raises ConfigError where they are too long for it, or pairs and it has one token type.
+        """
+        for phase in self.phases:
+            check_length(phase.config, config)
+        if self.pairs and config.type_vocab_size < 2:
+            raise ConfigError(
+                f"this model has type_vocab_size={config.type_vocab_size}: pairs of texts need "
+                "two token types. Expected single texts, or a model with two."
+            )
+        return build_model(config)
 
     @abstractmethod
     def objective(self, model: EncoderConfig) -> Objective:

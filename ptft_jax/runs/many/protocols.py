@@ -99,6 +99,20 @@ PROTOCOLS = {
             }
         },
     ),
+    "ulmfit": Protocol(
+        "discriminative rates (each layer 1/2.6 of the one above), one cycle, layers unfrozen from "
+        "the head down over 60 % of the run: Howard & Ruder 2018 (ULMFiT), as fastai has it",
+        {
+            "": {
+                "optimizer.layer_decay": (float(f"{1 / 2.6:.6g}"),),
+                "schedule.name": ("one_cycle",),
+                "schedule.warmup_steps": (0,),
+                "schedule.warmup_ratio": (0.25,),
+                "schedule.end_learning_rate_ratio": (1e-5,),
+                "unfreeze": (0.6,),
+            }
+        },
+    ),
     "mosaic": Protocol(
         "MosaicML's examples/benchmarks/bert/src/glue/finetuning_jobs.py (MosaicBERT)",
         {
