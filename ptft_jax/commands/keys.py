@@ -141,6 +141,8 @@ KEYS: Mapping[str, Group] = {
             "max_train_examples": "training examples to use, drawn by the seed; 0 all",
             "examples_per_class": "training examples to use of each class, drawn by the seed; 0 "
             "all",
+            "reinit_layers": "top layers, and with them the pooler, that start from the seed and "
+            "not from `--init_from`; 0 none",
             "patience": "ends the run when so many evaluations, one after another, are no better "
             "than the best before; 0 never",
             "class_weights": "`balanced`, numbers in the order of the labels (1,2.5) or a JSON "

@@ -195,6 +195,7 @@ def check_numbers(config: Config) -> None:
         ("max_train_examples", 0),
         ("examples_per_class", 0),
         ("patience", 0),
+        ("reinit_layers", 0),
     ):
         value = config.get(name)
         if value is not None and value < least:

@@ -111,6 +111,7 @@ def finetune(kind: str = "classification") -> Config:
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
     config.trainable = "all"
+    config.reinit_layers = 0  # top layers that come from the seed, the pooler with them
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

@@ -62,7 +62,7 @@ SHAPE_KEYS = (
 # What can never change within a run: the checkpoints would mean something else.
 _FIXED = ("command", "pairs", "config.optimizer.name", "labels", "model.heads", "model.num_labels")
 # Of what is trained there are moments.
-_FIXED += ("config.trainable", "config.optimizer.rules", "frozen")
+_FIXED += ("config.trainable", "config.optimizer.rules", "config.reinit_layers", "frozen")
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 # What marks a folder as something else, or as a run that has lost its config.json.

@@ -67,6 +67,13 @@ class PartlyTrained(Trainable):
         rules = rules_in(config, model.config.num_hidden_layers)
         self.rates = Rates(model, rules, frozenset(fresh))
         self.factors = self.rates.factors
+        drawn = config.get("reinit_layers", 0)
+        if drawn and self.rates.parts.most_frozen > model.config.num_hidden_layers - drawn:
+            raise ConfigError(
+                f"reinit_layers={drawn}: the rules (trainable, optimizer.rules) freeze some of the "
+                "layers that are drawn anew, which would never learn anything; expected all of "
+                f"them trained, as with trainable=top{drawn}."
+            )
         self._all_axes = self.axes
         self._frozen = self.rates.parts.frozen(params)
         if self._frozen:
@@ -113,9 +120,10 @@ def base_of(record: RunRecord, where: str) -> StartingPoint:
     """
     model, source = record.encoder_config, str(record.init_from)
     try:
-        return load_starting_point(
+        found = load_starting_point(
             source, model.heads, labels=record.labels, num_labels=model.num_labels
         )
+        return found.reinitialised(record.config["reinit_layers"])
     except PtftError as error:
         raise ConfigError(
             f"{where} keeps the parameters of {source} frozen and holds only what it trained: "

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import jax
 from jax.sharding import Mesh
 
 from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import Config
@@ -25,13 +27,13 @@ class StartingPoint:
     """Model, tokenizer and parameters to start from.
 
     Attributes:
-        params: nested dict of NumPy arrays, any part of the tree; the rest is initialised from
-            the run's seed.
+        params: nested dict of NumPy arrays, any part of the tree, and of the layers perhaps the
+            first ones only; the rest is initialised from the run's seed.
         config: the model with the heads that were asked for.
         tokenizer: text to ids.
         source: the folder that `params` come from, or NAME@COMMIT of a model of the Hub; None
             where there are none.
-        new: heads that the source lacks.
+        new: heads that the source lacks, and what is not taken from there.
         dropped: heads of the source that were not asked for.
     """
 
@@ -41,6 +43,30 @@ class StartingPoint:
     source: str | None = None
     new: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+
+    def reinitialised(self, layers: int) -> "StartingPoint":
+        """Returns a starting point whose top layers and pooler come from the seed (Zhang et al.
+        2021, "Revisiting Few-sample BERT Fine-tuning"); 0 changes nothing.
+
+        Raises:
+            ConfigError: the model has not so many layers.
+        """
+        count = self.config.num_hidden_layers
+        if layers > count:
+            raise ConfigError(
+                f"--config.reinit_layers={layers}: the model has {count} layers; expected at most "
+                "so many."
+            )
+        if not layers or not self.params:  # of a run that goes on, its checkpoint has them all
+            return self
+        encoder = {name: part for name, part in self.params["encoder"].items() if name != "pooler"}
+        stacked = encoder.pop("layers")
+        if layers < count:
+            encoder["layers"] = jax.tree.map(lambda array: array[:-layers], stacked)
+        new = [f"top {layers} of {count} layers", *self.new]
+        if "pooler" in self.config.heads and "pooler" not in new:
+            new.insert(1, "pooler")
+        return dataclasses.replace(self, params={**self.params, "encoder": encoder}, new=tuple(new))
 
     def __str__(self) -> str:
         text = f"initialised from {self.source}"

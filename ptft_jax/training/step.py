@@ -73,7 +73,8 @@ def init_state(
         optimizer: its optimizer.
         seed: decides every initial value.
         params: values to use instead of fresh ones, for any subtree of those that are trained (a
-            head that is absent here is initialised from the seed).
+            head that is absent here is initialised from the seed, and so are layers above those
+            that are here).
         parts: which parameters are trained; None: all.
     """
     given = params or {}
@@ -110,10 +111,18 @@ def abstract_state(
 
 
 def _override(fresh: Params, given: Params) -> Params:
-    """Returns `fresh` with every leaf that `given` holds taken from there."""
+    """Returns `fresh` with every leaf that `given` holds taken from there.
+
+    A leaf with fewer layers than the fresh one has the first ones; the others stay fresh.
+    """
     merged = dict(fresh)
     for name, value in given.items():
-        merged[name] = _override(fresh[name], value) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            merged[name] = _override(fresh[name], value)
+        elif len(value) < len(fresh[name]):
+            merged[name] = jnp.concatenate([value, fresh[name][len(value) :]])
+        else:
+            merged[name] = value
     return merged
 
 

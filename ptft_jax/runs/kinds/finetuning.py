@@ -157,6 +157,7 @@ class FineTuning(Kind):
             found = load_starting_point(
                 init_from, self.heads, labels=self.labels, num_labels=self.num_labels
             )
+        found = found.reinitialised(self.config.reinit_layers)
         changes = {name: value for name, value in self.config.model.items() if value is not None}
         train, seed = self.task.splits["train"], self.config.seed
         self._train = self.make_examples(train, found.tokenizer, seed=seed, shuffle=True)
