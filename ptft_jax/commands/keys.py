@@ -141,6 +141,11 @@ KEYS: Mapping[str, Group] = {
             "max_train_examples": "training examples to use, drawn by the seed; 0 all",
             "examples_per_class": "training examples to use of each class, drawn by the seed; 0 "
             "all",
+            "regularizer.name": "r_drop, fgm or smart; empty: none",
+            "regularizer.weight": "of the loss that it adds; None: 1",
+            "regularizer.epsilon": "how far word embeddings are moved: the norm for a text (fgm, "
+            "None: 0.5) or the largest entry (smart, None: 0.001)",
+            "regularizer.step_size": "of the step up the gradient (smart); None: 0.1",
             "reinit_layers": "top layers, and with them the pooler, that start from the seed and "
             "not from `--init_from`; 0 none",
             "patience": "ends the run when so many evaluations, one after another, are no better "

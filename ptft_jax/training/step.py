@@ -175,7 +175,7 @@ def make_train_step(
         weight = objective.weights(batch)
         others = sum_gradients_locally(frozen or {})
 
-        def totals_of(params: Params, batch: Batch, keys: jax.Array | None = None) -> Totals:
+        def totals_of(params: Params, batch: Batch, keys: jax.Array) -> Totals:
             whole = params if parts is None else parts.join(params, others)
             return objective(model.bind(whole, first_layer), batch, keys=keys)
 
@@ -198,7 +198,7 @@ def make_train_step(
 
             nothing = (
                 zero_gradients(params),
-                jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch)),
+                jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch, keys_B)),
             )
             micro_batches = _split({**batch, "keys": keys_B}, accumulate)
             (grads, totals), _ = jax.lax.scan(body, nothing, micro_batches)
