@@ -146,6 +146,8 @@ KEYS: Mapping[str, Group] = {
             "regularizer.epsilon": "how far word embeddings are moved: the norm for a text (fgm, "
             "None: 0.5) or the largest entry (smart, None: 0.001)",
             "regularizer.step_size": "of the step up the gradient (smart); None: 0.1",
+            "mixout": "probability of each entry of the encoder's matrices to be, in an update, "
+            "the value that it began with",
             "reinit_layers": "top layers, and with them the pooler, that start from the seed and "
             "not from `--init_from`; 0 none",
             "patience": "ends the run when so many evaluations, one after another, are no better "

@@ -119,6 +119,7 @@ def finetune(kind: str = "classification") -> Config:
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
     config.trainable = "all"
+    config.mixout = 0.0  # probability of an entry of the encoder's matrices to be where it began
     config.reinit_layers = 0  # top layers that come from the seed, the pooler with them
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)

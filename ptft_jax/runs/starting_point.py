@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,6 +16,7 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import host_params, open_run
 from ptft_jax.runs.record import RunRecord, is_run
+from ptft_jax.training.mesh import put_params
 from ptft_jax.training.step import TrainStep
 
 if TYPE_CHECKING:
@@ -60,9 +62,7 @@ class StartingPoint:
         if not layers or not self.params:  # of a run that goes on, its checkpoint has them all
             return self
         encoder = {name: part for name, part in self.params["encoder"].items() if name != "pooler"}
-        stacked = encoder.pop("layers")
-        if layers < count:
-            encoder["layers"] = jax.tree.map(lambda array: array[:-layers], stacked)
+        encoder["layers"] = jax.tree.map(lambda array: array[:-layers], encoder["layers"])
         new = [f"top {layers} of {count} layers", *self.new]
         if "pooler" in self.config.heads and "pooler" not in new:
             new.insert(1, "pooler")
@@ -155,14 +155,40 @@ class Trainable:
         factors: what the rate of each trained parameter is multiplied by; None: 1.
         axes: the logical axes of the trained parameters.
         sha256: of the frozen parameters; None where there are none.
+        origin_sha256: of the values that mixout mixes in; None without.
     """
 
     parts: "Parts | None" = None
     factors: Params | None = None
     sha256: str | None = None
+    origin_sha256: str | None = None
 
     def __init__(self, model: Model):
-        self.axes = model.axes()
+        self.axes = self._all_axes = model.axes()
+        self._frozen: Params = {}
+        self._origin: Params = {}
+
+    def keep_origin(self, params: Params, init_from: str | None, record: RunRecord | None) -> None:
+        """Keeps the starting values of the encoder's trained matrices, for mixout.
+
+        Raises:
+            ConfigError: there are none, or they are not those that the run was started with.
+        """
+        from ptft_jax.models.parts import sha256_of
+
+        self._origin = _kernels({"encoder": self.of(params).get("encoder", {})})
+        if not self._origin:
+            raise ConfigError(
+                "mixout: no matrix of the encoder is trained that has a value in --init_from to "
+                "stay near to; expected trainable=all or topK, and reinit_layers below that."
+            )
+        self.origin_sha256 = sha256_of(self._origin)
+        if record is not None and record.origin not in (None, self.origin_sha256):
+            raise ConfigError(
+                f"{init_from} holds other parameters (SHA-256 {self.origin_sha256[:12]}) than "
+                f"those that this run was started from and mixes in ({record.origin[:12]}): bring "
+                "them back, or start another run from the new ones."
+            )
 
     def facts(self) -> dict[str, str]:
         """Returns how much is trained, in words; {} where it is all."""
@@ -172,26 +198,54 @@ class Trainable:
         """Returns the trained part of a tree of parameters."""
         return params
 
-    def frozen(self, mesh: Mesh) -> Params:
-        """Returns the frozen parameters, laid out over a mesh; {} where there are none."""
-        return {}
+    def constants(self, mesh: Mesh) -> dict[str, Params]:
+        """Returns what a step takes beside state and batch, by name, laid out over a mesh."""
+        found = {"frozen": self._frozen, "origin": self._origin}
+        return {name: put_params(one, self._all_axes, mesh) for name, one in found.items() if one}
 
-    def with_frozen(
-        self, step: TrainStep, evaluate: Callable[[Params], Any], frozen: Params
+    def with_constants(
+        self,
+        step: TrainStep,
+        evaluate: Callable[[Params], Any],
+        constants: dict[str, Params],
     ) -> tuple[TrainStep, Callable[[Params], Any]]:
         """Returns a step and an evaluation that take the trained parameters alone."""
-        return step, evaluate
+        if constants:
+            step = partial(step, **constants)
+        if self.parts is None:
+            return step, evaluate
+        join, frozen = self.parts.join, constants["frozen"]
+        return step, lambda params: evaluate(join(params, frozen))
 
 
 def trainable_of(
     config: Config, model: Model, params: Params, init_from: str | None, record: RunRecord | None
 ) -> Trainable:
     """Returns what a config's rules make of a model; arguments as of `PartlyTrained`."""
-    if not has_rules(config):
-        return Trainable(model)
-    from ptft_jax.runs.partly_trained import PartlyTrained
+    if has_rules(config):
+        from ptft_jax.runs.partly_trained import PartlyTrained
 
-    return PartlyTrained(config, model, params, init_from, record)
+        trainable = PartlyTrained(config, model, params, init_from, record)
+    else:
+        trainable = Trainable(model)
+    if config.get("mixout"):
+        trainable.keep_origin(params, init_from, record)
+    return trainable
+
+
+def _kernels(params: Params) -> Params:
+    """Returns the matrices of linear maps in a tree of parameters."""
+    found = {
+        name: _kernels(value) if isinstance(value, dict) else value
+        for name, value in params.items()
+        if isinstance(value, dict) or (name == "kernel" and len(value))
+    }
+    return {name: value for name, value in found.items() if not isinstance(value, dict) or value}
+
+
+def rereads_source(config: Config) -> bool:
+    """Says whether a run that goes on needs what it started from: no checkpoint holds that."""
+    return freezes(config) or bool(config.get("mixout"))
 
 
 def has_rules(config: Config) -> bool:

@@ -1,10 +1,11 @@
-"""Whole runs with what helps on small data sets: layers drawn anew."""
+"""Whole runs with what helps on small data sets."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from command_line import compilation_cache, sentences
+from command_line import compilation_cache, pretrain_flags, run, sentences
 from small_encoder import write_encoder
 
 import ptft_jax
@@ -42,20 +43,17 @@ def leaves(params):
     return {path: np.asarray(value) for path, value in named(params)}
 
 
-@pytest.mark.parametrize(
-    ("changes", "layers"),
-    [({"reinit_layers": 1, "trainable": "top1"}, 1), ({"reinit_layers": 2, "mesh.fsdp": 2}, 2)],
-)
-def test_layers_that_are_drawn_anew(place, tmp_path, changes, layers):
+def test_layers_that_are_drawn_anew(place, tmp_path):
     """The top ones and the pooler, to other values of the same spread; all else is the source's."""
     # The first update of a warm-up has the rate 0: what the run starts from is what it saves.
+    changes = {"reinit_layers": 1, "trainable": "top1"}
     config = config_of(place, steps=1, seed=1, **changes)  # the source is of seed 0
     ptft_jax.finetune(config, str(place / "hf"), str(tmp_path / "run"))
     found = leaves(open_run(tmp_path / "run").params)
     for path, before in leaves(load_starting_point(str(place / "hf"), ("pooler",)).params).items():
         after, kept = found[path], len(before)
         if "encoder/layers/" in path:
-            kept = 2 - layers
+            kept = 1
         elif "pooler" in path:
             kept = 0
         np.testing.assert_array_equal(after[:kept], before[:kept], path)
@@ -66,16 +64,65 @@ def test_layers_that_are_drawn_anew(place, tmp_path, changes, layers):
             np.testing.assert_array_equal(after, before, path)
 
 
+def losses(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {entry["step"]: entry["loss"] for line in lines if "loss" in (entry := json.loads(line))}
+
+
+def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
+    """To the same losses after a kill, and not with other values."""
+    changes = {"mixout": 0.5, "reinit_layers": 1, "regularizer.name": "r_drop"}
+    changes |= {"steps": 4, "checkpoint_every": 2}
+    config = config_of(place, **changes, **{"optimizer.learning_rate": 1e-2})
+    base, run_dir = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(place / "hf", base)
+    found = ptft_jax.finetune(config, str(base), str(run_dir))
+    whole = losses(run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "4")
+    (run_dir / "results.json").unlink()
+    assert ptft_jax.finetune(config, None, str(run_dir)) == found
+    assert losses(run_dir) == whole
+
+    write_encoder(tmp_path / "other", TEXTS, seed=2)
+    shutil.rmtree(base)
+    (tmp_path / "other").rename(base)
+    shutil.rmtree(run_dir / "checkpoints" / "4")
+    with pytest.raises(ConfigError, match=r"holds other parameters .* mixes in"):
+        ptft_jax.finetune(config, None, str(run_dir))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"reinit_layers": 3}, "reinit_layers=3: the model has 2 layers"),
         ({"reinit_layers": -1}, "reinit_layers=-1: expected at least 0"),
         ({"reinit_layers": 2, "trainable": "top1"}, "freeze some of the layers that are drawn"),
+        ({"mixout": 1.0}, "mixout=1.0: expected a probability from 0 to below 1"),
+        ({"mixout": 0.5, "trainable": "head"}, "mixout: no matrix of the encoder is trained"),
+        ({"regularizer.name": "drop"}, "name='drop': expected one of r_drop, fgm, smart"),
+        ({"regularizer.name": "fgm", "regularizer.weight": -1.0}, "weight=-1.0: expected a finite"),
+        ({"regularizer.name": "fgm", "regularizer.step_size": 1.0}, "fgm has weight, epsilon;"),
+        ({"regularizer.weight": 1.0}, "weight=1.0: there is no regularizer.name"),
+        (
+            {
+                "regularizer.name": "r_drop",
+                "model.hidden_dropout_prob": 0.0,
+                "model.attention_probs_dropout_prob": 0.0,
+            },
+            "r_drop: the model has no dropout",
+        ),
     ],
 )
 def test_settings_that_cannot_be(place, tmp_path, changes, message):
     """One line before anything is compiled or written."""
     with pytest.raises(ConfigError, match=message):
         ptft_jax.finetune(config_of(place, **changes), str(place / "hf"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretraining_has_none_of_them(tmp_path, capsys):
+    """The text says what keys there are."""
+    flags = pretrain_flags(tmp_path, tmp_path / "run", **{"regularizer.name": "fgm"})
+    assert run(*flags) == 2
+    assert "regularizer.name" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
