@@ -12,7 +12,7 @@ from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 
 
-def write_encoder(folder: Path, texts: Iterable[str]) -> Path:
+def write_encoder(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:
     """Writes an encoder of two layers of 16 that knows the words of some texts."""
     words = sorted({word for text in texts for word in text.lower().split()})
     tokenizer = wordpiece([*BERT_TOKENS, *words])
@@ -25,5 +25,5 @@ def write_encoder(folder: Path, texts: Iterable[str]) -> Path:
         max_position_embeddings=64,
         heads=("pooler",),
     )
-    params = build_model(config).init(jax.random.key(0))
+    params = build_model(config).init(jax.random.key(seed))
     return write_hf_folder(folder, params, config, tokenizer, "A card.")

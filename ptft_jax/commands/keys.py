@@ -152,6 +152,15 @@ KEYS: Mapping[str, Group] = {
             "max_train_examples": "training examples to use, drawn by the seed; 0 all",
             "examples_per_class": "training examples to use of each class, drawn by the seed; 0 "
             "all",
+            "regularizer.name": "r_drop, fgm or smart; empty: none",
+            "regularizer.weight": "of the loss that it adds; None: 1",
+            "regularizer.epsilon": "how far word embeddings are moved: the norm for a text (fgm, "
+            "None: 0.5) or the largest entry (smart, None: 0.001)",
+            "regularizer.step_size": "of the step up the gradient (smart); None: 0.1",
+            "mixout": "probability of each entry of the encoder's matrices to be, in an update, "
+            "the value that it began with",
+            "reinit_layers": "top layers, and with them the pooler, that start from the seed and "
+            "not from `--init_from`; 0 none",
             "patience": "ends the run when so many evaluations, one after another, are no better "
             "than the best before; 0 never",
             "class_weights": "`balanced`, numbers in the order of the labels (1,2.5) or a JSON "

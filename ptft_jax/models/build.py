@@ -41,6 +41,22 @@ class Encoder(nnx.Module):
         self.encoder = BertEncoder(config, rngs=rngs)
         self.heads = Heads(config, rngs=rngs)
 
+    def without_gradient(self) -> "Encoder":
+        """Returns the same encoder as a function of its batch alone.
+
+        No gradient goes to its parameters; that of `embedding_shift` comes down through all layers.
+        """
+        definition, state = nnx.split(self)
+        fixed = nnx.merge(definition, jax.lax.stop_gradient(state))
+        fixed.encoder.first_layer = 0
+        return fixed
+
+    def no_shift(self, batch: Batch) -> Float[Array, "B T D"]:
+        """Returns an `embedding_shift` (see `BertEncoder`) of zeros, laid out as a batch is."""
+        size = self.encoder.embeddings.word_embeddings.shape[1]
+        shape = (*batch["input_ids"].shape, size)
+        return jnp.zeros(shape, jnp.float32, out_sharding=partition.batch_sharding(3))
+
     def hidden_states(self, batch: Batch, keys: RowKeys = None) -> list[Float[Array, "B T D"]]:
         """Returns the embeddings' output and every layer's, as HF's `output_hidden_states` does.
 

@@ -25,12 +25,17 @@ _ROUND_1, _ROUND_2 = 0x7FEB352D, 0x846CA68B
 _GOLDEN = 0x9E3779B1  # a prime next to 2³² / φ: spreads small numbers over all bits
 
 
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the key of a step, which all its random numbers come from."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+
+
 def row_keys(seed: int, step: jax.Array, rows: int) -> jax.Array:
     """Returns the key of each row of the global batch, uint32 [rows, 2], laid out as rows are."""
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     rows_B = jax.lax.broadcasted_iota(
         jnp.int32, (rows,), 0, out_sharding=partition.batch_sharding(1)
     )
+    key = step_key(seed, step)
     return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B))
 
 

@@ -54,9 +54,13 @@ class Embeddings(nnx.Module):
         input_ids_BT: jax.Array,
         token_type_ids_BT: jax.Array,
         position_ids_BT: jax.Array | None,
+        shift_BTD: jax.Array | None,
         keys_B: RowKeys,
     ) -> jax.Array:
-        """Returns the embeddings' output [B, T, D]; positions None count from 0 in each row."""
+        """Returns the embeddings' output [B, T, D]; positions None count from 0 in each row.
+
+        A shift is added to the word embeddings.
+        """
         # Looked up and added in float32, whatever the dtype of the layers: the three terms are of
         # very different size in trained models, and a gradient would otherwise be scattered into a
         # bfloat16 table, where frequent tokens ([MASK] first) lose most of what is added to them.
@@ -64,6 +68,8 @@ class Embeddings(nnx.Module):
         types = partition.gather_table(self.token_type_embeddings[...], ("types", "embed"))
         split = partition.batch_sharding(3)
         hidden_BTD = words.at[input_ids_BT].get(out_sharding=split)
+        if shift_BTD is not None:
+            hidden_BTD += shift_BTD
         if position_ids_BT is None:
             first = self.first_position
             table = self.position_embeddings[...][first : first + input_ids_BT.shape[1]]
@@ -184,7 +190,8 @@ class BertEncoder(nnx.Module):
         Args:
             batch: `input_ids`, `attention_mask` and `token_type_ids`, each int32 [B, T]; where
                 examples share rows, `segment_ids` (1, 2, … by example, 0 padding) and
-                `position_ids` (from 0 in each example) as well.
+                `position_ids` (from 0 in each example) as well. `embedding_shift`, float32
+                [B, T, D], is added to the word embeddings where it is there.
             keys_B: one key per row for dropout; None turns dropout off.
             collect: also return every layer's output.
 
@@ -198,6 +205,7 @@ class BertEncoder(nnx.Module):
             batch["input_ids"],
             batch["token_type_ids"],
             batch.get("position_ids"),
+            batch.get("embedding_shift"),
             fold_rows(keys_B, 0),
         )
         definition, stacked = nnx.split(self.layers)

@@ -32,6 +32,7 @@ class Parts:
     Attributes:
         shares: the `Share` of each parameter, in a nested dict like theirs.
         first_layer: the lowest layer that a gradient has to reach; 0: it goes on to the embeddings.
+        most_frozen: in how many layers, the first ones, some parameter is frozen.
     """
 
     def __init__(self, model: Model, shares: Params):
@@ -39,6 +40,11 @@ class Parts:
         self._axes, self._shapes = model.axes(), model.abstract()
         encoder = dict(named(shares["encoder"]))
         trained = [share for name, share in encoder.items() if name.startswith("layers/")]
+        self.most_frozen = max(
+            share.of - share.trained
+            for name, share in encoder.items()
+            if name.startswith("layers/")
+        )
         self.first_layer = model.config.num_hidden_layers - max(share.trained for share in trained)
         if any(s.trained for name, s in encoder.items() if name.startswith("embeddings/")):
             self.first_layer = 0

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import ClassLoss
+from ptft_jax.objectives.classes import ClassLoss, symmetric_divergence
 from ptft_jax.objectives.totals import Totals, head_keys
 
 
@@ -41,6 +41,16 @@ class ChoiceObjective:
         logits_BPC = logits_BS.reshape(positions_BPC.shape)
         return jnp.where(batch["choice_mask"] > 0, logits_BPC, jnp.finfo(jnp.float32).min)
 
+    def counts(self, batch: Batch) -> Float[Array, "B P"]:
+        """Returns 1 for each real example."""
+        return batch["weights"]
+
+    def divergences(
+        self, logits: Float[Array, "B P C"], others: Float[Array, "B P C"]
+    ) -> Float[Array, "B P"]:
+        """Returns how far two distributions over choices are apart."""
+        return symmetric_divergence(logits, others)
+
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `logits` [B, P, C]."""
         return {"logits": self.logits(encoder, batch)}
@@ -55,9 +65,12 @@ class ChoiceObjective:
                 `weights` float32 [B, P].
             keys: one PRNG key per row; None means evaluation.
         """
+        return self.totals(self.logits(encoder, batch, keys), batch)
+
+    def totals(self, logits: Float[Array, "B P C"], batch: Batch) -> Totals:
+        """Returns the sums over a batch from its logits."""
         weight = self.weights(batch)
-        logits_BPC = self.logits(encoder, batch, keys)
         loss, correct = ClassLoss(label_smoothing=self.label_smoothing)(
-            logits_BPC, batch["labels"], batch["weights"], batch["choice_mask"]
+            logits, batch["labels"], batch["weights"], batch["choice_mask"]
         )
         return Totals({"choice": loss}, weight, {"accuracy": (correct, weight["choice"])})

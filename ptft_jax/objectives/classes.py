@@ -12,6 +12,17 @@ from jaxtyping import Array, Float, Int
 from ptft_jax.objectives.pretraining import weighted_cross_entropy
 
 
+def symmetric_divergence(
+    logits: Float[Array, "*rows K"], others: Float[Array, "*rows K"]
+) -> Float[Array, "*rows"]:
+    """Returns KL(p‖q) + KL(q‖p) of two softmaxes.
+
+    A class that neither can have (its logit is the lowest float32) adds nothing.
+    """
+    logs, other_logs = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(others, axis=-1)
+    return jnp.sum((jnp.exp(logs) - jnp.exp(other_logs)) * (logs - other_logs), axis=-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassLoss:
     """`torch.nn.CrossEntropyLoss(weight=class_weights, label_smoothing=…)`, as sums.

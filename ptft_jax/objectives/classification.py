@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import ClassLoss
+from ptft_jax.objectives.classes import ClassLoss, symmetric_divergence
 from ptft_jax.objectives.totals import Totals, head_keys
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -53,6 +53,21 @@ class ClassificationObjective:
         pooled_BPD = encoder.pooled(hidden_BTD, batch["pooled_positions"])
         return encoder.logits("classification", pooled_BPD, head_keys(keys))
 
+    def counts(self, batch: Batch) -> Float[Array, "B P"]:
+        """Returns 1 for each real example."""
+        return batch["weights"]
+
+    def divergences(
+        self, logits: Float[Array, "B P K"], others: Float[Array, "B P K"]
+    ) -> Float[Array, "B P"]:
+        """Returns how far two outputs are apart; of several labels the mean over labels."""
+        if self.problem_type == "regression":
+            return jnp.square(logits - others)[:, :, 0]
+        if self.problem_type == "multi_label_classification":
+            apart = jax.nn.sigmoid(logits) - jax.nn.sigmoid(others)
+            return jnp.mean(apart * (logits - others), axis=-1)
+        return symmetric_divergence(logits, others)
+
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `logits` [B, P, K]."""
         return {"logits": self.logits(encoder, batch)}
@@ -67,7 +82,11 @@ class ClassificationObjective:
                 [B, P]); `weights` float32 [B, P].
             keys: one PRNG key per row; None means evaluation.
         """
-        logits_BPK = self.logits(encoder, batch, keys)
+        return self.totals(self.logits(encoder, batch, keys), batch)
+
+    def totals(self, logits: Float[Array, "B P K"], batch: Batch) -> Totals:
+        """Returns the sums over a batch from its logits."""
+        logits_BPK = logits
         labels, weights_BP = batch["labels"], batch["weights"]
         weight, count = self.weights(batch), jnp.sum(weights_BP)
         if self.problem_type == "regression":

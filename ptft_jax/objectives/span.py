@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
+from ptft_jax.objectives.classes import symmetric_divergence
 from ptft_jax.objectives.pretraining import weighted_cross_entropy
 from ptft_jax.objectives.totals import Totals
 
@@ -42,6 +43,16 @@ class SpanObjective:
         lowest = jnp.finfo(jnp.float32).min
         return jnp.where(own_BPT[:, :, None, :], logits_B2T[:, None], lowest)
 
+    def counts(self, batch: Batch) -> Float[Array, "B P"]:
+        """Returns 1 for each real example."""
+        return batch["weights"]
+
+    def divergences(
+        self, logits: Float[Array, "B P 2 T"], others: Float[Array, "B P 2 T"]
+    ) -> Float[Array, "B P"]:
+        """Returns how far two distributions over tokens are apart, the mean of first and last."""
+        return jnp.mean(symmetric_divergence(logits, others), axis=2)
+
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `start` and `end`, float32 logits [B, T], of rows that hold one example."""
         logits_BP2T = self.logits(encoder, batch)
@@ -58,13 +69,16 @@ class SpanObjective:
                 `BertEncoder`), which number them from 1.
             keys: one PRNG key per row; None means evaluation.
         """
+        return self.totals(self.logits(encoder, batch, keys), batch)
+
+    def totals(self, logits: Float[Array, "B P 2 T"], batch: Batch) -> Totals:
+        """Returns the sums over a batch from its logits."""
         weight = self.weights(batch)
-        logits_BP2T = self.logits(encoder, batch, keys)
-        rows, _, _, tokens = logits_BP2T.shape
+        rows, _, _, tokens = logits.shape
         labels_BP2 = jnp.stack([batch["start_positions"], batch["end_positions"]], axis=2)
         weights_BP2 = jnp.stack([batch["weights"] / 2] * 2, axis=2)
         loss, correct = weighted_cross_entropy(
-            logits_BP2T.reshape(rows, -1, tokens),
+            logits.reshape(rows, -1, tokens),
             labels_BP2.reshape(rows, -1),
             weights_BP2.reshape(rows, -1),
         )

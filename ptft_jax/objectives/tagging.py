@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import ClassLoss
+from ptft_jax.objectives.classes import ClassLoss, symmetric_divergence
 from ptft_jax.objectives.totals import Totals, head_keys
 
 
@@ -39,6 +39,16 @@ class TaggingObjective:
         hidden_BTD = encoder.last_hidden_state(batch, keys)
         return encoder.logits("tagging", hidden_BTD, head_keys(keys))
 
+    def counts(self, batch: Batch) -> Float[Array, "B T"]:
+        """Returns 1 for each labelled token."""
+        return batch["label_weights"]
+
+    def divergences(
+        self, logits: Float[Array, "B T K"], others: Float[Array, "B T K"]
+    ) -> Float[Array, "B T"]:
+        """Returns how far two distributions over labels are apart."""
+        return symmetric_divergence(logits, others)
+
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `tags` int32 [B, T], the most probable labels, and `scores` float32 [B, T],
         their probabilities; NaN where logits are not finite.
@@ -56,8 +66,11 @@ class TaggingObjective:
                 `label_weights` float32 [B, T], 0 where a token has no label.
             keys: one PRNG key per row; None means evaluation.
         """
+        return self.totals(self.logits(encoder, batch, keys), batch)
+
+    def totals(self, logits: Float[Array, "B T K"], batch: Batch) -> Totals:
+        """Returns the sums over a batch from its logits."""
         weight = self.weights(batch)
-        logits_BTK = self.logits(encoder, batch, keys)
-        loss, correct = self._class_loss(logits_BTK, batch["labels"], batch["label_weights"])
+        loss, correct = self._class_loss(logits, batch["labels"], batch["label_weights"])
         count = jnp.sum(batch["label_weights"])
         return Totals({"tagging": loss}, weight, {"accuracy": (correct, count)})

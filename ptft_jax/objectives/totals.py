@@ -1,6 +1,6 @@
 """What an objective returns: sums only, so that any split of a batch adds up to the same number."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float
@@ -27,6 +27,7 @@ class Totals(NamedTuple):
     metrics: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training objective over batches of one form."""
 
@@ -48,6 +49,29 @@ class ScoringObjective(Objective, Protocol):
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns arrays [B, …] by name, without dropout."""
+        ...
+
+
+@runtime_checkable
+class LogitsObjective(ScoringObjective, Protocol):
+    """An objective of which one array, the logits of all positions, gives loss and outputs."""
+
+    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> jax.Array:
+        """Returns the float32 logits; `keys` None turns dropout off."""
+        ...
+
+    def totals(self, logits: jax.Array, batch: Batch) -> Totals:
+        """Returns the sums over the batch's rows."""
+        ...
+
+    def counts(self, batch: Batch) -> Float[Array, "B M"]:
+        """Returns how much each position counts, whatever its class: 0 where there is none."""
+        ...
+
+    def divergences(self, logits: jax.Array, others: jax.Array) -> Float[Array, "B M"]:
+        """Returns KL(p‖q) + KL(q‖p) of the distributions that two arrays of logits stand for, at
+        each position; the squared difference where they are no distributions.
+        """
         ...
 
 

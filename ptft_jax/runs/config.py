@@ -195,6 +195,7 @@ def check_numbers(config: Config) -> None:
         ("max_train_examples", 0),
         ("examples_per_class", 0),
         ("patience", 0),
+        ("reinit_layers", 0),
     ):
         value = config.get(name)
         if value is not None and value < least:
@@ -208,6 +209,10 @@ def check_numbers(config: Config) -> None:
     if not 0 <= config.get("label_smoothing", 0.0) <= 1:
         raise ConfigError(
             f"--config.label_smoothing={config.label_smoothing}: expected a share from 0 to 1."
+        )
+    if not 0 <= config.get("mixout", 0.0) < 1:
+        raise ConfigError(
+            f"--config.mixout={config.mixout}: expected a probability from 0 to below 1."
         )
     for bucket in config.get("length_buckets") or ():
         if not isinstance(bucket, int) or isinstance(bucket, bool) or bucket < 1:

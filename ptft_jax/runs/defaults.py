@@ -107,6 +107,14 @@ def finetune(kind: str = "classification") -> Config:
     config.task = ""
     config.epochs = 3.0
     config.max_train_examples = 0  # 0: all
+    config.regularizer = ConfigDict(
+        {
+            "name": "",  # r_drop, fgm or smart
+            "weight": placeholder(float),  # None: what is the regularizer's own
+            "epsilon": placeholder(float),
+            "step_size": placeholder(float),
+        }
+    )
     config.patience = 0  # evaluations without a better one that end the run; 0: it goes to its end
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
@@ -123,6 +131,8 @@ def finetune(kind: str = "classification") -> Config:
         }
     )
     config.unfreeze = 0.0  # share of the run by which the last layer is unfrozen; 0: none is frozen
+    config.mixout = 0.0  # probability of an entry of the encoder's matrices to be where it began
+    config.reinit_layers = 0  # top layers that come from the seed, the pooler with them
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

@@ -70,7 +70,7 @@ _FIXED = (
     "model.adapter",
 )
 # Of what is trained there are moments.
-_FIXED += ("config.trainable", "config.optimizer.rules", "frozen")
+_FIXED += ("config.trainable", "config.optimizer.rules", "config.reinit_layers", "frozen")
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 # What marks a folder as something else, or as a run that has lost its config.json.

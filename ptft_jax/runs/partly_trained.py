@@ -4,13 +4,8 @@ Frozen parameters are not repeated in checkpoints: a run names them by their SHA
 from where it started.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from ptft_jax.errors import ConfigError, PtftError
 from ptft_jax.models.build import Model, Params
@@ -24,9 +19,7 @@ from ptft_jax.runs.starting_point import (
     has_adapter,
     load_starting_point,
 )
-from ptft_jax.training.mesh import put_params
 from ptft_jax.training.rules import Rates, Rule, rules_of
-from ptft_jax.training.step import TrainStep
 
 
 class PartlyTrained(Trainable):
@@ -70,6 +63,13 @@ class PartlyTrained(Trainable):
         self.rates = Rates(model, rules, frozenset(fresh), self._unfreeze)
         self.factors, self.opens = self.rates.factors, self.rates.opens
         self._all_axes = self.axes
+        drawn = config.get("reinit_layers", 0)
+        if drawn and self.rates.parts.most_frozen > model.config.num_hidden_layers - drawn:
+            raise ConfigError(
+                f"reinit_layers={drawn}: the rules (trainable, optimizer.rules) freeze some of the "
+                "layers that are drawn anew, which would never learn anything; expected all of "
+                f"them trained, as with trainable=top{drawn}."
+            )
         self._frozen = self.rates.parts.frozen(params)
         if self._frozen:
             self.parts, self.sha256 = self.rates.parts, sha256_of(self._frozen)
@@ -96,17 +96,6 @@ class PartlyTrained(Trainable):
     def of(self, params: Params) -> Params:
         return params if self.parts is None else self.parts.trained(params)
 
-    def frozen(self, mesh: Mesh) -> Params:
-        return put_params(self._frozen, self._all_axes, mesh)
-
-    def with_frozen(
-        self, step: TrainStep, evaluate: Callable[[Params], Any], frozen: Params
-    ) -> tuple[TrainStep, Callable[[Params], Any]]:
-        if not frozen:
-            return step, evaluate
-        join = self.rates.parts.join
-        return partial(step, frozen=frozen), lambda params: evaluate(join(params, frozen))
-
     def whole(self, trained: Params) -> Params:
         """Returns all parameters, of which the frozen ones come from the host."""
         return self.rates.parts.join(trained, jax.tree.map(jnp.asarray, self._frozen))
@@ -120,9 +109,10 @@ def base_of(record: RunRecord, where: str) -> StartingPoint:
     """
     model, source = record.encoder_config, str(record.init_from)
     try:
-        return load_starting_point(
+        found = load_starting_point(
             source, model.heads, labels=record.labels, num_labels=model.num_labels
         )
+        return found.reinitialised(record.config["reinit_layers"])
     except PtftError as error:
         raise ConfigError(
             f"{where} keeps the parameters of {source} frozen and holds only what it trained: "

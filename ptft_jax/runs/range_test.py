@@ -113,6 +113,7 @@ def find_rates(
         seed=config.seed,
         accumulate=phase.config.accumulate,
         parts=trainable.parts,
+        mixout=config.get("mixout", 0.0),
     )
     if start.source is not None:
         watch.say(str(start))
@@ -128,7 +129,7 @@ def find_rates(
     ):
         given = put_params(trainable.of(start.params), model.axes(), mesh)
         state = init_state(model, optimizer, config.seed, given, trainable.parts)
-        step, _ = trainable.with_frozen(step, lambda params: None, trainable.frozen(mesh))
+        step, _ = trainable.with_constants(step, lambda params: None, trainable.constants(mesh))
         watch.begins(updates)
         for count, batch in zip(range(1, updates + 1), batches, strict=False):
             state, metrics = step(state, put_batch(batch, mesh))

@@ -30,6 +30,7 @@ class RunRecord:
         data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
         frozen: SHA-256 of the parameters of `init_from` that the run leaves as they are; None where
             all are trained.
+        origin: SHA-256 of the values of `init_from` that mixout mixes in; None without.
         randomness: the version of dropout's masks (`ptft_jax.models.dropout`); None for an imported
             run, and for one that was made before there were versions.
     """
@@ -44,6 +45,7 @@ class RunRecord:
     problem_type: str | None = None
     data: dict[str, str] = dataclasses.field(default_factory=dict)
     frozen: str | None = None
+    origin: str | None = None
     randomness: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -66,10 +68,10 @@ class RunRecord:
 
     @property
     def has_dropout(self) -> bool:
-        """Whether the run's training depends on masks of dropout."""
+        """Whether the run's training depends on masks, of dropout or mixout."""
         config = self.encoder_config
         rates = config.hidden_dropout_prob, config.attention_probs_dropout_prob
-        return any((*rates, config.classifier_dropout))
+        return any((*rates, config.classifier_dropout, self.config.get("mixout")))
 
 
 def is_run(folder: Path, named: str) -> bool:

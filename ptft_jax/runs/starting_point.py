@@ -2,17 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
 from jax.sharding import Mesh
 
 from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import host_params, open_run
 from ptft_jax.runs.record import RunRecord, is_run
+from ptft_jax.training.mesh import put_params
 from ptft_jax.training.step import TrainStep
 
 if TYPE_CHECKING:
@@ -25,13 +29,13 @@ class StartingPoint:
     """Model, tokenizer and parameters to start from.
 
     Attributes:
-        params: nested dict of NumPy arrays, any part of the tree; the rest is initialised from
-            the run's seed.
+        params: nested dict of NumPy arrays, any part of the tree, and of the layers perhaps the
+            first ones only; the rest is initialised from the run's seed.
         config: the model with the heads that were asked for.
         tokenizer: text to ids.
         source: the folder that `params` come from, or NAME@COMMIT of a model of the Hub; None
             where there are none.
-        new: heads that the source lacks.
+        new: heads that the source lacks, and what is not taken from there.
         dropped: heads of the source that were not asked for.
     """
 
@@ -41,6 +45,28 @@ class StartingPoint:
     source: str | None = None
     new: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+
+    def reinitialised(self, layers: int) -> "StartingPoint":
+        """Returns a starting point whose top layers and pooler come from the seed (Zhang et al.
+        2021, "Revisiting Few-sample BERT Fine-tuning"); 0 changes nothing.
+
+        Raises:
+            ConfigError: the model has not so many layers.
+        """
+        count = self.config.num_hidden_layers
+        if layers > count:
+            raise ConfigError(
+                f"--config.reinit_layers={layers}: the model has {count} layers; expected at most "
+                "so many."
+            )
+        if not layers or not self.params:  # of a run that goes on, its checkpoint has them all
+            return self
+        encoder = {name: part for name, part in self.params["encoder"].items() if name != "pooler"}
+        encoder["layers"] = jax.tree.map(lambda array: array[:-layers], encoder["layers"])
+        new = [f"top {layers} of {count} layers", *self.new]
+        if "pooler" in self.config.heads and "pooler" not in new:
+            new.insert(1, "pooler")
+        return dataclasses.replace(self, params={**self.params, "encoder": encoder}, new=tuple(new))
 
     def __str__(self) -> str:
         text = f"initialised from {self.source}"
@@ -134,15 +160,41 @@ class Trainable:
         opens: after which share of the run each begins to learn; None: at its start.
         axes: the logical axes of the trained parameters.
         sha256: of the frozen parameters; None where there are none.
+        origin_sha256: of the values that mixout mixes in; None without.
     """
 
     parts: "Parts | None" = None
     factors: Params | None = None
     opens: Params | None = None
     sha256: str | None = None
+    origin_sha256: str | None = None
 
     def __init__(self, model: Model):
-        self.axes = model.axes()
+        self.axes = self._all_axes = model.axes()
+        self._frozen: Params = {}
+        self._origin: Params = {}
+
+    def keep_origin(self, params: Params, init_from: str | None, record: RunRecord | None) -> None:
+        """Keeps the starting values of the encoder's trained matrices, for mixout.
+
+        Raises:
+            ConfigError: there are none, or they are not those that the run was started with.
+        """
+        from ptft_jax.models.parts import sha256_of
+
+        self._origin = _kernels({"encoder": self.of(params).get("encoder", {})})
+        if not self._origin:
+            raise ConfigError(
+                "mixout: no matrix of the encoder is trained that has a value in --init_from to "
+                "stay near to; expected trainable=all or topK, and reinit_layers below that."
+            )
+        self.origin_sha256 = sha256_of(self._origin)
+        if record is not None and record.origin not in (None, self.origin_sha256):
+            raise ConfigError(
+                f"{init_from} holds other parameters (SHA-256 {self.origin_sha256[:12]}) than "
+                f"those that this run was started from and mixes in ({record.origin[:12]}): bring "
+                "them back, or start another run from the new ones."
+            )
 
     def facts(self) -> dict[str, str]:
         """Returns how much is trained, in words; {} where it is all."""
@@ -152,26 +204,54 @@ class Trainable:
         """Returns the trained part of a tree of parameters."""
         return params
 
-    def frozen(self, mesh: Mesh) -> Params:
-        """Returns the frozen parameters, laid out over a mesh; {} where there are none."""
-        return {}
+    def constants(self, mesh: Mesh) -> dict[str, Params]:
+        """Returns what a step takes beside state and batch, by name, laid out over a mesh."""
+        found = {"frozen": self._frozen, "origin": self._origin}
+        return {name: put_params(one, self._all_axes, mesh) for name, one in found.items() if one}
 
-    def with_frozen(
-        self, step: TrainStep, evaluate: Callable[[Params], Any], frozen: Params
+    def with_constants(
+        self,
+        step: TrainStep,
+        evaluate: Callable[[Params], Any],
+        constants: dict[str, Params],
     ) -> tuple[TrainStep, Callable[[Params], Any]]:
         """Returns a step and an evaluation that take the trained parameters alone."""
-        return step, evaluate
+        if constants:
+            step = partial(step, **constants)
+        if self.parts is None:
+            return step, evaluate
+        join, frozen = self.parts.join, constants["frozen"]
+        return step, lambda params: evaluate(join(params, frozen))
 
 
 def trainable_of(
     config: Config, model: Model, params: Params, init_from: str | None, record: RunRecord | None
 ) -> Trainable:
     """Returns what a config's rules make of a model; arguments as of `PartlyTrained`."""
-    if not has_rules(config):
-        return Trainable(model)
-    from ptft_jax.runs.partly_trained import PartlyTrained
+    if has_rules(config):
+        from ptft_jax.runs.partly_trained import PartlyTrained
 
-    return PartlyTrained(config, model, params, init_from, record)
+        trainable = PartlyTrained(config, model, params, init_from, record)
+    else:
+        trainable = Trainable(model)
+    if config.get("mixout"):
+        trainable.keep_origin(params, init_from, record)
+    return trainable
+
+
+def _kernels(params: Params) -> Params:
+    """Returns the matrices of linear maps in a tree of parameters."""
+    found = {
+        name: _kernels(value) if isinstance(value, dict) else value
+        for name, value in params.items()
+        if isinstance(value, dict) or (name == "kernel" and len(value))
+    }
+    return {name: value for name, value in found.items() if not isinstance(value, dict) or value}
+
+
+def rereads_source(config: Config) -> bool:
+    """Says whether a run that goes on needs what it started from: no checkpoint holds that."""
+    return freezes(config) or bool(config.get("mixout"))
 
 
 def has_rules(config: Config) -> bool:

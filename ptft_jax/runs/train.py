@@ -34,7 +34,7 @@ from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
 from ptft_jax.runs.phases import PhaseConfig, check_borders
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.runs.starting_point import freezes, trainable_of
+from ptft_jax.runs.starting_point import rereads_source, trainable_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
@@ -175,8 +175,8 @@ def train(
 
     # Model. With its tokenizer it is known how long the run is.
     resumes = folder.has_checkpoint()
-    # What is frozen is in no checkpoint of the run.
-    start = kind.starting_point(init_from, folder if resumes and not freezes(config) else None)
+    has_all = resumes and not rereads_source(config)
+    start = kind.starting_point(init_from, folder if has_all else None)
     init_from = start.source or init_from
     tokenizer = start.tokenizer
     phases, steps = kind.phases, kind.phases[-1].until
@@ -214,6 +214,7 @@ def train(
         problem_type=kind.problem_type,
         data=dict(kind.fingerprints),
         frozen=trainable.sha256,
+        origin=trainable.origin_sha256,
         randomness=RANDOMNESS,
     )
     # Hosts that fetch a model of the Hub each for itself may have got different ones.
@@ -273,7 +274,7 @@ def train(
                 given = put_params(trainable.of(start.params), model.axes(), mesh)
                 state = init_state(model, optimizer, config.seed, given, trainable.parts)
                 meta = {"next_index": 0, "evaluation_due": False}
-            frozen = trainable.frozen(mesh)
+            constants = trainable.constants(mesh)
         first = int(state.step)
         job.heartbeat.step = first
         if job.is_first:
@@ -315,9 +316,10 @@ def train(
                     accumulate=accumulate,
                     max_skipped_in_row=config.max_skipped_in_row,
                     parts=trainable.parts,
+                    mixout=config.get("mixout", 0.0),
                 )
                 evaluate = kind.evaluate(model, phase, splits, mesh, job)
-                step, evaluate = trainable.with_frozen(step, evaluate, frozen)
+                step, evaluate = trainable.with_constants(step, evaluate, constants)
                 # A phase reads its own examples, from the first one on.
                 index = meta["next_index"] if resumes_here else 0
                 if done == first:

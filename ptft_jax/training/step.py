@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Model, Params
-from ptft_jax.models.dropout import row_keys
+from ptft_jax.models.dropout import row_keys, step_key
 from ptft_jax.objectives.totals import Objective, ScoringObjective, Totals, add, loss_of
 from ptft_jax.training.mesh import (
     exchange_gradients,
@@ -73,7 +73,8 @@ def init_state(
         optimizer: its optimizer.
         seed: decides every initial value.
         params: values to use instead of fresh ones, for any subtree of those that are trained (a
-            head that is absent here is initialised from the seed).
+            head that is absent here is initialised from the seed, and so are layers above those
+            that are here).
         parts: which parameters are trained; None: all.
     """
     given = params or {}
@@ -110,10 +111,18 @@ def abstract_state(
 
 
 def _override(fresh: Params, given: Params) -> Params:
-    """Returns `fresh` with every leaf that `given` holds taken from there."""
+    """Returns `fresh` with every leaf that `given` holds taken from there.
+
+    A leaf with fewer layers than the fresh one has the first ones; the others stay fresh.
+    """
     merged = dict(fresh)
     for name, value in given.items():
-        merged[name] = _override(fresh[name], value) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            merged[name] = _override(fresh[name], value)
+        elif len(value) < len(fresh[name]):
+            merged[name] = jnp.concatenate([value, fresh[name][len(value) :]])
+        else:
+            merged[name] = value
     return merged
 
 
@@ -127,6 +136,7 @@ def make_train_step(
     accumulate: int = 1,
     max_skipped_in_row: int = 10,
     parts: "Parts | None" = None,
+    mixout: float = 0.0,
 ) -> TrainStep:
     """Makes the jitted step; the state passed in is donated.
 
@@ -149,24 +159,29 @@ def make_train_step(
             must be divisible by it (times the number of devices that split rows).
         max_skipped_in_row: number of batches left out in a row that ends learning.
         parts: which parameters are trained, those of the state; None: all.
+        mixout: probability of an entry of `origin` to stand for the parameter's own.
 
     Returns:
-        A function (state, batch, frozen) -> (state, metrics), where `frozen` are the parameters
-        that are not trained, which are not donated; it may be left out where there are none. The
-        metrics are float32 scalars of this very step: `loss`, the objective's metrics, `grad_norm`
-        (before clipping), `learning_rate`, `tokens` (attended tokens in the batch), and the state's
-        `skipped` and `skipped_in_row`.
+        A function (state, batch, frozen, origin) -> (state, metrics), where `frozen` are the
+        parameters that are not trained and `origin` the values that `mixout` mixes in, neither of
+        which is donated; they may be left out where there are none. The metrics are float32
+        scalars of this very step: `loss`, the objective's metrics, `grad_norm` (before clipping),
+        `learning_rate`, `tokens` (attended tokens in the batch), and the state's `skipped` and
+        `skipped_in_row`.
     """
 
     first_layer = 0 if parts is None else parts.first_layer
 
     def step(
-        state: TrainState, batch: Batch, frozen: Params | None = None
+        state: TrainState,
+        batch: Batch,
+        frozen: Params | None = None,
+        origin: Params | None = None,
     ) -> tuple[TrainState, Metrics]:
         weight = objective.weights(batch)
         others = sum_gradients_locally(frozen or {})
 
-        def totals_of(params: Params, batch: Batch, keys: jax.Array | None = None) -> Totals:
+        def totals_of(params: Params, batch: Batch, keys: jax.Array) -> Totals:
             whole = params if parts is None else parts.join(params, others)
             return objective(model.bind(whole, first_layer), batch, keys=keys)
 
@@ -176,8 +191,15 @@ def make_train_step(
 
         gradient = jax.grad(part_loss, has_aux=True)
         keys_B = row_keys(seed, state.step, batch["input_ids"].shape[0])
+        params, unmixed = state.params, None
+        if origin:
+            from ptft_jax.training.mixout import mixed  # few runs do
+
+            key = jax.random.key_data(step_key(seed, state.step))
+            # The same masks for all micro-batches.
+            params, unmixed = jax.vjp(partial(mixed, origin=origin, rate=mixout, key=key), params)
         # The gradients of micro-batches are added where they are, and exchanged over `data` once.
-        params = sum_gradients_locally(state.params)
+        params = sum_gradients_locally(params)
         if accumulate == 1:
             grads, totals = gradient(params, batch, keys_B)
         else:
@@ -189,11 +211,13 @@ def make_train_step(
 
             nothing = (
                 zero_gradients(params),
-                jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch)),
+                jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch, keys_B)),
             )
             micro_batches = _split({**batch, "keys": keys_B}, accumulate)
             (grads, totals), _ = jax.lax.scan(body, nothing, micro_batches)
         grads = exchange_gradients(grads)
+        if unmixed is not None:
+            (grads,) = unmixed(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         loss, grad_norm = loss_of(totals, weight), optax.tree.norm(grads)

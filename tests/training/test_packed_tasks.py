@@ -20,6 +20,7 @@ from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.objectives.regularized import FastGradient
 from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
@@ -67,6 +68,12 @@ def choice():
     return examples, ChoiceObjective(label_smoothing=0.1), ("pooler", "choice")
 
 
+def disturbed():
+    """Choices, each of which is moved by a gradient of its own."""
+    examples, objective, heads = choice()
+    return examples, FastGradient(objective, weight=3.0, epsilon=2.0), heads
+
+
 def updated(model, objective, batch, mesh, accumulate=1):
     """Returns loss, gradient norm and tokens of an update, and the parameters after it."""
     optimizer, schedule = make_optimizer(
@@ -84,7 +91,7 @@ def updated(model, objective, batch, mesh, accumulate=1):
         return kept, jax.tree.map(np.asarray, state.params)
 
 
-@pytest.mark.parametrize("kind", [classification, tagging, span, choice])
+@pytest.mark.parametrize("kind", [classification, tagging, span, choice, disturbed])
 def test_packed_equals_unpacked(kind):
     """The same examples, in fewer rows: equal loss, gradient norm, tokens and updated parameters.
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSettings, ChoiceSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.metrics import check_outputs, distinct_choices, softmax
 from ptft_jax.objectives.squad import score_answers
@@ -32,7 +31,7 @@ class Choice(FineTuning):
     def plain_objective(self) -> ChoiceObjective:
         return ChoiceObjective()
 
-    def objective(self, model: EncoderConfig) -> ChoiceObjective:
+    def task_objective(self) -> ChoiceObjective:
         return ChoiceObjective(self.config.label_smoothing)
 
     def make_examples(

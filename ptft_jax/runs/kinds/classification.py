@@ -11,7 +11,6 @@ from ptft_jax.data.tasks.subset import rows_of_each_class
 from ptft_jax.data.tasks.table import Split, TableSettings
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.runs.config import Config
@@ -75,7 +74,7 @@ class Classification(FineTuning):
     def plain_objective(self) -> ClassificationObjective:
         return ClassificationObjective(self.task.problem_type)
 
-    def objective(self, model: EncoderConfig) -> ClassificationObjective:
+    def task_objective(self) -> ClassificationObjective:
         return ClassificationObjective(
             self.task.problem_type, self._class_weights, self.config.label_smoothing
         )

@@ -19,7 +19,8 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import LINEAR_HEADS, AdapterConfig, EncoderConfig
-from ptft_jax.objectives.totals import ScoringObjective
+from ptft_jax.objectives.regularized import regularized, regularizer_settings
+from ptft_jax.objectives.totals import LogitsObjective, Objective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
@@ -46,6 +47,8 @@ class FineTuning(Kind):
 
     def __init__(self, config: Config):
         self.config = config
+        given = config.regularizer.to_dict()
+        self._regularizer = regularizer_settings(given.pop("name"), given)
         # Of each split the examples of the last evaluation, and what was decoded.
         self._last: dict[str, tuple[Any, Any]] = {}
         self.task = load_task(config.task, config.data_dir, self.settings(config))
@@ -96,7 +99,7 @@ class FineTuning(Kind):
         """
 
     @abstractmethod
-    def plain_objective(self) -> ScoringObjective:
+    def plain_objective(self) -> LogitsObjective:
         """Returns what a model is scored by, whatever options bend the loss that it is trained on.
 
         So losses on dev are those of the task, and can be compared between runs.
@@ -117,8 +120,19 @@ class FineTuning(Kind):
     def analysis(self, split: Any, examples: Any, predictions: Any) -> Analysis:
         """Returns what a report shows of a split and of what `decode` returned."""
 
-    def objective(self, model: EncoderConfig) -> ScoringObjective:
+    def task_objective(self) -> LogitsObjective:
+        """Returns what a model is trained on, but for a regularizer."""
         return self.plain_objective()
+
+    def objective(self, model: EncoderConfig) -> Objective:
+        name = self.config.regularizer.name
+        rates = model.hidden_dropout_prob, model.attention_probs_dropout_prob
+        if name == "r_drop" and not any((*rates, model.classifier_dropout)):
+            raise ConfigError(
+                "--config.regularizer.name=r_drop: the model has no dropout, so that both passes "
+                "would be the same; expected a rate above 0, as of model.hidden_dropout_prob."
+            )
+        return regularized(self.task_objective(), name, self._regularizer)
 
     def training_rows(self, train: Any) -> np.ndarray:
         """Returns the rows of the train split that are used, ascending.
@@ -157,6 +171,7 @@ class FineTuning(Kind):
             found = load_starting_point(
                 init_from, self.heads, labels=self.labels, num_labels=self.num_labels
             )
+        found = found.reinitialised(self.config.reinit_layers)
         changes = {name: value for name, value in self.config.model.items() if value is not None}
         if self.config.adapter.name:
             changes["adapter"] = AdapterConfig(**self.config.adapter)
@@ -264,10 +279,13 @@ class FineTuning(Kind):
         of = f" of {self._of:,}, drawn by seed {self.config.seed}," if self._of > len(train) else ""
         cut = f" in {len(rows):,} rows" if len(rows) != len(train) else ""
         epochs = phase.until * phase.config.batch_size / len(rows)
+        settings = "".join(f", {key} {value:g}" for key, value in self._regularizer.items())
+        name = self.config.regularizer.name
         return {
             "task": f"{self.task.name}: {len(train):,} training examples{of}{cut}{names}",
             "run": f"{phase.until:,} updates of {phase.config.batch_size} examples = "
             f"{epochs:.2g} epochs",
+            **({"regularizer": f"{name}{settings}"} if name else {}),
         }
 
     def remarks(self, examples: list[Any]) -> list[str]:

@@ -9,7 +9,6 @@ from ptft_jax.data.tasks.class_weights import read_class_weights
 from ptft_jax.data.tasks.tagging import TaggingExamples
 from ptft_jax.data.tasks.tags import TaggingSettings, TaggingSplit, are_entities, inside_ids
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.entities import entity_scores, scheme_of, tag_accuracy
 from ptft_jax.objectives.metrics import check_outputs
 from ptft_jax.objectives.tagging import TaggingObjective
@@ -39,7 +38,7 @@ class Tagging(FineTuning):
     def plain_objective(self) -> TaggingObjective:
         return TaggingObjective()
 
-    def objective(self, model: EncoderConfig) -> TaggingObjective:
+    def task_objective(self) -> TaggingObjective:
         return TaggingObjective(self._class_weights, self.config.label_smoothing)
 
     def make_examples(

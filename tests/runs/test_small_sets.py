@@ -1,0 +1,128 @@
+"""Whole runs with what helps on small data sets."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command_line import compilation_cache, pretrain_flags, run, sentences
+from small_encoder import write_encoder
+
+import ptft_jax
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.parts import named
+from ptft_jax.runs.folder import open_run
+from ptft_jax.runs.starting_point import load_starting_point
+
+TEXTS = [text for text, _ in sentences(24, 1)]
+pytestmark = pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a tiny encoder of two layers, `hf`, and a table of texts, `data`."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "data").mkdir()
+    for split in ("train", "dev"):
+        rows = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(TEXTS)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (place / "data" / f"{split}.jsonl").write_text(lines)
+    with compilation_cache(place / "cache"):
+        write_encoder(place / "hf", TEXTS)
+        yield place
+
+
+def config_of(place, **changes):
+    config = ptft_jax.get_config("finetune/text")
+    keys = {"data_dir": str(place / "data"), "batch_size": 8, "eval_every": 0, "log_every": 1}
+    config.update_from_flattened_dict({**keys, "max_seq_length": 32, **changes})
+    return config
+
+
+def leaves(params):
+    return {path: np.asarray(value) for path, value in named(params)}
+
+
+def test_layers_that_are_drawn_anew(place, tmp_path):
+    """The top ones and the pooler, to other values of the same spread; all else is the source's."""
+    # The first update of a warm-up has the rate 0: what the run starts from is what it saves.
+    changes = {"reinit_layers": 1, "trainable": "top1"}
+    config = config_of(place, steps=1, seed=1, **changes)  # the source is of seed 0
+    ptft_jax.finetune(config, str(place / "hf"), str(tmp_path / "run"))
+    found = leaves(open_run(tmp_path / "run").params)
+    for path, before in leaves(load_starting_point(str(place / "hf"), ("pooler",)).params).items():
+        after, kept = found[path], len(before)
+        if "encoder/layers/" in path:
+            kept = 1
+        elif "pooler" in path:
+            kept = 0
+        np.testing.assert_array_equal(after[:kept], before[:kept], path)
+        if path.endswith("kernel") and kept < len(before):
+            assert (after[kept:] != before[kept:]).mean() > 0.99, path
+            assert after[kept:].std() == pytest.approx(before[kept:].std(), rel=0.3), path
+        else:
+            np.testing.assert_array_equal(after, before, path)
+
+
+def losses(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {entry["step"]: entry["loss"] for line in lines if "loss" in (entry := json.loads(line))}
+
+
+def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
+    """To the same losses after a kill, and not with other values."""
+    changes = {"mixout": 0.5, "reinit_layers": 1, "regularizer.name": "r_drop"}
+    changes |= {"steps": 4, "checkpoint_every": 2}
+    config = config_of(place, **changes, **{"optimizer.learning_rate": 1e-2})
+    base, run_dir = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(place / "hf", base)
+    found = ptft_jax.finetune(config, str(base), str(run_dir))
+    whole = losses(run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "4")
+    (run_dir / "results.json").unlink()
+    assert ptft_jax.finetune(config, None, str(run_dir)) == found
+    assert losses(run_dir) == whole
+
+    write_encoder(tmp_path / "other", TEXTS, seed=2)
+    shutil.rmtree(base)
+    (tmp_path / "other").rename(base)
+    shutil.rmtree(run_dir / "checkpoints" / "4")
+    with pytest.raises(ConfigError, match=r"holds other parameters .* mixes in"):
+        ptft_jax.finetune(config, None, str(run_dir))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reinit_layers": 3}, "reinit_layers=3: the model has 2 layers"),
+        ({"reinit_layers": -1}, "reinit_layers=-1: expected at least 0"),
+        ({"reinit_layers": 2, "trainable": "top1"}, "freeze some of the layers that are drawn"),
+        ({"mixout": 1.0}, "mixout=1.0: expected a probability from 0 to below 1"),
+        ({"mixout": 0.5, "trainable": "head"}, "mixout: no matrix of the encoder is trained"),
+        ({"regularizer.name": "drop"}, "name='drop': expected one of r_drop, fgm, smart"),
+        ({"regularizer.name": "fgm", "regularizer.weight": -1.0}, "weight=-1.0: expected a finite"),
+        ({"regularizer.name": "fgm", "regularizer.step_size": 1.0}, "fgm has weight, epsilon;"),
+        ({"regularizer.weight": 1.0}, "weight=1.0: there is no regularizer.name"),
+        (
+            {
+                "regularizer.name": "r_drop",
+                "model.hidden_dropout_prob": 0.0,
+                "model.attention_probs_dropout_prob": 0.0,
+            },
+            "r_drop: the model has no dropout",
+        ),
+    ],
+)
+def test_settings_that_cannot_be(place, tmp_path, changes, message):
+    """One line before anything is compiled or written."""
+    with pytest.raises(ConfigError, match=message):
+        ptft_jax.finetune(config_of(place, **changes), str(place / "hf"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretraining_has_none_of_them(tmp_path, capsys):
+    """The text says what keys there are."""
+    flags = pretrain_flags(tmp_path, tmp_path / "run", **{"regularizer.name": "fgm"})
+    assert run(*flags) == 2
+    assert "regularizer.name" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
