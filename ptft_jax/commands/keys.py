@@ -127,6 +127,8 @@ KEYS: Mapping[str, Group] = {
             "accumulate": "micro-batches that an update is made of",
             "max_seq_length": "longer examples are cut to this many tokens",
             "trainable": "all, head, bias, or topK like top2: what is trained, heads always",
+            "cache_features": "`trainable=head`: the encoder runs once over each example, without "
+            "dropout",
             "packing": "training examples share rows",
             "length_buckets": "lengths of the rows where examples do not share them",
             "seed": "decides a new head, dropout and the order of the examples",

@@ -100,8 +100,8 @@ def finetune(kind: str = "classification") -> Config:
     `batch_size` / `accumulate`: what fits in training fits there. `eval_every` and
     `checkpoint_every` None mean once per epoch, 0 only at the end. `length_buckets`: lengths that
     batches are padded to; () pads all to `max_seq_length`. `packing` lets training examples share
-    rows. `model` may change what does not decide
-    the shape of a parameter; None keeps what `--init_from` says.
+    rows. `cache_features` runs a frozen encoder once over each example. `model` may change what
+    does not decide the shape of a parameter; None keeps what `--init_from` says.
     """
     config = _training()
     config.task = ""
@@ -111,6 +111,7 @@ def finetune(kind: str = "classification") -> Config:
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
     config.trainable = "all"
+    config.cache_features = False
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

@@ -4,7 +4,7 @@ Frozen parameters are not repeated in checkpoints: a run names them by their SHA
 from where it started.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -58,13 +58,15 @@ class PartlyTrained(Trainable):
                 parameters are not those that the run was started with.
         """
         super().__init__(model)
+        self._config, self._model = config, model
         if freezes(config) and init_from is None:
             raise ConfigError(
                 "a run that freezes parameters (trainable, optimizer.rules) needs --init_from: "
                 "frozen parameters from the seed would never learn anything."
             )
         fresh = {path for path, _ in named(model.abstract())} - {path for path, _ in named(params)}
-        rules = rules_in(config, model.config.num_hidden_layers)
+        layers = model.config.num_hidden_layers
+        rules = rules_in(config, layers)
         self.rates = Rates(model, rules, frozenset(fresh))
         self.factors = self.rates.factors
         self._all_axes = self.axes
@@ -72,6 +74,11 @@ class PartlyTrained(Trainable):
         if self._frozen:
             self.parts, self.sha256 = self.rates.parts, sha256_of(self._frozen)
             self.axes = self.parts.axes()
+        if self._caches and (self.parts is None or self.parts.first_layer < layers):
+            raise ConfigError(
+                f"cache_features=True with trainable={config.trainable!r}: a part of the encoder "
+                "is trained, so what it gives changes with every update; expected trainable=head."
+            )
         if record is not None and record.frozen not in (None, self.sha256):
             raise ConfigError(
                 f"{record.init_from} holds other parameters (SHA-256 {str(self.sha256)[:12]}) than "
@@ -82,9 +89,11 @@ class PartlyTrained(Trainable):
     def facts(self) -> dict[str, str]:
         if not self._frozen:
             return {}
+        once = "the encoder runs once over each example, without dropout"
+        more = {"features": once} if self._caches else {}
         trained, all_of = self.rates.trained_parameters, self.rates.all_parameters
         share = f"{trained:,} of {all_of:,} parameters ({100 * trained / all_of:.2g} %)"
-        return {"trained": f"{share}; the others stay as they are at the start"}
+        return {"trained": f"{share}; the others stay as they are at the start"} | more
 
     def of(self, params: Params) -> Params:
         return params if self.parts is None else self.parts.trained(params)
@@ -99,6 +108,28 @@ class PartlyTrained(Trainable):
             return step, evaluate
         join = self.rates.parts.join
         return partial(step, frozen=frozen), lambda params: evaluate(join(params, frozen))
+
+    @property
+    def _caches(self) -> bool:
+        return bool(self._config.get("cache_features"))
+
+    def with_features(
+        self,
+        examples: list[Any],
+        scored: list[Mapping[str, Any]],
+        params: Params,
+        frozen: Params,
+        **where: Any,
+    ) -> tuple[list[Any], list[Mapping[str, Any]]]:
+        if not self._caches:
+            return examples, scored
+        from ptft_jax.runs.features import with_features
+
+        whole, config = self.rates.parts.join(params, frozen), self._config
+        where["batch_size"] = config.eval_batch_size or config.batch_size // config.accumulate
+        # A fine-tuning has one phase.
+        made, also = with_features(self._model, whole, examples[0], scored[0], **where)
+        return [made], [also]
 
     def whole(self, trained: Params) -> Params:
         """Returns all parameters, of which the frozen ones come from the host."""

@@ -1,7 +1,7 @@
 """What a run starts from, a run's parameters or a Hugging Face folder, and what it trains of it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jax.sharding import Mesh
@@ -156,12 +156,25 @@ class Trainable:
         """Returns a step and an evaluation that take the trained parameters alone."""
         return step, evaluate
 
+    def with_features(
+        self,
+        examples: list[Any],
+        scored: list[Mapping[str, Any]],
+        params: Params,
+        frozen: Params,
+        **where: Any,
+    ) -> tuple[list[Any], list[Mapping[str, Any]]]:
+        """Returns the examples of all phases, with what a frozen encoder makes of them if it is to
+        be computed once; see `runs.features`.
+        """
+        return examples, scored
+
 
 def trainable_of(
     config: Config, model: Model, params: Params, init_from: str | None, record: RunRecord | None
 ) -> Trainable:
     """Returns what a config's rules make of a model; arguments as of `PartlyTrained`."""
-    if not has_rules(config):
+    if not has_rules(config) and not config.get("cache_features"):
         return Trainable(model)
     from ptft_jax.runs.partly_trained import PartlyTrained
 

@@ -280,6 +280,10 @@ def train(
                 state = init_state(model, optimizer, config.seed, given, trainable.parts)
                 meta = {"next_index": 0, "evaluation_due": False}
             frozen = trainable.frozen(mesh)
+            where = {"folder": folder.path, "mesh": mesh, "job": job, "say": report.say}
+            examples, scored = trainable.with_features(
+                examples, scored, state.params, frozen, **where
+            )
         first = int(state.step)
         job.heartbeat.step = first
         if job.is_first:
@@ -295,6 +299,8 @@ def train(
             return {}
         report.begins(end)
         started = time.monotonic()
+        # An encoder that does not run has no FLOPs.
+        ideal = None if config.get("cache_features") else ideal_seconds(model.config, mesh)
 
         # Loop.
         tracer = nullcontext()
@@ -349,7 +355,7 @@ def train(
                         max_skipped_in_row=config.max_skipped_in_row,
                         evaluation_due=due,
                         patience=patience,
-                        ideal_seconds=ideal_seconds(model.config, mesh),
+                        ideal_seconds=ideal,
                         job=job,
                     )
                 if ends_run:

@@ -175,7 +175,7 @@ def make_train_step(
             return loss_of(totals, weight), totals
 
         gradient = jax.grad(part_loss, has_aux=True)
-        keys_B = row_keys(seed, state.step, batch["input_ids"].shape[0])
+        keys_B = row_keys(seed, state.step, batch["attention_mask"].shape[0])
         # The gradients of micro-batches are added where they are, and exchanged over `data` once.
         params = sum_gradients_locally(state.params)
         if accumulate == 1:

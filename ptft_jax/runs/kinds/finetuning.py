@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
+from ptft_jax.data.tasks.features import Numbered
 from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tasks.subset import first_rows
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -165,10 +166,11 @@ class FineTuning(Kind):
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
         config = phase.config
+        train = Numbered(self._train) if config.cache_features else self._train
         if not config.packing:
-            return self._train
+            return train
         unit = rows_unit(config.accumulate, mesh)
-        return PackedExamples(self._train, tokenizer.pad_token_id, config.batch_size, unit)
+        return PackedExamples(train, tokenizer.pad_token_id, config.batch_size, unit)
 
     def scored(
         self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
