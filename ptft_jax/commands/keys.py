@@ -27,6 +27,8 @@ _COMPUTING = {
     "model.remat": "recompute each layer in the backward pass",
 }
 _RUNNING = {
+    "ema": "decay of a moving average of the parameters, which is then scored, saved and exported; "
+    "0 none",
     "log_every": "a line in `metrics.jsonl` every so many updates",
     "keep_last": "checkpoints kept beside the best one",
     "workers": "threads that make batches ahead of the device",

@@ -201,6 +201,11 @@ def check_numbers(config: Config) -> None:
             raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
     if config.get("epochs") is not None and not config.steps and not 0 < config.epochs < math.inf:
         raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
+    if not 0 <= config.ema < 1:
+        raise ConfigError(
+            f"--config.ema={config.ema}: expected a decay from 0 (no average) to below 1, like "
+            "0.999."
+        )
     if not 0 <= config.get("label_smoothing", 0.0) <= 1:
         raise ConfigError(
             f"--config.label_smoothing={config.label_smoothing}: expected a share from 0 to 1."

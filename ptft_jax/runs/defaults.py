@@ -34,6 +34,7 @@ def _training() -> Config:
     config.keep_last = 2  # checkpoints kept beside the best one
     config.workers = 1  # threads that make batches ahead of the device
     config.max_skipped_in_row = 10  # updates without finite gradients that end the run
+    config.ema = 0.0  # decay of the average of the parameters that a run stands for; 0: none
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "across_hosts": "data"})
     config.optimizer = ConfigDict(
         {

@@ -63,6 +63,8 @@ SHAPE_KEYS = (
 _FIXED = ("command", "pairs", "config.optimizer.name", "labels", "model.heads", "model.num_labels")
 # Of what is trained there are moments.
 _FIXED += ("config.trainable", "config.optimizer.rules", "frozen")
+# An average is of all updates.
+_FIXED += ("config.ema",)
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 # What marks a folder as something else, or as a run that has lost its config.json.

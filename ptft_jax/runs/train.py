@@ -22,6 +22,7 @@ from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_length, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import (
+    describe_average,
     describe_backends,
     describe_mesh,
     describe_model,
@@ -231,6 +232,7 @@ def train(
     facts = {
         "model": describe_model(model),
         **trainable.facts(),
+        **describe_average(config),
         **kind.facts(examples),
         "mesh": describe_mesh(mesh),
         **backends,
@@ -254,7 +256,8 @@ def train(
     # State: the run's own last checkpoint, then the starting point, then the seed.
     lock = held(folder.path) if job.is_first else nullcontext()
     with lock, jax.set_mesh(mesh), checkpoints, report:
-        abstract = abstract_state(model, optimizer, trainable.parts)
+        averages = config.ema > 0
+        abstract = abstract_state(model, optimizer, trainable.parts, averages=averages)
         arrays = jax.tree.leaves(abstract)
         check_run_place(job, folder.path, sum(a.size * a.dtype.itemsize for a in arrays))
         if job.process_count > 1:
@@ -277,7 +280,8 @@ def train(
                 report.say(f"resuming at step {int(state.step)} of {steps}")
             else:
                 given = put_params(trainable.of(start.params), model.axes(), mesh)
-                state = init_state(model, optimizer, config.seed, given, trainable.parts)
+                parts = trainable.parts
+                state = init_state(model, optimizer, config.seed, given, parts, averages=averages)
                 meta = {"next_index": 0, "evaluation_due": False}
             frozen = trainable.frozen(mesh)
             where = {"folder": folder.path, "mesh": mesh, "job": job, "say": report.say}
@@ -327,6 +331,7 @@ def train(
                     accumulate=accumulate,
                     max_skipped_in_row=config.max_skipped_in_row,
                     parts=trainable.parts,
+                    ema=config.ema,
                 )
                 evaluate = kind.evaluate(model, phase, splits, mesh, job)
                 step, evaluate = trainable.with_frozen(step, evaluate, frozen)
@@ -369,7 +374,7 @@ def train(
         scored, scores = made, report.results
         if ends and patience is not None and best not in (None, made):
             # Once more, for the report and the findings.
-            scored, scores = best, evaluate(checkpoints.restore_params(best, abstract.params))
+            scored, scores = best, evaluate(checkpoints.restore_params(best, abstract.outcome))
         results = {split: dict(metrics) for split, metrics in scores.items()}
         if ends:
             report.ends(made, {**results, "best": {"step": best}})
