@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from ptft_jax.data.batches import Batch, by_length
+from ptft_jax.data.batches import by_length
 from ptft_jax.data.progress import duration
 from ptft_jax.data.tasks.features import Numbered, WithFeatures, places_of, starts_of
-from ptft_jax.models.build import Model, Params, take_positions
+from ptft_jax.models.build import Batch, Model, Params, take_positions
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import process_rows, put_batch
 from ptft_jax.training.storage import size_text, storing

@@ -166,7 +166,7 @@ class FineTuning(Kind):
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
         config = phase.config
-        train = Numbered(self._train) if config.cache_features else self._train
+        train: Any = Numbered(self._train) if config.cache_features else self._train
         if not config.packing:
             return train
         unit = rows_unit(config.accumulate, mesh)
