@@ -28,6 +28,8 @@ _COMPUTING = {
     "model.remat": "recompute each layer in the backward pass",
 }
 _RUNNING = {
+    "ema": "decay of a moving average of the parameters, which is then scored, saved and exported; "
+    "0 none",
     "log_every": "a line in `metrics.jsonl` every so many updates",
     "keep_last": "checkpoints kept beside the best one",
     "workers": "threads that make batches ahead of the device",
@@ -138,6 +140,8 @@ KEYS: Mapping[str, Group] = {
             "the usual ones",
             "unfreeze": "share of the run by which all layers are trained, one after another from "
             "the head down; 0 all from the start",
+            "cache_features": "`trainable=head`: the encoder runs once over each example, without "
+            "dropout",
             "packing": "training examples share rows",
             "length_buckets": "lengths of the rows where examples do not share them",
             "seed": "decides a new head, dropout and the order of the examples",

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
@@ -37,6 +38,25 @@ class Examples(Protocol):
     def batch(self, indices: np.ndarray) -> Batch:
         """The examples at global `indices` (int64 [B]) as stacked arrays whose first axis is B."""
         ...
+
+
+class InEpochs:
+    """The order of the rows of one split: index g is row g % len of epoch g // len.
+
+    With `_shuffle` each epoch has an order of its own, which depends on (`_seed`, epoch) alone;
+    without it every epoch has that of the file.
+    """
+
+    _seed: int
+    _shuffle: bool
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of the split at global `indices` (int64 [B]), int64 [B]."""
+        epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
+        return shuffled_index(rows, len(self), self._seed, epochs) if self._shuffle else rows
 
 
 class Batches:

@@ -70,7 +70,13 @@ class Encoder(nnx.Module):
         return [first_BTD, *all_LBTD]
 
     def last_hidden_state(self, batch: Batch, keys: RowKeys = None) -> Float[Array, "B T D"]:
-        """Returns the last layer's output; arguments as in `hidden_states`."""
+        """Returns the last layer's output; arguments as in `hidden_states`.
+
+        A batch may have it as `last_hidden_state`, [B, S, D] of any S tokens, from an encoder that
+        is not trained; then nothing is computed.
+        """
+        if "last_hidden_state" in batch:
+            return batch["last_hidden_state"]
         return self.encoder(batch, keys, collect=False)[2]
 
     def pooled(

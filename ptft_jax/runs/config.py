@@ -206,6 +206,11 @@ def check_numbers(config: Config) -> None:
         raise ConfigError(
             f"--config.unfreeze={config.unfreeze}: expected a share of the run, from 0 and below 1."
         )
+    if not 0 <= config.ema < 1:
+        raise ConfigError(
+            f"--config.ema={config.ema}: expected a decay from 0 (no average) to below 1, like "
+            "0.999."
+        )
     if not 0 <= config.get("label_smoothing", 0.0) <= 1:
         raise ConfigError(
             f"--config.label_smoothing={config.label_smoothing}: expected a share from 0 to 1."

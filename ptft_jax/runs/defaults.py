@@ -34,6 +34,7 @@ def _training() -> Config:
     config.keep_last = 2  # checkpoints kept beside the best one
     config.workers = 1  # threads that make batches ahead of the device
     config.max_skipped_in_row = 10  # updates without finite gradients that end the run
+    config.ema = 0.0  # decay of the average of the parameters that a run stands for; 0: none
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "across_hosts": "data"})
     config.optimizer = ConfigDict(
         {
@@ -100,8 +101,8 @@ def finetune(kind: str = "classification") -> Config:
     `batch_size` / `accumulate`: what fits in training fits there. `eval_every` and
     `checkpoint_every` None mean once per epoch, 0 only at the end. `length_buckets`: lengths that
     batches are padded to; () pads all to `max_seq_length`. `packing` lets training examples share
-    rows. `model` may change what does not decide
-    the shape of a parameter; None keeps what `--init_from` says.
+    rows. `cache_features` runs a frozen encoder once over each example. `model` may change what
+    does not decide the shape of a parameter; None keeps what `--init_from` says.
     """
     config = _training()
     config.task = ""
@@ -133,6 +134,7 @@ def finetune(kind: str = "classification") -> Config:
     config.unfreeze = 0.0  # share of the run by which the last layer is unfrozen; 0: none is frozen
     config.mixout = 0.0  # probability of an entry of the encoder's matrices to be where it began
     config.reinit_layers = 0  # top layers that come from the seed, the pooler with them
+    config.cache_features = False
     config.eval_every = placeholder(int)
     config.eval_batch_size = placeholder(int)
     config.checkpoint_every = placeholder(int)

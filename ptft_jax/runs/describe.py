@@ -36,6 +36,14 @@ def describe_mesh(mesh: Mesh) -> str:
     return f"{sizes} ({mesh.devices.size} x {device.device_kind})"
 
 
+def describe_average(config: Config) -> dict[str, str]:
+    """Returns what is averaged, in words; {} where nothing is."""
+    if not config.ema:
+        return {}
+    text = f"a moving average of the parameters (decay {config.ema:g}) is scored, saved and used"
+    return {"average": f"{text}; training goes on without it"}
+
+
 def device_of(mesh: Mesh) -> Device:
     """Returns the kind of a mesh's devices."""
     with jax.set_mesh(mesh):

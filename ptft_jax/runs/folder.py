@@ -71,6 +71,8 @@ _FIXED = (
 )
 # Of what is trained there are moments.
 _FIXED += ("config.trainable", "config.optimizer.rules", "config.reinit_layers", "frozen")
+# An average is of all updates.
+_FIXED += ("config.ema",)
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 # What marks a folder as something else, or as a run that has lost its config.json.

@@ -4,6 +4,9 @@ Frozen parameters are not repeated in checkpoints: a run names them by their SHA
 from where it started.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -52,19 +55,21 @@ class PartlyTrained(Trainable):
                 parameters are not those that the run was started with.
         """
         super().__init__(model)
+        self._config, self._model = config, model
         if freezes(config) and init_from is None:
             raise ConfigError(
                 "a run that freezes parameters (trainable, optimizer.rules) needs --init_from: "
                 "frozen parameters from the seed would never learn anything."
             )
         fresh = {path for path, _ in named(model.abstract())} - {path for path, _ in named(params)}
-        rules = rules_in(config, model.config.num_hidden_layers)
+        layers = model.config.num_hidden_layers
+        rules = rules_in(config, layers)
         self._unfreeze = config.get("unfreeze", 0.0)
         self.rates = Rates(model, rules, frozenset(fresh), self._unfreeze)
         self.factors, self.opens = self.rates.factors, self.rates.opens
         self._all_axes = self.axes
         drawn = config.get("reinit_layers", 0)
-        if drawn and self.rates.parts.most_frozen > model.config.num_hidden_layers - drawn:
+        if drawn and self.rates.parts.most_frozen > layers - drawn:
             raise ConfigError(
                 f"reinit_layers={drawn}: the rules (trainable, optimizer.rules) freeze some of the "
                 "layers that are drawn anew, which would never learn anything; expected all of "
@@ -74,6 +79,11 @@ class PartlyTrained(Trainable):
         if self._frozen:
             self.parts, self.sha256 = self.rates.parts, sha256_of(self._frozen)
             self.axes = self.parts.axes()
+        if self._caches and (self.parts is None or self.parts.first_layer < layers):
+            raise ConfigError(
+                f"cache_features=True with trainable={config.trainable!r}: a part of the encoder "
+                "is trained, so what it gives changes with every update; expected trainable=head."
+            )
         if record is not None and record.frozen not in (None, self.sha256):
             raise ConfigError(
                 f"{record.init_from} holds other parameters (SHA-256 {str(self.sha256)[:12]}) than "
@@ -89,12 +99,37 @@ class PartlyTrained(Trainable):
             )
         if not self._frozen:
             return found
+        if self._caches:
+            once = "the encoder runs once over each example, without dropout"
+            found["features"] = once
         trained, all_of = self.rates.trained_parameters, self.rates.all_parameters
         share = f"{trained:,} of {all_of:,} parameters ({100 * trained / all_of:.2g} %)"
         return {"trained": f"{share}; the others stay as they are at the start", **found}
 
     def of(self, params: Params) -> Params:
         return params if self.parts is None else self.parts.trained(params)
+
+    @property
+    def _caches(self) -> bool:
+        return bool(self._config.get("cache_features"))
+
+    def with_features(
+        self,
+        examples: list[Any],
+        scored: list[Mapping[str, Any]],
+        params: Params,
+        frozen: Params,
+        **where: Any,
+    ) -> tuple[list[Any], list[Mapping[str, Any]]]:
+        if not self._caches:
+            return examples, scored
+        from ptft_jax.runs.features import with_features
+
+        whole, config = self.rates.parts.join(params, frozen), self._config
+        where["batch_size"] = config.eval_batch_size or config.batch_size // config.accumulate
+        # A fine-tuning has one phase.
+        made, also = with_features(self._model, whole, examples[0], scored[0], **where)
+        return [made], [also]
 
     def whole(self, trained: Params) -> Params:
         """Returns all parameters, of which the frozen ones come from the host."""

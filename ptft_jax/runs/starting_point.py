@@ -1,7 +1,7 @@
 """What a run starts from, a run's parameters or a Hugging Face folder, and what it trains of it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -223,12 +223,25 @@ class Trainable:
         join, frozen = self.parts.join, constants["frozen"]
         return step, lambda params: evaluate(join(params, frozen))
 
+    def with_features(
+        self,
+        examples: list[Any],
+        scored: list[Mapping[str, Any]],
+        params: Params,
+        frozen: Params,
+        **where: Any,
+    ) -> tuple[list[Any], list[Mapping[str, Any]]]:
+        """Returns the examples of all phases, with what a frozen encoder makes of them if it is to
+        be computed once; see `runs.features`.
+        """
+        return examples, scored
+
 
 def trainable_of(
     config: Config, model: Model, params: Params, init_from: str | None, record: RunRecord | None
 ) -> Trainable:
     """Returns what a config's rules make of a model; arguments as of `PartlyTrained`."""
-    if has_rules(config):
+    if has_rules(config) or config.get("cache_features"):
         from ptft_jax.runs.partly_trained import PartlyTrained
 
         trainable = PartlyTrained(config, model, params, init_from, record)

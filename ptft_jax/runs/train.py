@@ -22,6 +22,7 @@ from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_numbers
 from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import (
+    describe_average,
     describe_backends,
     describe_mesh,
     describe_model,
@@ -226,6 +227,7 @@ def train(
     facts = {
         "model": describe_model(model),
         **trainable.facts(),
+        **describe_average(config),
         **kind.facts(examples),
         "mesh": describe_mesh(mesh),
         **backends,
@@ -249,7 +251,8 @@ def train(
     # State: the run's own last checkpoint, then the starting point, then the seed.
     lock = held(folder.path) if job.is_first else nullcontext()
     with lock, jax.set_mesh(mesh), checkpoints, report:
-        abstract = abstract_state(model, optimizer, trainable.parts)
+        averages = config.ema > 0
+        abstract = abstract_state(model, optimizer, trainable.parts, averages=averages)
         arrays = jax.tree.leaves(abstract)
         check_run_place(job, folder.path, sum(a.size * a.dtype.itemsize for a in arrays))
         if job.process_count > 1:
@@ -272,9 +275,14 @@ def train(
                 report.say(f"resuming at step {int(state.step)} of {steps}")
             else:
                 given = put_params(trainable.of(start.params), model.axes(), mesh)
-                state = init_state(model, optimizer, config.seed, given, trainable.parts)
+                parts = trainable.parts
+                state = init_state(model, optimizer, config.seed, given, parts, averages=averages)
                 meta = {"next_index": 0, "evaluation_due": False}
             constants = trainable.constants(mesh)
+            where = {"folder": folder.path, "mesh": mesh, "job": job, "say": report.say}
+            examples, scored = trainable.with_features(
+                examples, scored, state.params, constants.get("frozen", {}), **where
+            )
         first = int(state.step)
         job.heartbeat.step = first
         if job.is_first:
@@ -290,6 +298,8 @@ def train(
             return {}
         report.begins(end)
         started = time.monotonic()
+        # An encoder that does not run has no FLOPs.
+        ideal = None if config.get("cache_features") else ideal_seconds(model.config, mesh)
 
         # Loop.
         tracer = nullcontext()
@@ -317,6 +327,7 @@ def train(
                     max_skipped_in_row=config.max_skipped_in_row,
                     parts=trainable.parts,
                     mixout=config.get("mixout", 0.0),
+                    ema=config.ema,
                 )
                 evaluate = kind.evaluate(model, phase, splits, mesh, job)
                 step, evaluate = trainable.with_constants(step, evaluate, constants)
@@ -345,7 +356,7 @@ def train(
                         max_skipped_in_row=config.max_skipped_in_row,
                         evaluation_due=due,
                         patience=patience,
-                        ideal_seconds=ideal_seconds(model.config, mesh),
+                        ideal_seconds=ideal,
                         job=job,
                     )
                 if ends_run:
@@ -359,7 +370,7 @@ def train(
         scored, scores = made, report.results
         if ends and patience is not None and best not in (None, made):
             # Once more, for the report and the findings.
-            scored, scores = best, evaluate(checkpoints.restore_params(best, abstract.params))
+            scored, scores = best, evaluate(checkpoints.restore_params(best, abstract.outcome))
         results = {split: dict(metrics) for split, metrics in scores.items()}
         if ends:
             report.ends(made, {**results, "best": {"step": best}})

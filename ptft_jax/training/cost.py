@@ -43,15 +43,17 @@ def compile_step(
     *,
     batch_size: int,
     accumulate: int,
+    ema: float = 0.0,
 ) -> tuple[jax.stages.Compiled, "Memory"]:
     """Compiles the train step for a mesh; returns it with the bytes that it needs on one device.
 
-    `batch_size` counts the rows of an update over all devices, `accumulate` its micro-batches.
+    `batch_size` counts the rows of an update over all devices, `accumulate` its micro-batches;
+    `ema`: decay of an average of the parameters, 0: none.
     """
-    state, batch = _arguments(model, optimizer, rows, mesh, batch_size)
+    state, batch = _arguments(model, optimizer, rows, mesh, batch_size, ema)
     with jax.set_mesh(mesh):
         step: Any = make_train_step(
-            model, objective, optimizer, schedule, seed=0, accumulate=accumulate
+            model, objective, optimizer, schedule, seed=0, accumulate=accumulate, ema=ema
         )
         compiled = step.lower(state, batch).compile(compiler_options=_COMPILER_OPTIONS)
     return compiled, _memory(state, batch, compiled.memory_analysis().temp_size_in_bytes)
@@ -65,6 +67,7 @@ def memory_with_kernels(
     *,
     batch_size: int,
     accumulate: int,
+    ema: float = 0.0,
 ) -> "Memory":
     """Returns the bytes on one device where kernels compute attention and what is between products.
 
@@ -86,7 +89,7 @@ def memory_with_kernels(
     Arguments as in `compile_step`.
     """
     config, sizes = model.config, mesh.shape
-    state, batch = _arguments(model, optimizer, rows, mesh, batch_size)
+    state, batch = _arguments(model, optimizer, rows, mesh, batch_size, ema)
     width, tensor = jnp.dtype(config.dtype).itemsize, sizes["tensor"]
     (length,), (predictions,) = rows["input_ids"][0], rows["masked_lm_ids"][0]
     here = batch_size // (accumulate * sizes["data"] * sizes["fsdp"])
@@ -120,6 +123,7 @@ def _arguments(
     rows: RowShapes,
     mesh: Mesh,
     batch_size: int,
+    ema: float,
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """Returns what a step takes, as shapes with shardings."""
     batch = {}
@@ -127,7 +131,7 @@ def _arguments(
         sharding = NamedSharding(mesh, partition.batch_spec(1 + len(shape)))
         batch[name] = jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
     with jax.set_mesh(mesh):
-        return abstract_state(model, optimizer), batch
+        return abstract_state(model, optimizer, averages=ema > 0), batch
 
 
 def _memory(state: TrainState, batch: Any, temporaries: int) -> "Memory":
@@ -141,7 +145,7 @@ class Memory:
 
     Attributes:
         params: the parameters.
-        opt_state: the optimizer's state with the step counters.
+        opt_state: the optimizer's state with the step counters and an average of the parameters.
         batch: one batch.
         temporaries: what lies beside those at its fullest: gradients and activations.
     """

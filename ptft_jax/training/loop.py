@@ -300,7 +300,7 @@ def _evaluate(
     scores = {}
     with job.activity("evaluating"):
         try:
-            results = evaluate(state.params)
+            results = evaluate(state.outcome)
         except DataError as error:
             raise DataError(f"evaluation after step {step}: {error}") from error
     for split, metrics in results.items():

@@ -40,6 +40,7 @@ class TrainState:
         skipped: int32 scalar, how many of those batches gave gradients that were not finite and
             changed nothing.
         skipped_in_row: int32 scalar, how many of the last ones did, without one that was finite.
+        ema: the moving average of `params`, of the same layout; None: there is none.
     """
 
     step: jax.Array
@@ -47,12 +48,20 @@ class TrainState:
     opt_state: Any
     skipped: jax.Array
     skipped_in_row: jax.Array
+    ema: Params | None = None
 
     @classmethod
-    def new(cls, params: Params, opt_state: Any) -> "TrainState":
-        """Makes a state at step 0, inside or outside `jax.jit`."""
+    def new(cls, params: Params, opt_state: Any, averages: bool = False) -> "TrainState":
+        """Makes a state at step 0, inside or outside `jax.jit`; `averages`: with an average."""
         zero = jnp.zeros((), jnp.int32)
-        return cls(zero, params, opt_state, zero, zero)
+        # Copied, as both are donated.
+        ema = jax.tree.map(jnp.copy, params) if averages else None
+        return cls(zero, params, opt_state, zero, zero, ema)
+
+    @property
+    def outcome(self) -> Params:
+        """The parameters that the run stands for: those to score, to predict with, to export."""
+        return self.params if self.ema is None else self.ema
 
 
 Metrics = dict[str, jax.Array]
@@ -65,6 +74,8 @@ def init_state(
     seed: int,
     params: Params | None = None,
     parts: "Parts | None" = None,
+    *,
+    averages: bool = False,
 ) -> TrainState:
     """Makes the state of a run at step 0, laid out over the mesh that is set.
 
@@ -76,6 +87,7 @@ def init_state(
             head that is absent here is initialised from the seed, and so are layers above those
             that are here).
         parts: which parameters are trained; None: all.
+        averages: whether the state has a moving average of them, which starts at their values.
     """
     given = params or {}
 
@@ -84,20 +96,24 @@ def init_state(
         values = place_params(model.init(jax.random.key(seed)), model.axes())
         values = values if parts is None else parts.trained(values)
         values = _override(values, place_params(given, model.axes()))
-        return TrainState.new(values, optimizer.init(values))
+        return TrainState.new(values, optimizer.init(values), averages)
 
     return create(given)
 
 
 def abstract_state(
-    model: Model, optimizer: optax.GradientTransformation, parts: "Parts | None" = None
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    parts: "Parts | None" = None,
+    *,
+    averages: bool = False,
 ) -> TrainState:
     """Returns the state's tree as `jax.ShapeDtypeStruct`s with the shardings of the mesh set."""
 
     def create() -> TrainState:
         values = place_params(model.init(jax.random.key(0)), model.axes())
         values = values if parts is None else parts.trained(values)
-        return TrainState.new(values, optimizer.init(values))
+        return TrainState.new(values, optimizer.init(values), averages)
 
     mesh = jax.sharding.get_mesh()
 
@@ -137,6 +153,7 @@ def make_train_step(
     max_skipped_in_row: int = 10,
     parts: "Parts | None" = None,
     mixout: float = 0.0,
+    ema: float = 0.0,
 ) -> TrainStep:
     """Makes the jitted step; the state passed in is donated.
 
@@ -160,6 +177,9 @@ def make_train_step(
         max_skipped_in_row: number of batches left out in a row that ends learning.
         parts: which parameters are trained, those of the state; None: all.
         mixout: probability of an entry of `origin` to stand for the parameter's own.
+        ema: decay of the moving average of the parameters, for a state that has one. After n
+            updates it is min(ema, (1 + n) / (10 + n)), as in TensorFlow's
+            `ExponentialMovingAverage`, so that the starting point is soon forgotten.
 
     Returns:
         A function (state, batch, frozen, origin) -> (state, metrics), where `frozen` are the
@@ -190,7 +210,7 @@ def make_train_step(
             return loss_of(totals, weight), totals
 
         gradient = jax.grad(part_loss, has_aux=True)
-        keys_B = row_keys(seed, state.step, batch["input_ids"].shape[0])
+        keys_B = row_keys(seed, state.step, batch["attention_mask"].shape[0])
         params, unmixed = state.params, None
         if origin:
             from ptft_jax.training.mixout import mixed  # few runs do
@@ -227,12 +247,18 @@ def make_train_step(
             partial(jnp.where, learns), (params, opt_state), (state.params, state.opt_state)
         )
         left_out = (~learns).astype(jnp.int32)
+        average = state.ema
+        if average is not None:
+            made = (state.step + 1 - state.skipped).astype(jnp.float32)
+            takes = jnp.where(learns, 1 - jnp.minimum(ema, (1 + made) / (10 + made)), 0.0)
+            average = jax.tree.map(lambda old, new: old + takes * (new - old), average, params)
         after = TrainState(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             skipped=state.skipped + left_out,
             skipped_in_row=(state.skipped_in_row + 1) * left_out,
+            ema=average,
         )
         metrics = {
             "loss": loss,

@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from command_line import compilation_cache, sentences
+from command_line import compilation_cache, losses, sentences
 from small_encoder import write_encoder
 
 import ptft_jax
@@ -50,11 +50,6 @@ def config_of(place, **changes):
         }
     )
     return config
-
-
-def losses(run_dir):
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return {entry["step"]: entry["loss"] for line in lines if "loss" in (entry := json.loads(line))}
 
 
 def of_head(path):
@@ -109,14 +104,25 @@ def test_a_run_on_a_part_goes_on_and_is_exported(place, tmp_path):
     """To the same losses after a kill; its scores and its Hugging Face folder are of the whole.
 
     The layer is unfrozen after two of six updates, and its count goes on from the third.
+    With an average: it is scored and saved, and training goes on from what it would be without.
     """
-    config, run_dir = config_of(place, trainable="top1", unfreeze=0.4), tmp_path / "run"
+    settings = {"trainable": "top1", "checkpoint_every": 5, "unfreeze": 0.4}
+    run_dir, raw_dir = tmp_path / "run", tmp_path / "raw"
+    raw = ptft_jax.finetune(config_of(place, **settings), str(place / "hf"), str(raw_dir))
+    config = config_of(place, ema=0.9, **settings)
     found = ptft_jax.finetune(config, str(place / "hf"), str(run_dir))
     whole_losses = losses(run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "6")
     (run_dir / "results.json").unlink()
     assert ptft_jax.finetune(config, None, str(run_dir)) == found
-    assert losses(run_dir) == whole_losses
+    assert losses(run_dir) == whole_losses == losses(raw_dir)
+    assert found["dev"]["loss"] != raw["dev"]["loss"]
+    before, after = (dict(named(open_run(run_dir, step).params)) for step in ("5", "6"))
+    for path, value in named(open_run(raw_dir).params):
+        wanted = (7 * before[path] + 9 * value) / 16  # (1 + n) / (10 + n) after 6 updates
+        np.testing.assert_allclose(after[path], wanted, rtol=1e-5, atol=1e-6, err_msg=path)
+    with pytest.raises(ConfigError, match=r"config\.ema: 0\.9 in the run, 0\.0 now"):
+        ptft_jax.finetune(config_of(place, **settings), None, str(run_dir))
     opened = ptft_jax.load_run(run_dir)
     scored = opened.evaluate()
     assert scored["dev"] == pytest.approx({key: found["dev"][key] for key in scored["dev"]})
@@ -146,6 +152,7 @@ def test_a_base_that_is_gone_or_changed_is_refused(place, tmp_path):
     ("changes", "message"),
     [
         ({"trainable": "top3"}, "trainable='top3': expected all, head, bias or topK with K from 1"),
+        ({"ema": 1.0}, "ema=1.0: expected a decay from 0"),
         ({"optimizer.layer_decay": 0.0}, "layer_decay=0.0: expected more than 0"),
         ({"unfreeze": 1.0}, "unfreeze=1.0: expected a share of the run, from 0 and below 1"),
         ({"trainable": "head", "unfreeze": 0.5}, "no layer below the heads is trained"),

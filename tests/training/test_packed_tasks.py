@@ -9,6 +9,7 @@ from tokenizer_checks import wordpiece
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.features import Numbered
 from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tasks.span import Answer, SpanSplit
 from ptft_jax.data.tasks.span_examples import SpanExamples
@@ -18,12 +19,15 @@ from ptft_jax.data.tasks.tags import TaggingSplit
 from ptft_jax.data.tokenizer.models import BERT_TOKENS
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
+from ptft_jax.models.dropout import row_keys
 from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.regularized import FastGradient
 from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.objectives.tagging import TaggingObjective
-from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
+from ptft_jax.runs.features import with_features
+from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.mesh import MeshConfig, make_mesh, place_params, put_batch
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.step import init_state, make_train_step
 
@@ -127,6 +131,47 @@ def test_packed_equals_unpacked(kind):
         found, others = updated(model, objective, few, mesh, accumulate=accumulate)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), others, params)
+
+
+@pytest.mark.parametrize(("kind", "packing"), [(tagging, False), (span, True), (choice, True)])
+def test_features_stand_for_tokens(kind, packing, tmp_path):
+    """What the encoder gave once makes the sums of any later batch, with dropout before the head.
+
+    In a later epoch than the one that they were computed in, on eight devices.
+    """
+    examples, objective, heads = kind()
+    model = build_model(
+        EncoderConfig(
+            vocab_size=TOKENIZER.vocab_size,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=128,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            classifier_dropout=0.5,
+            initializer_range=0.3,
+            heads=heads,
+            num_labels=3,
+        )
+    )
+    rows = Numbered(examples)
+    if packing:
+        rows = PackedExamples(rows, TOKENIZER.pad_token_id, 16, unit=8)
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    with jax.set_mesh(mesh):
+        params = place_params(model.init(jax.random.key(0)), model.axes())
+        where = {"folder": tmp_path, "mesh": mesh, "job": Job(), "say": print}
+        made, _ = with_features(model, params, rows, {}, batch_size=16, **where)
+        few, many = made.batch(np.arange(50, 66)), rows.batch(np.arange(50, 66))
+        assert not few.keys() & {"input_ids", "rows"}
+        keys = row_keys(0, np.int32(3), len(few["attention_mask"]))
+        sums = jax.jit(lambda batch: objective(model.bind(params), batch, keys=keys))
+        found, expected = sums(put_batch(few, mesh)), sums(put_batch(many, mesh))
+        assert float(next(iter(found.loss.values()))) > 0
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), found, expected)
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_of_a_batch_do_not_depend_on_the_devices():

@@ -1,5 +1,7 @@
 """A batch whose gradients are not finite leaves no trace in parameters and moments."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.step import init_state, make_train_step
 
-MOST = 3
+MOST, EMA = 3, 0.22
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,9 @@ def training():
     optimizer, rate = make_optimizer(OptimizerConfig(), schedule, 100, model.axes())
     with jax.set_mesh(mesh):
         step = make_train_step(
-            model, PretrainingObjective(), optimizer, rate, seed=0, max_skipped_in_row=MOST
+            model, PretrainingObjective(), optimizer, rate, seed=0, max_skipped_in_row=MOST, ema=EMA
         )
-        yield mesh, lambda: init_state(model, optimizer, seed=0), step
+        yield mesh, lambda: init_state(model, optimizer, seed=0, averages=True), step
 
 
 def bad_batch(number, value):
@@ -59,6 +61,7 @@ def test_nothing_changes_but_the_counts(training, value):
     for state in (second, third):
         assert same(first.params, state.params)
         assert same(first.opt_state, state.opt_state)
+        assert same(first.ema, state.ema)
     assert [int(state.step) for state, _ in seen] == [1, 2, 3, 4]
     assert [(m["skipped"], m["skipped_in_row"]) for _, m in seen] == [
         (0, 0),
@@ -71,6 +74,19 @@ def test_nothing_changes_but_the_counts(training, value):
     assert np.isfinite(good["loss"])
     # The rate belongs to the number of updates made, not of batches gone through.
     assert good["learning_rate"] == pytest.approx(1 / 4 * OptimizerConfig().learning_rate)
+
+
+def test_the_average_is_that_of_the_updates_made(training):
+    """By NumPy: it starts at the initial parameters and forgets them, faster than by its decay."""
+    start = jax.tree.map(np.array, training[1]().params)
+    batches = [make_batch(0), bad_batch(1, np.nan), *map(make_batch, range(2, 5))]
+    # (1 + n) / (10 + n) after n updates, at most EMA; the second batch made none.
+    decays, average = [2 / 11, 1, EMA, EMA, EMA], start
+    for (state, _), decay in zip(walk(training, batches), decays, strict=True):
+        both = average, state.params
+        average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, *both)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state.ema, average)
+    assert not same(state.ema, state.params)
 
 
 def test_the_run_goes_on_as_if_without_the_batch(training):

@@ -203,6 +203,7 @@ def _memory(
     split = {
         "batch_size": config.batch_size // sizes["data"] * data,
         "accumulate": config.accumulate,
+        "ema": config.ema,
     }
     if _in_kernels(config, model.config, device):
         memory = cost.memory_with_kernels(model, optimizer, rows, mesh, **split)

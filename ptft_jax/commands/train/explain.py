@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ptft_jax.models.build import build_model
 from ptft_jax.runs.config import Config
+from ptft_jax.runs.describe import describe_average
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.partly_trained import PartlyTrained
@@ -29,7 +30,7 @@ def explain(
     for row in _rows(trainable, config):
         table.add_row(*row)
     console.print(table)
-    for name, text in trainable.facts().items():
+    for name, text in (trainable.facts() | describe_average(config)).items():
         console.print(f"{name}: {text}", markup=False)
 
 

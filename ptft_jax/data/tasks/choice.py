@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch
+from ptft_jax.data.batches import Batch, InEpochs
 from ptft_jax.data.hf_datasets import is_hf
-from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.classification import format_texts, length_buckets_of
 from ptft_jax.data.tasks.files.labels import check_characters
 from ptft_jax.data.tasks.files.prepared import benchmark_tables
@@ -246,7 +245,7 @@ def _right(table: Table, row: int, label: Any, choices: Sequence[str]) -> list[i
     return numbers
 
 
-class ChoiceExamples:
+class ChoiceExamples(InEpochs):
     """Random access to the examples of one split, one packed row each; see `data.batches.Examples`.
 
     `buckets` are the lengths of rows: as many times those of a choice as an example has choices.
@@ -297,9 +296,7 @@ class ChoiceExamples:
         each choice's [CLS]) and choice_mask (1 where there is a choice) int32 `[B, 1, C]`; weights
         float32 `[B, 1]` (ones), labels int32 `[B, 1]`; a split without labels has none here.
         """
-        epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
-        if self._shuffle:
-            rows = shuffled_index(rows, len(self), self._seed, epochs)
+        rows = self.rows(indices)
         texts, most = self._texts, self._most
         length = next(bucket for bucket in self.buckets if bucket >= self.lengths[rows].max())
         counts = self._counts[rows]

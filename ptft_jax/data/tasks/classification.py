@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch
+from ptft_jax.data.batches import Batch, InEpochs
 from ptft_jax.data.ragged import firsts, spread
-from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
@@ -66,7 +65,7 @@ def format_texts(
     return Formatted(tokens, starts, lengths, first_lengths, is_cut)
 
 
-class ClassificationExamples:
+class ClassificationExamples(InEpochs):
     """Random access to the examples of one split: index g is example g % len of epoch g // len.
 
     Each batch is padded to the smallest bucket that holds its longest example, so a jitted step is
@@ -113,9 +112,7 @@ class ClassificationExamples:
         `[B, 1]` (zeros: the place of [CLS]), weights float32 `[B, 1]` (ones), labels int32 or
         float32 `[B, 1]` (multi-label `[B, 1, K]`); a split without labels has no labels here.
         """
-        epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
-        if self._shuffle:
-            rows = shuffled_index(rows, len(self), self._seed, epochs)
+        rows = self.rows(indices)
         texts = self._texts
         lengths = texts.lengths[rows]
         length = next(bucket for bucket in self.buckets if bucket >= lengths.max())

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch
-from ptft_jax.data.randomness import shuffled_index
+from ptft_jax.data.batches import Batch, InEpochs
 from ptft_jax.data.tasks.classification import length_buckets_of
 from ptft_jax.data.tasks.span import SpanSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -33,7 +32,7 @@ class Candidate(NamedTuple):
     end_logit: float
 
 
-class SpanExamples:
+class SpanExamples(InEpochs):
     """Random access to the windows of one split: index g is window g % len of epoch g // len.
 
     The windows of a question follow each other, questions as in the split. `buckets` are the
@@ -142,9 +141,7 @@ class SpanExamples:
         end_positions are int32 `[B, 1]` (0, [CLS]: no answer here), and absent in a split without
         answers; weights is float32 `[B, 1]` (ones).
         """
-        epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
-        if self._shuffle:
-            rows = shuffled_index(rows, len(self), self._seed, epochs)
+        rows = self.rows(indices)
         questions = self._question_of[rows]
         first = self._question_lengths[questions, None] + 2  # of the context's tokens
         last = first + self._lengths[rows, None]  # the second [SEP]

@@ -13,9 +13,8 @@ from itertools import batched
 
 import numpy as np
 
-from ptft_jax.data.batches import Batch
+from ptft_jax.data.batches import Batch, InEpochs
 from ptft_jax.data.ragged import firsts, spread
-from ptft_jax.data.randomness import shuffled_index
 from ptft_jax.data.tasks.classification import length_buckets_of
 from ptft_jax.data.tasks.tags import TaggingSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -51,7 +50,7 @@ class TextSplit:
         return [len(spans) for spans in self.spans]
 
 
-class TaggingExamples:
+class TaggingExamples(InEpochs):
     """Random access to the windows of one split: index g is window g % len of epoch g // len.
 
     A sentence that fits into a row is one window. Each batch is padded to the smallest bucket that
@@ -153,9 +152,7 @@ class TaggingExamples:
         `[B, 1]` (ones), labels int32 and label_weights float32 `[B, T]` (1 where a label is
         read); a split without tags has no labels and no label_weights.
         """
-        epochs, rows = np.divmod(np.asarray(indices, np.int64), len(self))
-        if self._shuffle:
-            rows = shuffled_index(rows, len(self), self._seed, epochs)
+        rows = self.rows(indices)
         lengths = self.lengths[rows] - 2
         length = next(bucket for bucket in self.buckets if bucket >= lengths.max() + 2)
         positions = np.arange(length)

@@ -200,9 +200,10 @@ class _Ours:
             model.axes(),
         )
         objective = PretrainingObjective(next_sentence="nsp" in model.config.heads)
-        settings = {"seed": config.seed, "accumulate": config.accumulate}
+        settings = {"seed": config.seed, "accumulate": config.accumulate, "ema": config.ema}
         self._step = make_train_step(model, objective, optimizer, schedule, **settings)
-        self._state = init_state(model, optimizer, config.seed)
+        averages = config.ema > 0
+        self._state = init_state(model, optimizer, config.seed, averages=averages)
         # Rows that never change lie on the devices from the start.
         self._first = put_batch(opened.rows(0), opened.mesh)
         jax.block_until_ready((self._state, self._first))

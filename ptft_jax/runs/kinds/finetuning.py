@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
+from ptft_jax.data.tasks.features import Numbered
 from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tasks.subset import first_rows
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -132,6 +133,11 @@ class FineTuning(Kind):
                 "--config.regularizer.name=r_drop: the model has no dropout, so that both passes "
                 "would be the same; expected a rate above 0, as of model.hidden_dropout_prob."
             )
+        if name in ("fgm", "smart") and self.config.cache_features:
+            raise ConfigError(
+                f"--config.regularizer.name={name}: it moves word embeddings, which an encoder "
+                "that runs once does not read again; expected cache_features=False."
+            )
         return regularized(self.task_objective(), name, self._regularizer)
 
     def training_rows(self, train: Any) -> np.ndarray:
@@ -187,10 +193,11 @@ class FineTuning(Kind):
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
         config = phase.config
+        train: Any = Numbered(self._train) if config.cache_features else self._train
         if not config.packing:
-            return self._train
+            return train
         unit = rows_unit(config.accumulate, mesh)
-        return PackedExamples(self._train, tokenizer.pad_token_id, config.batch_size, unit)
+        return PackedExamples(train, tokenizer.pad_token_id, config.batch_size, unit)
 
     def scored(
         self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None

@@ -1,7 +1,9 @@
 """Checkpoints of a run: state, position in the data, config and tokenizer, with a manifest.
 
 One folder per step, named by its number:
-    params/        the parameters, readable by themselves (`restore_params`)
+    params/        the parameters, readable by themselves (`restore_params`); averaged ones in a run
+                   with an average of them
+    raw_params/    there, those that training goes on from
     opt_state/     the optimizer's state; absent in an imported run, which can only be started from
     meta/          JSON: step, next_index (position in the data), skipped, skipped_in_row, config
     tokenizer/     JSON: the content of tokenizer.json
@@ -161,13 +163,15 @@ class Checkpoints:
         place = {"step": step, "next_index": int(next_index)}
         meta = {**place, **scalars, "config": self._config}
         items: dict[str, Any] = {
-            "params": ocp.args.StandardSave(state.params),
+            "params": ocp.args.StandardSave(state.outcome),
             "meta": ocp.args.JsonSave(json_ready(meta)),
             "tokenizer": ocp.args.JsonSave(self._tokenizer_json),
         }
         if state.opt_state is not None:
             items["opt_state"] = ocp.args.StandardSave(state.opt_state)
-        arrays = jax.tree.leaves((state.params, state.opt_state))
+        if state.ema is not None:
+            items["raw_params"] = ocp.args.StandardSave(state.params)
+        arrays = jax.tree.leaves((state.params, state.opt_state, state.ema))
         size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in arrays)
         self._writer.start(step, items, size, json_ready(metrics), evaluation_due)
 
@@ -311,11 +315,16 @@ class Checkpoints:
                 f"checkpoint {path} has no optimizer state (an imported model): it cannot be "
                 "resumed, only started from with --init_from"
             )
-        absent = [name for name in ("params", "meta", "tokenizer") if not manifest.holds(name)]
+        targets = {"params": abstract_state.outcome, "opt_state": abstract_state.opt_state}
+        if abstract_state.ema is not None:
+            targets["raw_params"] = abstract_state.params
+        absent = [name for name in (*targets, "meta", "tokenizer") if not manifest.holds(name)]
         if absent:
             raise does_not_fit(path, [f"{name} is absent there" for name in absent])
-        targets = {"params": abstract_state.params, "opt_state": abstract_state.opt_state}
         arrays = read_arrays(path, targets)
+        params, ema = arrays["params"], None
+        if abstract_state.ema is not None:
+            params, ema = arrays["raw_params"], params
         meta = self.meta(int(path.name))
 
         def scalar(name: str) -> jax.Array:
@@ -324,7 +333,8 @@ class Checkpoints:
             return jax.make_array_from_callback((), target.sharding, lambda _: value)
 
         scalars = {name: scalar(name) for name in ("step", *_SCALARS)}
-        return TrainState(params=arrays["params"], opt_state=arrays["opt_state"], **scalars), meta
+        opt_state = arrays["opt_state"]
+        return TrainState(params=params, opt_state=opt_state, ema=ema, **scalars), meta
 
     def _set_aside(
         self, problems: Mapping[int, str], say: Callable[[str], None], used: int
