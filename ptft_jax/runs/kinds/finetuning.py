@@ -304,7 +304,12 @@ class FineTuning(Kind):
         ]
         length = self.config.max_seq_length
         cut = [self.said_of_cut(rows, length) for rows in examples if rows.num_truncated]
-        return [*tests, *cut]
+        rate, adapter = self.config.optimizer.learning_rate, self.config.adapter.name
+        slow = (
+            f"optimizer.learning_rate={rate:g} is one for a whole model: of {adapter} 1e-4 to 1e-2 "
+            "are usual"
+        )
+        return [*tests, *cut, *([slow] if adapter and rate < 1e-4 else [])]
 
     def said_of_cut(self, examples: Any, length: int) -> str:
         """Returns the line on examples that are longer than a row."""
