@@ -119,7 +119,8 @@ def test_smart_is_that_of_pytorch():
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
     with jax.set_mesh(mesh):
         placed = put_params(params, build_model(config).axes(), mesh)
-        spread = loss_and_gradients(config, placed, objective, put_batch(batch, mesh))
+        rows = put_batch(jax.tree.map(np.asarray, batch), mesh)
+        spread = loss_and_gradients(config, placed, objective, rows)
     for name, value in found.items():
         np.testing.assert_allclose(spread[name], value, rtol=1e-3, err_msg=name)
 

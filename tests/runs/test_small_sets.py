@@ -10,8 +10,12 @@ from small_encoder import write_encoder
 
 import ptft_jax
 from ptft_jax.errors import ConfigError
+from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.parts import named
+from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.objectives.regularized import FastGradient
 from ptft_jax.runs.folder import open_run
+from ptft_jax.runs.kinds.classification import Classification
 from ptft_jax.runs.starting_point import load_starting_point
 
 TEXTS = [text for text, _ in sentences(24, 1)]
@@ -71,8 +75,7 @@ def losses(run_dir):
 
 def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
     """To the same losses after a kill, and not with other values."""
-    changes = {"mixout": 0.5, "reinit_layers": 1, "regularizer.name": "r_drop"}
-    changes |= {"steps": 4, "checkpoint_every": 2}
+    changes = {"mixout": 0.5, "reinit_layers": 1, "steps": 4, "checkpoint_every": 2}
     config = config_of(place, **changes, **{"optimizer.learning_rate": 1e-2})
     base, run_dir = tmp_path / "base", tmp_path / "run"
     shutil.copytree(place / "hf", base)
@@ -118,6 +121,15 @@ def test_settings_that_cannot_be(place, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         ptft_jax.finetune(config_of(place, **changes), str(place / "hf"), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_is_what_the_config_says(place):
+    """In training; it is scored without."""
+    changes = {"regularizer.name": "fgm", "regularizer.epsilon": 2.0, "label_smoothing": 0.1}
+    kind = Classification(config_of(place, **changes))
+    task = ClassificationObjective(label_smoothing=0.1)
+    assert kind.objective(EncoderConfig()) == FastGradient(task, weight=1.0, epsilon=2.0)
+    assert kind.plain_objective() == ClassificationObjective()
 
 
 def test_pretraining_has_none_of_them(tmp_path, capsys):

@@ -8,10 +8,11 @@ from task_batches import TASKS, classification
 
 from ptft_jax.models.build import build_model
 from ptft_jax.models.dropout import step_key
+from ptft_jax.objectives.totals import loss_of
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch, put_params
 from ptft_jax.training.mixout import mixed
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.step import init_state, make_eval_step, make_train_step
 
 RATE, SEED = 0.3, 3
 RNG = np.random.default_rng(0)
@@ -72,7 +73,7 @@ def test_the_formula_of_the_paper_on_any_mesh():
 
 
 def test_a_step_computes_with_mixed_weights():
-    """Its loss is that of a plain step with these weights, in two parts on four devices as well."""
+    """Its loss is that of these weights, in two parts on four devices as well."""
     heads, changes = TASKS[classification]
     model = reference(heads, num_hidden_layers=1, **changes)
     objective, batch, _ = classification(RNG, random_batch(3, rows=6))
@@ -82,16 +83,14 @@ def test_a_step_computes_with_mixed_weights():
     kernels = params["encoder"]["layers"]["feed_forward"]
     origin = {"encoder": {"layers": {"feed_forward": jax.tree.map(lambda one: one / 2, kernels)}}}
     optimizer, schedule = make_optimizer(OptimizerConfig(), ScheduleConfig(), 10, ours.axes())
-
-    def loss(mesh, params, parts=1, **more):
-        with jax.set_mesh(mesh):
-            state = init_state(ours, optimizer, seed=0, params=params)
-            settings = {"seed": SEED, "accumulate": parts, "mixout": RATE}
-            step = make_train_step(ours, objective, optimizer, schedule, **settings)
-            placed = {name: put_params(tree, ours.axes(), mesh) for name, tree in more.items()}
-            return float(step(state, put_batch(batch, mesh), **placed)[1]["loss"])
-
     weights = mixed(params, origin, RATE, jax.random.key_data(step_key(SEED, jnp.int32(0))))
-    expected = loss(make_mesh(MeshConfig(), jax.devices()[:1]), weights)
-    found = loss(make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4]), params, 2, origin=origin)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    expected = make_eval_step(ours, objective)(weights, jax.tree.map(jnp.asarray, batch))
+
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        state = init_state(ours, optimizer, seed=0, params=params)
+        settings = {"seed": SEED, "accumulate": 2, "mixout": RATE}
+        step = make_train_step(ours, objective, optimizer, schedule, **settings)
+        placed = put_params(origin, ours.axes(), mesh)
+        _, metrics = step(state, put_batch(batch, mesh), origin=placed)
+    np.testing.assert_allclose(metrics["loss"], loss_of(expected, expected.weight), rtol=1e-5)
