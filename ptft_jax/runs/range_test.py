@@ -46,7 +46,7 @@ class RangeTest:
         losses: of each update, float64 [N].
         smoothed: their means, exponentially weighted and corrected for the beginning, float64 [N].
         valley: the rate in the middle of the longest fall of the mean.
-        minimum: the rate where the mean is least; fastai suggests a tenth of it.
+        minimum: the rate where the mean is least, the bound; fastai suggests a tenth of it.
         diverged: whether the test ended because the loss did.
     """
 
@@ -201,6 +201,7 @@ def picture(found: RangeTest) -> str:
     axes.plot(found.rates, found.losses, ".", color="C0", alpha=0.35, markersize=4, label="loss")
     axes.plot(found.rates, found.smoothed, color="C0", label="smoothed loss")
     for name, rate, colour in (
+        ("upper bound (minimum)", found.minimum, "C3"),
         ("valley", found.valley, "C1"),
         ("minimum / 10", found.minimum / 10, "C2"),
     ):
@@ -211,7 +212,7 @@ def picture(found: RangeTest) -> str:
     axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.set_title("upper bounds, not the best rate", fontsize="medium")
+    axes.set_title("bounds the learning rate; none of these is the best one", fontsize="medium")
     axes.legend(fontsize="small")
     file = io.BytesIO()
     figure.savefig(file, format="svg")

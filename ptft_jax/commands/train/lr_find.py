@@ -4,9 +4,9 @@ Says up to which learning rate a training is stable: it trains as `ptft finetune
 would in its first updates, with a rate that rises from --lowest to --highest, until the loss is
 four times its best. lr_find.csv, lr_find.svg and lr_find.json in DIR are all that is kept.
 
-The two rates that it reads from the curve are those of fastai's lr_find. They are upper bounds and
-not the best rate, which for a pretrained encoder is often ten or a hundred times lower: the sweep
-that it ends with looks there.
+The rate where the loss is least bounds those that a run can have. Which of them is best it does not
+tell, nor do the two that fastai's lr_find reads from the curve: for a large pretrained encoder that
+may be a hundred times lower. The sweep that it ends with looks below the bound.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from ptft_jax.training.storage import write_atomically
 
 _OWN = ("out_dir", "lowest", "highest", "steps")
 _RATE = "optimizer.learning_rate"
-# The rates to try, as parts of the valley.
+# The rates to try, as parts of the bound.
 _TRIED = (1.0, 1 / 3, 1 / 10, 1 / 30, 1 / 100)
 
 
@@ -111,17 +111,17 @@ def run(plan: Plan) -> None:
             )
         if job.is_first:
             _write(found, Path(values.out_dir), {**arguments, "config": config})
-    place, tried = values.out_dir, ",".join(f"{found.valley * part:.0e}" for part in _TRIED)
+    place, tried = values.out_dir, ",".join(f"{found.minimum * part:.0e}" for part in _TRIED)
     last = f"at {found.rates[-1]:.1e}, after {len(found.rates)} updates"
     made(
         console,
-        "found upper bounds of the learning rate",
+        "found an upper bound of the learning rate",
         {
-            "valley": f"{found.valley:.1e}",
-            "minimum / 10": f"{found.minimum / 10:.1e}",
+            "upper bound": f"{found.minimum:.1e}, where the loss is least (minimum)",
+            "fastai": f"{found.valley:.1e} (valley), {found.minimum / 10:.1e} (minimum / 10)",
             "diverged": last if found.diverged else f"not up to {found.rates[-1]:.1e}",
-            "mind": "up to there the loss falls in a hundred updates; the rate that is best for a "
-            "whole run is lower, for a pretrained encoder often 10 or 100 times",
+            "mind": "none of them is the best rate: that depends on the whole run, and may lie a "
+            "hundred times below the bound",
             "picture": f"{place}/lr_find.svg",
             "figures": f"{place}/lr_find.json, {place}/lr_find.csv",
         },
@@ -138,7 +138,7 @@ def _write(found: RangeTest, place: Path, asked: dict[str, Any]) -> None:
     write_atomically(place / "lr_find.svg", picture(found))
     figures = {
         "valley": found.valley,
-        "minimum_tenth": found.minimum / 10,
+        "minimum": found.minimum,
         "updates": len(found.rates),
         "diverged": found.diverged,
         "asked": asked,

@@ -58,16 +58,17 @@ def test_a_curve_to_divergence_and_the_sweep_it_names(place, capsys):
     assert smoothed[1] == pytest.approx(second)
     assert smoothed[-1] > 4 * min(smoothed) > smoothed[-2]
     assert 1e-4 < figures["valley"] < 1
-    assert f"{figures['valley']:.1e}" in said
-    assert "found upper bounds of the learning rate" in said
-    assert "upper bounds" in (place / "found" / "lr_find.svg").read_text()
+    assert f"upper bound  {figures['minimum']:.1e}" in said
+    assert f"{figures['valley']:.1e} (valley)" in said
+    assert "none of them is the best rate" in said
+    assert "none of these is the best one" in (place / "found" / "lr_find.svg").read_text()
 
     _, _, following = said.partition("next\n")
     sweep = shlex.split(following.replace("\\\n", " ").strip().splitlines()[0])[1:]
     assert run(*sweep, "--print_config") == 0
     shown = capsys.readouterr().out
     tried = [float(rate) for rate in re.findall(r"--config.optimizer.learning_rate=(.*)", shown)]
-    assert max(tried) == pytest.approx(figures["valley"], rel=0.5)
+    assert max(tried) == pytest.approx(figures["minimum"], rel=0.5)
     assert "--config.unfreeze=0.5" in shown
 
 
