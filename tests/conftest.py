@@ -14,8 +14,10 @@ if os.environ.get("JAX_PLATFORMS") != "cuda":
     os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Commands keep compiled programs in the user's cache folder; tests have one of their own, so that
-# none depends on what was compiled before.
+# none depends on what was compiled before. All tests and the processes that they start share it.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ptft-test-cache-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/xla"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 from pathlib import Path
 

@@ -13,7 +13,10 @@ from ptft_jax.models.config import EncoderConfig
 
 
 def write_encoder(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:
-    """Writes an encoder of two layers of 16 that knows the words of some texts."""
+    """Writes an encoder of two layers of 16 that knows the words of some texts.
+
+    Without dropout, of which `command_line.DROPOUT` tells.
+    """
     words = sorted({word for text in texts for word in text.lower().split()})
     tokenizer = wordpiece([*BERT_TOKENS, *words])
     config = EncoderConfig(
@@ -23,6 +26,8 @@ def write_encoder(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
         heads=("pooler",),
     )
     params = build_model(config).init(jax.random.key(seed))

@@ -89,6 +89,9 @@ TASKS = {
     choice: (("pooler", "choice"), {"max_position_embeddings": 40}),
 }
 
+# The others differ from classification in their loss alone, which is of float32 logits.
+ONE_PER_HEAD = (classification, tagging, span, choice)
+
 
 def torch_arguments(kind, rows, batch, labels):
     """Returns what the PyTorch class takes: the rows, three of which are choices, and labels."""

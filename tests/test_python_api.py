@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from command_line import (
-    compilation_cache,
     finetune_flags,
     losses,
     prepare_corpus,
@@ -70,13 +69,12 @@ def place(tmp_path_factory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("python_api")
     data, runs = prepare_corpus(place), place / "runs"
     data.rename(place / "corpus")
-    with compilation_cache(place / "cache"):
-        assert run(*pretrain_flags(place / "corpus", runs / "mini", steps=3)) == 0
-        write_table(place / "table")
-        flags = finetune_flags("text.py", place / "table", runs / "mini", runs / "reviews")
-        assert run(*flags) == 0
-        assert run("export", f"--run_dir={runs}/mini", f"--out_dir={place}/my_bert") == 0
-        yield place
+    assert run(*pretrain_flags(place / "corpus", runs / "mini", steps=3)) == 0
+    write_table(place / "table")
+    flags = finetune_flags("text.py", place / "table", runs / "mini", runs / "reviews")
+    assert run(*flags) == 0
+    assert run("export", f"--run_dir={runs}/mini", f"--out_dir={place}/my_bert") == 0
+    return place
 
 
 def write_table(folder: Path, names=("bad", "good"), seed=1) -> Path:

@@ -17,7 +17,7 @@ from ptft_jax.commands.parsing import parse
 from ptft_jax.runs.config import load_config
 from ptft_jax.runs.folder import RunFolder
 
-STEPS = 300
+STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def interrupted(flags: list[str], run_dir: Path) -> str:
 def test_a_run_goes_on_with_what_is_shown(corpus, tmp_path, capsys):
     """After Ctrl-C, in status and after a rewind; with another rate, and a name with spaces."""
     run_dir = tmp_path / "it's my run"
-    changes = {"steps": STEPS, "eval_every": 0, "checkpoint_every": 100, "batch_size": 8}
+    changes = {"steps": STEPS, "eval_every": 0, "checkpoint_every": 40, "batch_size": 8}
     changes |= {"model.attention_probs_dropout_prob": 0.0, "optimizer.learning_rate": 3e-3}
     shown = next_lines(interrupted(pretrain_flags(corpus, run_dir, **changes), run_dir))
     resume = ["pretrain", f"--config={run_dir}", f"--run_dir={run_dir}"]
@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_what_is_shown(corpus, tmp_path, capsys):
     assert run(*resume) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert tree(run_dir) == before
-    assert run("ckpt", "rewind", f"--run_dir={run_dir}", "--step=200") == 0
+    assert run("ckpt", "rewind", f"--run_dir={run_dir}", "--step=80") == 0
     shown = next_lines(capsys.readouterr().out)
     assert resume in shown
     (run_dir / "tracking.json").write_text('{"wandb": "id"}')
@@ -81,7 +81,7 @@ def test_a_run_goes_on_with_what_is_shown(corpus, tmp_path, capsys):
     assert [*resume, "--track=wandb"] in next_lines(capsys.readouterr().out)
     for words in shown:
         assert run(*words) == 0
-    assert "resuming at step 200" in capsys.readouterr().out
+    assert "resuming at step 80" in capsys.readouterr().out
     assert results(run_dir)["dev"] == pytest.approx(first["dev"], rel=1e-5)
 
 

@@ -149,6 +149,7 @@ def test_no_secret_of_the_environment_is_in_any_file_or_on_the_screen(tmp_path):
     (tmp_path / "lines.json").write_text(json.dumps(lines))
     environment = {**os.environ, **canaries, "JAX_NUM_CPU_DEVICES": "1"}
     environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home")}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
     process = subprocess.run(
         [sys.executable, "-c", _ALL, str(tmp_path / "lines.json")],
         env=environment,

@@ -211,9 +211,9 @@ def watchdog(place: Path, repeat: int) -> Result:
     folder = place / "watchdog-slow"
     flags = flags_of(place, folder, steps=6, eval_every=3, checkpoint_every=3)
     plans = {"slow": {"compile": limit * 2.0}}
-    job = Job(place, flags, 2, plans=plans, more=[f"--watchdog_seconds={limit}"])
+    job = Job(place, flags, plans=plans, more=[f"--watchdog_seconds={limit}"])
     codes = job.codes()
-    result.expect(codes == [0, 0], f"slow compilation: codes {codes}\n{job.everything()}")
+    result.expect(codes == [0], f"slow compilation: codes {codes}\n{job.everything()}")
     result.figures["limit"] = f"{limit} s"
     result.figures["ended after"] = f"{worst:.1f} s"
     result.figures["compilation without alarm"] = f"{limit * 2} s"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from command_line import pretrain_flags, write_corpus
+from command_line import DROPOUT, pretrain_flags, write_corpus
 
 from ptft_jax.cli import main as ptft
 from ptft_jax.commands.launch.local import free_port
@@ -53,7 +53,7 @@ def flags_of(place: Path, run_dir: Path, **changes: Any) -> list[str]:
     """Returns the command line of a tiny run on all devices, dropout on."""
     settings = {"batch_size": BATCH_SIZE, "mesh.data": -1, "mesh.fsdp": 1, "eval_examples": 16}
     # Runs of all lengths have the same compiled step.
-    settings |= {
+    settings |= DROPOUT | {
         "schedule.name": "constant",
         "schedule.warmup_ratio": 0,
         "schedule.warmup_steps": 4,

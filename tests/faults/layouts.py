@@ -58,17 +58,16 @@ def equality(place: Path, steps: int, layouts: tuple[str, ...], counts: tuple[in
             result.figures[what] = f"{far:.1e}"
             result.expect(far < ROUNDING, f"{what}: the losses differ by {far:.1e}")
             parts = [ids(Path(f"{folder}-ids-{index}")) for index in range(count)]
-            result.expect(
-                reads_its_part(parts, whole, steps, layout), f"{what}: wrong examples read"
-            )
+            right = reads_its_part(parts, whole, range(steps), layout)
+            result.expect(right, f"{what}: wrong examples read")
     return result
 
 
 def reads_its_part(
-    parts: list[dict[int, list[int]]], whole: dict[int, list[int]], steps: int, layout: str
+    parts: list[dict[int, list[int]]], whole: dict[int, list[int]], steps: range, layout: str
 ) -> bool:
     """Says whether the processes asked for all examples, each once (tensor: each for all)."""
-    for number in range(steps):
+    for number in steps:
         asked = [part[number] for part in parts]
         if layout == "tensor":
             if any(rows != whole[number] for rows in asked):
@@ -102,10 +101,9 @@ def elastic(place: Path, stretch: int, path: tuple[tuple[int, str], ...]) -> Res
         else:
             job.succeed()
         asked = [ids(Path(f"{folder}-ids-{part}-{index}")) for index in range(count)]
-        for number in range(began, until):
-            rows = sorted({row for process in asked for row in process.get(number, [])})
-            what = f"step {number + 1} with {count} processes ({layout})"
-            result.expect(rows == whole[number], f"{what}: other examples")
+        what = f"steps {began + 1} to {until} with {count} processes ({layout})"
+        right = reads_its_part(asked, whole, range(began, until), layout)
+        result.expect(right, f"{what}: wrong examples read")
     far = furthest(losses(folder), losses(one))
     result.figures["largest difference to one process"] = f"{far:.1e}"
     result.expect(far < ROUNDING, f"the losses differ by {far:.1e}")

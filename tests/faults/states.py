@@ -90,15 +90,15 @@ def nonfinite(place: Path, values: tuple[str, ...]) -> Result:
 
         result.tries += 1
         folder = place / f"diverged-{value}"
-        plan = {"poison": {"value": value, "batches": list(range(6, 30))}}
-        flags = flags_of(place, folder, **settings, steps=30, max_skipped_in_row=5, log_every=4)
+        plan = {"poison": {"value": value, "batches": list(range(5, 30))}}
+        flags = flags_of(place, folder, **settings, steps=30, log_every=4)
         job = Job(place, flags, 2, plans=plan)
         codes = job.codes()
         result.expect(codes == [65, 65], f"{value}: codes {codes}\n{job.everything()}")
         saved = whole_steps(folder)
-        # Five in a row: the sixth to the tenth batch from step 6 on; nothing is saved from there.
-        result.expect(max(saved) < 11, f"{value}: saved {sorted(saved)}")
-        result.expect(equal(params(folder, 6), params(folder, max(saved))), f"{value}: learnt on")
+        # Ten in a row, from the sixth batch to the fifteenth; nothing is saved from there.
+        result.expect(max(saved) < 15, f"{value}: saved {sorted(saved)}")
+        result.expect(equal(params(folder, 5), params(folder, max(saved))), f"{value}: learnt on")
         result.expect("updates in a row" in job.said(), f"{value}: {job.said()[-500:]}")
     return result
 

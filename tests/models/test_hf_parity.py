@@ -19,7 +19,7 @@ from hf_reference import (
     torch_inputs,
     torch_pretraining_labels,
 )
-from task_batches import TASKS, span, tagging, torch_arguments
+from task_batches import ONE_PER_HEAD, TASKS, span, tagging, torch_arguments
 
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.models.build import build_model
@@ -36,18 +36,20 @@ def on_device(batch):
     return {name: jnp.asarray(rows) for name, rows in batch.items()}
 
 
-def loss_and_gradients(config, params, objective, batch):
-    """Returns the loss and the gradients under HF's names."""
+def loss_and_gradients(config, params, objective, batch, outputs=lambda encoder, batch: None):
+    """Returns the loss, the gradients under HF's names, and outputs of the same program."""
     model = build_model(config)
 
-    @jax.jit
-    @jax.value_and_grad
     def loss(params, batch):
         totals = objective(model.bind(params), batch, keys=None)
         return loss_of(totals, totals.weight)
 
-    value, gradients = loss(params, batch)
-    return float(value), to_hf(gradients, config)
+    @jax.jit
+    def run(params, batch):
+        return jax.value_and_grad(loss)(params, batch), outputs(model.bind(params), batch)
+
+    (value, gradients), found = run(params, batch)
+    return float(value), to_hf(gradients, config), found
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_pretraining_loss_and_gradients(pretraining, settings):
     """Loss and every gradient agree, however the layers are run."""
     model, batch, outputs, theirs = pretraining
     config, params = our_side(model, PRETRAINING, **settings)
-    loss, ours = loss_and_gradients(config, params, PretrainingObjective(), batch)
+    loss, ours, _ = loss_and_gradients(config, params, PretrainingObjective(), batch)
     assert loss == pytest.approx(outputs.loss.item(), rel=BOUND)
     errors = relative_gradients(ours, theirs)
     assert max(errors.values()) < BOUND, errors
@@ -130,8 +132,14 @@ def gradient_error(found, reference):
     return float(np.sqrt(off / sum(np.sum(np.square(one)) for one in reference.values())))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *((kind, "float32") for kind in TASKS),
+        *((kind, "bfloat16") for kind in ONE_PER_HEAD),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_heads_of_fine_tuning(kind, dtype):
     """Outputs, loss and every gradient of each kind of task are those of its PyTorch class.
 
@@ -147,7 +155,9 @@ def test_heads_of_fine_tuning(kind, dtype):
     gradients = gradients_of(model)
     config, params = our_side(model, heads, dtype=dtype)
     assert config.num_labels == changes.get("num_labels", 2)
-    outputs = jax.jit(lambda p, b: objective.outputs(build_model(config).bind(p), b))(params, batch)
+    loss, our_gradients, outputs = loss_and_gradients(
+        config, params, objective, batch, objective.outputs
+    )
     if kind is tagging:
         ours = [outputs["scores"]]
     elif kind is span:
@@ -156,7 +166,6 @@ def test_heads_of_fine_tuning(kind, dtype):
         ours = [outputs["logits"][:, 0]]
     expected = read_outputs(kind, theirs)
     errors = [relative(a, b) for a, b in zip(ours, expected, strict=True)]
-    loss, our_gradients = loss_and_gradients(config, params, objective, batch)
     errors.append(abs(loss / theirs.loss.item() - 1))
     if dtype == "float32":
         assert max(errors) < BOUND
@@ -180,6 +189,7 @@ def test_heads_of_fine_tuning(kind, dtype):
 def test_a_new_head_is_as_wide_as_that_of_hugging_face():
     """A narrower one lets the encoder begin to learn later, which few examples do not forgive."""
     sizes = {
+        "vocab_size": 128,
         "hidden_size": 1024,
         "num_attention_heads": 16,
         "num_hidden_layers": 1,

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from command_line import compilation_cache, sentences
+from command_line import sentences
 from report_pages import ReportPage, check_scores
 from small_encoder import write_encoder
 
@@ -54,9 +54,7 @@ KINDS = [multi_label, choice, tagging]
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A Hugging Face folder with a tiny encoder that knows the words of the texts."""
-    place = tmp_path_factory.mktemp("encoder")
-    with compilation_cache(place / "cache"):
-        yield write_encoder(place / "hf", TEXTS)
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "hf", TEXTS)
 
 
 def losses(run_dir):

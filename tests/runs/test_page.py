@@ -1,6 +1,6 @@
 """How much of the house a run goes through: what it enters and loads is what a reader must know."""
 
-from command_line import prepare_corpus, pretrain_flags
+from command_line import DROPOUT, prepare_corpus, pretrain_flags
 from processes import ROOT, printed
 
 _WATCHED = """
@@ -23,7 +23,8 @@ print(json.dumps([code, sorted(entered), sorted(modules)]))
 
 def test_six_updates_go_through_few_files(tmp_path):
     """It was 75 files and 127 modules: prepare, fine-tuning, conversion and all kernels loaded."""
-    flags = pretrain_flags(prepare_corpus(tmp_path), tmp_path / "run", **{"mesh.fsdp": 1})
+    settings = DROPOUT | {"mesh.fsdp": 1}
+    flags = pretrain_flags(prepare_corpus(tmp_path), tmp_path / "run", **settings)
     (code, entered, modules), _ = printed(_WATCHED, ROOT / "ptft_jax", *flags)
     print(f"{len(entered)} files entered, {len(modules)} modules loaded")
     assert code == 0

@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from command_line import compilation_cache, losses, sentences
+from command_line import losses, sentences
 from small_encoder import write_encoder
 
 import ptft_jax
@@ -29,9 +29,8 @@ def place(tmp_path_factory):
         rows = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(TEXTS)]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (place / "data" / f"{split}.jsonl").write_text(lines)
-    with compilation_cache(place / "cache"):
-        write_encoder(place / "hf", TEXTS)
-        yield place
+    write_encoder(place / "hf", TEXTS)
+    return place
 
 
 def config_of(place, **changes):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import (
+    DROPOUT,
     finetune_flags,
     losses,
     metrics,
@@ -45,7 +46,7 @@ def place(tmp_path_factory) -> Path:
         rows = [f"{text}\t{label}" for text, label in sentences(count, seed)]
         text = "\n".join(["text\tlabel", *rows]) + "\n"
         (place / "table" / f"{split}.tsv").write_text(text)
-    _finish(_start(place, _pretrain(place, "whole")))
+    _finish(_start(_pretrain(place, "whole")))
     return place
 
 
@@ -53,7 +54,7 @@ def place(tmp_path_factory) -> Path:
 def said(place) -> dict[str, str]:
     """What the restarted runs said, by name; they run two at a time, since starting takes long."""
     scenarios = {
-        "whole_tuned": lambda: _finish(_start(place, _finetune(place, "whole_tuned"))),
+        "whole_tuned": lambda: _finish(_start(_finetune(place, "whole_tuned"))),
         "killed": lambda: _killed(place, _pretrain(place, "killed")),
         "killed_tuned": lambda: _killed(place, _finetune(place, "killed_tuned")),
         "interrupted": lambda: _interrupted(place, _pretrain(place, "interrupted")),
@@ -66,29 +67,30 @@ def said(place) -> dict[str, str]:
 def _killed(place: Path, flags: list[str]) -> str:
     """Kills a run after its first checkpoint and starts it again."""
     run_dir = Path(flags[-1].removeprefix("--run_dir="))
-    process = _start(place, flags)
+    process = _start(flags)
     _stop(process, run_dir, KILL_AT, signal.SIGKILL, after=f"checkpoints/{EVERY}")
     _finish(process, -signal.SIGKILL)
-    return _finish(_start(place, flags))
+    return _finish(_start(flags))
 
 
 def _interrupted(place: Path, flags: list[str]) -> str:
     """Kills a run before its first checkpoint, interrupts the second start, finishes the third."""
     run_dir = Path(flags[-1].removeprefix("--run_dir="))
-    process = _start(place, flags)
+    process = _start(flags)
     _stop(process, run_dir, 1, signal.SIGKILL)
     _finish(process, -signal.SIGKILL)
     assert not list((run_dir / "checkpoints").glob("[0-9]*"))
-    process = _start(place, flags)
+    process = _start(flags)
     _stop(process, run_dir, 2, signal.SIGINT)
     said = _finish(process, 130)
     assert "Traceback" not in said
-    return said + _finish(_start(place, flags))
+    return said + _finish(_start(flags))
 
 
 def _pretrain(place: Path, name: str) -> list[str]:
     intervals = {"steps": STEPS, "eval_every": EVERY, "checkpoint_every": EVERY, "batch_size": 4}
-    return pretrain_flags(place / "data", place / name, **intervals, **ONE_DEVICE)
+    settings = DROPOUT | intervals | ONE_DEVICE
+    return pretrain_flags(place / "data", place / name, **settings)
 
 
 def _finetune(place: Path, name: str) -> list[str]:
@@ -100,11 +102,9 @@ def _finetune(place: Path, name: str) -> list[str]:
     )
 
 
-def _start(place: Path, flags: list[str]) -> subprocess.Popen:
+def _start(flags: list[str]) -> subprocess.Popen:
     """Starts a command line in a process of its own, with one device."""
     environment = dict(os.environ, JAX_NUM_CPU_DEVICES="1")
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(place / "cache")
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen(
         [sys.executable, "-c", _IN_FOREGROUND, *flags],
         env=environment,

@@ -20,8 +20,14 @@ OPTIONS = {
     "smoothing": {"label_smoothing": 0.2},
     "both": {"class_weights": WEIGHTS, "label_smoothing": 0.2},
 }
-CASES = [(kind, option) for kind in (classification, tagging) for option in OPTIONS]
-CASES += [(choice, "smoothing"), (multi_label, "weights")]
+# Kind, option, and into how many parts a batch is cut. Kinds that take several take them alike.
+CASES = [
+    (classification, "both", 1),
+    *((classification, option, 2) for option in OPTIONS),
+    (tagging, "both", 2),
+    (choice, "smoothing", 2),
+    (multi_label, "weights", 2),
+]
 
 
 def torch_loss(kind, logits, labels, options):
@@ -37,8 +43,9 @@ def torch_loss(kind, logits, labels, options):
     return loss(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize(("kind", "option"), CASES, ids=lambda one: getattr(one, "__name__", one))
+@pytest.mark.parametrize(
+    ("kind", "option", "parts"), CASES, ids=lambda one: getattr(one, "__name__", one)
+)
 def test_losses_and_gradients_are_those_of_pytorch(kind, option, parts):
     """The sums of weights are those of the whole batch, however many parts it is read in."""
     heads, changes = TASKS[kind]

@@ -68,7 +68,6 @@ def one_device() -> list[float]:
 @pytest.mark.parametrize(
     ("mesh_sizes", "accumulate"),
     [
-        ((8, 1, 1), 1),
         ((1, 8, 1), 1),
         ((2, 2, 2), 1),
         ((1, 2, 4), 1),

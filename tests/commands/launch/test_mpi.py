@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import losses, prepare_corpus, pretrain_flags
+from command_line import losses
 from processes import gone
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -122,14 +122,11 @@ def test_a_job_that_is_told_to_stop_can_save(tmp_path, to_group):
     assert [entry["rank"] for entry in job.records("got")] == [0, 1]
 
 
-def test_real_training_under_mpirun(tmp_path):
+def test_real_training_under_mpirun(tmp_path, one_process):
     """Two processes find each other and train as one does, from the command line to the losses."""
-    data = prepare_corpus(tmp_path)
-    flags = {"mesh.fsdp": 1, "mesh.data": -1, "steps": 3}
-    one = pretrain_flags(data, tmp_path / "one", **flags)
-    two = pretrain_flags(data, tmp_path / "two", **flags)
+    words = one_process.flags(tmp_path / "two", steps=3)
+    command = [sys.executable, "-m", "ptft_jax", "launch", "mpi", "--processes=2", "--", *words]
     environment = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "1"}
-    for launch, words in (((), one), (("launch", "mpi", "--processes=2", "--"), two)):
-        command = [sys.executable, "-m", "ptft_jax", *launch, *words]
-        subprocess.run(command, env=environment, cwd=ROOT, check=True)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    subprocess.run(command, env=environment, cwd=ROOT, check=True)
+    expected = {step: one_process.losses[step] for step in (1, 2, 3)}
+    assert losses(tmp_path / "two") == pytest.approx(expected, rel=1e-5)

@@ -4,7 +4,6 @@ Most jobs start a small program in place of ptft that records what it was given 
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import losses, prepare_corpus, pretrain_flags
+from command_line import losses
 from slurm_cluster import NODES, SlurmCluster, why_not
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -202,14 +201,9 @@ def test_tasks_are_told_before_the_time_limit(limited, jobs):
     jobs.cluster.run("scancel", limited)
 
 
-def test_real_training_under_slurm(jobs, tmp_path):
+def test_real_training_under_slurm(jobs, tmp_path, one_process):
     """Two tasks on two nodes find each other and train as one process does."""
-    data = prepare_corpus(tmp_path)
-    flags = {"mesh.fsdp": 1, "mesh.data": -1, "steps": 3}
-    one = pretrain_flags(data, tmp_path / "one", **flags)
-    two = pretrain_flags(data, tmp_path / "two", **flags)
-    alone = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    subprocess.run([sys.executable, "-m", "ptft_jax", *one], env=alone, cwd=ROOT, check=True)
+    two = one_process.flags(tmp_path / "two", steps=3)
     launch = ["-m", "ptft_jax", "launch", "slurm", "--nodes=2", "--dry_run", "--", *two]
     shown = subprocess.run(
         [sys.executable, *launch], cwd=ROOT, capture_output=True, text=True, check=True
@@ -227,4 +221,5 @@ def test_real_training_under_slurm(jobs, tmp_path):
     state = jobs.cluster.wait_for_end(submitted.stdout.strip(), 300)
     assert state["JobState"] == "COMPLETED"
     assert shlex.split(shown.stdout)[1] == "sbatch"
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    expected = {step: one_process.losses[step] for step in (1, 2, 3)}
+    assert losses(tmp_path / "two") == pytest.approx(expected, rel=1e-5)

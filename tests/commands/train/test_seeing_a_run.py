@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import pytest
 from command_line import (
-    compilation_cache,
     finetune_flags,
     losses,
     metrics,
@@ -26,11 +25,10 @@ from ptft_jax.training.cost import model_flops
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[Path]:
-    """A folder with a corpus; programs that two runs share are compiled once."""
+    """A folder with a corpus."""
     place = tmp_path_factory.mktemp("seeing")
     prepare_corpus(place)
-    with compilation_cache(place / "cache"):
-        yield place
+    return place
 
 
 def test_utilisation_is_that_of_all_devices(place, monkeypatch):

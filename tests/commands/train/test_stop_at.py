@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from command_line import compilation_cache, finetune_flags, losses, metrics, results, run, sentences
+from command_line import finetune_flags, losses, metrics, results, run, sentences
 from small_encoder import write_encoder
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a table and an encoder, whose programs are compiled once."""
+    """A folder with a table and an encoder."""
     place = tmp_path_factory.mktemp("stop_at")
     rows = sentences(24, 1)
     (place / "table").mkdir()
@@ -17,8 +17,7 @@ def place(tmp_path_factory):
         lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in rows)]
         (place / "table" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     write_encoder(place / "encoder", [text for text, _ in rows])
-    with compilation_cache(place / "cache"):
-        yield place
+    return place
 
 
 def flags(place: Path, name: str) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from command_line import (
-    compilation_cache,
     finetune_flags,
     metrics,
     prepare_corpus,
@@ -28,11 +27,10 @@ FAKES = ROOT / "tests" / "fakes"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a corpus; programs that two runs share are compiled once."""
+    """A folder with a corpus."""
     place = tmp_path_factory.mktemp("tracking")
     prepare_corpus(place)
-    with compilation_cache(place / "cache"):
-        yield place
+    return place
 
 
 @pytest.fixture
