@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ptft_jax.convert.adapters import lora
 from ptft_jax.convert.bert import Row
 from ptft_jax.models.config import EncoderConfig
 
 PEFT_TYPE = "ADALORA"
 BEFORE = lora.BEFORE
-# With a pattern PEFT has cut away what is dropped; here it is zero.
-ONLY: dict[str, tuple[Any, ...]] = lora.ONLY
+ONLY = {name: allowed for name, allowed in lora.ONLY.items() if name != "rank_pattern"}
 
 
 def rows(ours: str, module: str, inputs: str, outputs: str, name: str) -> list[Row]:
@@ -20,6 +21,19 @@ def rows(ours: str, module: str, inputs: str, outputs: str, name: str) -> list[R
         Row(f"{ours}.e", "LR", f"{module}.lora_E", "R 1"),
         Row(f"{ours}.b", f"LR{outputs}", f"{module}.lora_B", f"{outputs} R"),
     ]
+
+
+def widened(tensors: Mapping[str, np.ndarray], content: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the tensors with zeros where PEFT has cut away what the budget had dropped."""
+    found = dict(tensors)
+    for name, kept in (content.get("rank_pattern") or {}).items():
+        stem, places = name.removeprefix(BEFORE).removesuffix(".lora_E"), np.flatnonzero(kept)
+        for part, axis in (("lora_A", 0), ("lora_E", 0), ("lora_B", 1)):
+            cut = np.moveaxis(found[f"{stem}.{part}"], axis, 0)
+            whole = np.zeros((len(kept), *cut.shape[1:]), np.float32)
+            whole[places] = cut
+            found[f"{stem}.{part}"] = np.moveaxis(whole, 0, axis)
+    return found
 
 
 def settings(config: EncoderConfig, targets: str) -> dict[str, Any]:
