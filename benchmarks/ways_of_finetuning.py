@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "layer_decay": (f"{RATE}1e-4", "--config.optimizer.layer_decay=0.9"),
     **{
         name: (f"{RATE}1e-3", f"--config.adapter.name={name}")
-        for name in ("lora", "dora", "houlsby", "pfeiffer", "parallel")
+        for name in ("lora", "dora", "adalora", "houlsby", "pfeiffer", "parallel")
     },
     "ia3": (f"{RATE}1e-2", "--config.adapter.name=ia3"),
     "prefix": (f"{RATE}1e-2", "--config.adapter.name=prefix"),

@@ -304,7 +304,7 @@ def _sizes(config: EncoderConfig) -> tuple[dict[str, int], dict[str, int]]:
         "O": 1,
         "1": 1,
         "U": 1 if config.adapter is None else config.adapter.num_virtual_tokens,
-        "R": 1 if config.adapter is None else config.adapter.rank,
+        "R": 1 if config.adapter is None else config.adapter.columns,
     }
     return theirs | {"V": config.padded_vocab_size}, theirs
 

@@ -65,13 +65,14 @@ TARGETS = (
 ADAPTERS = {
     "lora": ("attention/query", "attention/value"),
     "dora": ("attention/query", "attention/value"),
+    "adalora": ("attention/query", "attention/value"),
     "ia3": ("attention/key", "attention/value", "feed_forward/output"),
     "houlsby": (),
     "pfeiffer": (),
     "parallel": (),
     "prefix": (),
 }
-_WITH_RANK = ("lora", "dora", "houlsby", "pfeiffer", "parallel")
+_WITH_RANK = ("lora", "dora", "adalora", "houlsby", "pfeiffer", "parallel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,10 @@ class AdapterConfig:
             `houlsby`, `pfeiffer` and `parallel`.
         alpha: the product of thin matrices is multiplied by `alpha` / `rank`.
         rank_stabilized: divide by √rank instead (rsLoRA, Kalajdzievski 2023).
+        initial_rank: columns of the matrices of `adalora`, of which `rank` are left on average.
+        warmup_ratio, final_ratio: shares of the run before the first of them is dropped, and after
+            the last one is.
+        orthogonal_weight: of what keeps them orthogonal.
         num_virtual_tokens: of `prefix`, in every layer.
         targets: which of `TARGETS` an adapter of linear maps acts on, in every layer; empty: those
             of `ADAPTERS`.
@@ -93,6 +98,10 @@ class AdapterConfig:
     rank: int = 8
     alpha: float = 16.0
     rank_stabilized: bool = False
+    initial_rank: int = 12
+    warmup_ratio: float = 0.1
+    final_ratio: float = 0.3
+    orthogonal_weight: float = 0.5
     num_virtual_tokens: int = 20
     targets: tuple[str, ...] = ()
 
@@ -101,10 +110,29 @@ class AdapterConfig:
             names = ", ".join(ADAPTERS)
             raise ConfigError(f"adapter.name={self.name!r}: expected one of {names}, or nothing.")
         object.__setattr__(self, "targets", tuple(self.targets) or ADAPTERS[self.name])
-        for name in ("rank", "num_virtual_tokens"):
+        for name in ("rank", "initial_rank", "num_virtual_tokens"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"adapter.{name}={value!r}: expected an integer of at least 1.")
+        if self.name == "adalora" and self.initial_rank < self.rank:
+            raise ConfigError(
+                f"adapter.initial_rank={self.initial_rank}: expected at least adapter.rank="
+                f"{self.rank}, which is what is left of it."
+            )
+        for name in ("warmup_ratio", "final_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"adapter.{name}={getattr(self, name)}: expected a share of the run, below 1."
+                )
+        if self.warmup_ratio + self.final_ratio >= 1:
+            raise ConfigError(
+                f"adapter.warmup_ratio={self.warmup_ratio} and adapter.final_ratio="
+                f"{self.final_ratio} leave no updates between them: expected less than 1 together."
+            )
+        if not 0 <= self.orthogonal_weight < math.inf:
+            raise ConfigError(
+                f"adapter.orthogonal_weight={self.orthogonal_weight}: expected at least 0."
+            )
         if self.targets and not ADAPTERS[self.name]:
             raise ConfigError(
                 f"adapter.targets={self.targets!r}: {self.name} has its own places in a layer; "
@@ -117,6 +145,11 @@ class AdapterConfig:
                 raise ConfigError(f"adapter.targets: {target!r} is none of {', '.join(TARGETS)}.")
 
     @property
+    def columns(self) -> int:
+        """Columns of the thin matrices."""
+        return self.initial_rank if self.name == "adalora" else self.rank
+
+    @property
     def first_position(self) -> int:
         """The position of the first token, behind virtual ones."""
         return self.num_virtual_tokens if self.name == "prefix" else 0
@@ -124,6 +157,8 @@ class AdapterConfig:
     @property
     def scale(self) -> float:
         """What the product of the thin matrices is multiplied by."""
+        if self.name == "adalora":
+            return self.alpha / (self.initial_rank + 1e-5)
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
 
@@ -182,10 +217,11 @@ class EncoderConfig:
             object.__setattr__(self, "adapter", AdapterConfig(**self.adapter))
         if self.adapter is not None and self.adapter.name in _WITH_RANK:
             widest = min(self.hidden_size, self.intermediate_size)
-            if self.adapter.rank > widest:
+            if self.adapter.columns > widest:
+                key = "initial_rank" if self.adapter.name == "adalora" else "rank"
                 raise ConfigError(
-                    f"adapter.rank={self.adapter.rank} is above that of the matrices it is to be "
-                    f"thinner than: expected at most {widest}."
+                    f"adapter.{key}={self.adapter.columns} is above that of the matrices it is to "
+                    f"be thinner than: expected at most {widest}."
                 )
         positive = (
             "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "

@@ -127,6 +127,10 @@ def finetune(kind: str = "classification") -> Config:
             "rank": adapter.rank,
             "alpha": adapter.alpha,
             "rank_stabilized": adapter.rank_stabilized,
+            "initial_rank": adapter.initial_rank,
+            "warmup_ratio": adapter.warmup_ratio,
+            "final_ratio": adapter.final_ratio,
+            "orthogonal_weight": adapter.orthogonal_weight,
             "num_virtual_tokens": adapter.num_virtual_tokens,
             "targets": (),
         }

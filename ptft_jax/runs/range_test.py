@@ -103,7 +103,12 @@ def find_rates(
         return jnp.float32(lowest) * jnp.float32(highest / lowest) ** (count / updates)
 
     optimizer, rate = make_optimizer(
-        OptimizerConfig(**config.optimizer), rising, updates, trainable.axes, trainable.factors
+        OptimizerConfig(**config.optimizer),
+        rising,
+        updates,
+        trainable.axes,
+        trainable.factors,
+        adapter=model.config.adapter,
     )
     step = make_train_step(
         model,

@@ -203,6 +203,7 @@ def train(
         trainable.axes,
         trainable.factors,
         trainable.opens,
+        model.config.adapter,
     )
     record = RunRecord(
         command=command,

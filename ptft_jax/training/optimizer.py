@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from ptft_jax.errors import ConfigError
+from ptft_jax.models.config import AdapterConfig
 
 # Maps the number of updates made so far (int or int32 scalar) to a float32 scalar.
 Schedule = Callable[[Any], jax.Array]
@@ -145,6 +146,7 @@ def make_optimizer(
     axes: Any,
     factors: Any | None = None,
     opens: Any | None = None,
+    adapter: AdapterConfig | None = None,
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Return the gradient transformation of a run of `steps` updates, and its schedule.
 
@@ -169,6 +171,8 @@ def make_optimizer(
     on Adam corrects its moments by its own number of updates, not by that of the run, as torch does
     where a parameter had no gradient before: with the run's, whose correction has ended, a layer's
     first twenty updates would be three to six times as long as they are at the start of a run.
+
+    `adapter` is what is trained beside the model; of `adalora` its budget of ranks is applied.
     """
     if isinstance(schedule, ScheduleConfig):
         schedule = make_schedule(schedule, optimizer.learning_rate, steps)
@@ -180,9 +184,8 @@ def make_optimizer(
         # 0.6 * 2 / 3 of 10 updates are 4, whatever floats make of it.
         at = jax.tree.map(lambda share: np.int32(np.floor(share * steps + 1e-6)), opens)
         adam, gate = _adam_from(adam, at), [_closed_before(at)]
+    clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
     transforms = [
-        *gate,
-        optax.clip_by_global_norm(clip) if clip else optax.identity(),
         adam,
         optax.add_decayed_weights(optimizer.weight_decay, mask=mask),
         *_ADAPTATIONS[optimizer.name](axes, mask),
@@ -190,7 +193,12 @@ def make_optimizer(
         *([] if factors is None else [optax.stateless(partial(_scale, factors))]),
         *gate,
     ]
-    return optax.chain(*transforms), schedule
+    if adapter is not None and adapter.name == "adalora":
+        from ptft_jax.training.rank_budget import budgeted, orthogonal
+
+        inner = budgeted(optax.chain(*transforms), adapter, steps)
+        return optax.chain(orthogonal(adapter), *gate, clipping, inner), schedule
+    return optax.chain(*gate, clipping, *transforms), schedule
 
 
 def _closed_before(at: Any) -> optax.GradientTransformation:

@@ -38,6 +38,17 @@ WAYS = {
         {"r": 4, "lora_alpha": 8, "use_dora": True},
         {"rank": 4, "alpha": 8.0},
     ),
+    "adalora": (
+        peft.AdaLoraConfig,
+        {
+            **{"init_r": 6, "target_r": 4, "lora_alpha": 8, "total_step": UPDATES},
+            **{"tinit": 5, "tfinal": 15, "orth_reg_weight": 0.3},
+        },
+        {
+            **{"rank": 4, "initial_rank": 6, "alpha": 8.0, "orthogonal_weight": 0.3},
+            **{"warmup_ratio": 0.1, "final_ratio": 0.3},
+        },
+    ),
     "prefix": (
         peft.PrefixTuningConfig,
         {"num_virtual_tokens": 4},
@@ -73,7 +84,7 @@ def wrapped(base, way):
     model = peft.get_peft_model(model, make(task_type=peft.TaskType.SEQ_CLS, **maps, **settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name or "ia3_l" in name:
+            if any(part in name for part in ("lora_B.default.weight", "lora_E", "ia3_l")):
                 parameter.add_(0.1 * torch.randn(parameter.shape))
     return model.train()
 
@@ -87,7 +98,7 @@ def ours(model, way):
     config = EncoderConfig.from_hf(model.config.to_dict(), heads=HEADS, adapter=adapter)
     spelled = {}
     for name, tensor in tensors_of(model).items():
-        if "original_module" in name or name == "word_embeddings.weight":
+        if "original_module" in name or "ranknum" in name or name == "word_embeddings.weight":
             continue
         if name.startswith("prompt_encoder"):
             spelled |= prefix.parted(tensor, config.num_hidden_layers)
@@ -119,7 +130,7 @@ def test_fifty_updates_are_those_of_peft(base, tmp_path, way):
     rates = Rates(build, rules_of("head", 1.0, (), config.num_hidden_layers))
     settings = OptimizerConfig(learning_rate=1e-3, weight_decay=0.1)
     transform, schedule = make_optimizer(
-        settings, ScheduleConfig("constant"), UPDATES, rates.parts.axes()
+        settings, ScheduleConfig("constant"), UPDATES, rates.parts.axes(), adapter=config.adapter
     )
     given = jax.tree.map(jnp.asarray, rates.parts.trained(params))
     frozen = jax.tree.map(jnp.asarray, rates.parts.frozen(params))
@@ -130,10 +141,14 @@ def test_fifty_updates_are_those_of_peft(base, tmp_path, way):
     for update in range(UPDATES):
         batch = random_batch(update, vocab_size=config.vocab_size)
         labels = np.random.default_rng(update).integers(0, 3, 5)
-        theirs = model(**torch_inputs(batch), labels=torch.tensor(labels)).loss
-        theirs.backward()
+        outputs = model(**torch_inputs(batch), labels=torch.tensor(labels))
+        outputs.loss.backward()
+        # AdaLoRA adds to the loss what keeps its matrices orthogonal.
+        theirs = torch.nn.functional.cross_entropy(outputs.logits, torch.tensor(labels))
         torch.nn.utils.clip_grad_norm_([p for _, p in trained], 1.0)
         optimizer.step()
+        if way == "adalora":
+            model.base_model.update_and_allocate(update + 1)
         optimizer.zero_grad()
         names = ("input_ids", "attention_mask", "token_type_ids", "pooled_positions")
         rows = {name: batch[name] for name in names}

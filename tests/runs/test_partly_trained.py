@@ -172,6 +172,7 @@ def test_rules_that_cannot_be(place, tmp_path, changes, message):
 ADAPTED = {
     "lora": ("mesh.tensor", {"a": (2, 16, 3), "b": (2, 3, 2, 8)}),
     "dora": ("mesh.tensor", {"a": (2, 16, 3), "b": (2, 3, 2, 8), "magnitude": (2, 2, 8)}),
+    "adalora": ("mesh.tensor", {"a": (2, 16, 4), "e": (2, 4), "b": (2, 4, 2, 8)}),
     "ia3": ("mesh.tensor", {"scale": (2, 2, 8)}),
 }
 
@@ -185,6 +186,7 @@ def test_an_adapter_beside_a_frozen_encoder(place, tmp_path, name):
     keys = {
         "adapter.name": name,
         "adapter.rank": 3,
+        "adapter.initial_rank": 4,
         "adapter.targets": (
             *("attention/query", "attention/key", "attention/value", "attention/output"),
             *("feed_forward/intermediate", "feed_forward/output"),
@@ -284,6 +286,10 @@ def test_what_starts_from_an_adapter_has_it_in_its_weights(place, tmp_path):
 ADAPTER_ERRORS = [
     ({"adapter.name": "lore"}, "adapter.name='lore': expected one of lora, dora, ia3, "),
     ({"adapter.rank": 17}, "adapter.rank=17 is above that of the matrices .* at most 16"),
+    (
+        {"adapter.name": "adalora", "adapter.rank": 13},
+        "adapter.initial_rank=12: expected at least adapter.rank=13",
+    ),
     ({"adapter.alpha": 0.0}, "adapter.alpha=0.0: expected a number above 0"),
     ({"adapter.targets": ("query",)}, "adapter.targets: 'query' is none of attention/query, "),
 ]

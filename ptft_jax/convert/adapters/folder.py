@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.convert import bert
-from ptft_jax.convert.adapters import prefix
+from ptft_jax.convert.adapters import adalora, prefix
 from ptft_jax.convert.adapters.names import WAYS, adapter_rows, module_of
 from ptft_jax.convert.folder import ADAPTER
 from ptft_jax.convert.weights import read_safetensors
@@ -166,6 +166,8 @@ def read_adapter(path: Path) -> ReadAdapter:
         if virtual is None or virtual.ndim != 2 or not layers or virtual.shape[1] % (2 * layers):
             raise DataError(f"{path / WEIGHTS}: expected {prefix.TENSOR} of {layers} layers.")
         tensors |= prefix.parted(virtual, layers)
+    if module is adalora:
+        tensors = adalora.widened(tensors, content)
     targets = tuple(
         target
         for target in TARGETS

@@ -2,12 +2,18 @@
 
 from typing import Any
 
-from ptft_jax.convert.adapters import ia3, lora, prefix
+from ptft_jax.convert.adapters import adalora, ia3, lora, prefix
 from ptft_jax.convert.bert import TABLE, Row
 from ptft_jax.models.config import AdapterConfig
 
 # The modules that know PEFT's form of an adapter, by our name of it.
-WAYS: dict[str, Any] = {"lora": lora, "dora": lora, "ia3": ia3, "prefix": prefix}
+WAYS: dict[str, Any] = {
+    "lora": lora,
+    "dora": lora,
+    "adalora": adalora,
+    "ia3": ia3,
+    "prefix": prefix,
+}
 
 
 def adapter_rows(adapter: AdapterConfig) -> list[Row]:

@@ -49,11 +49,12 @@ class LinearAdapter(nnx.Module):
 
 def adapter_class(name: str) -> type[LinearAdapter]:
     """Returns the class of one of `ADAPTERS`."""
+    from ptft_jax.models.adapters.adalora import Triplets
     from ptft_jax.models.adapters.dora import Directed
     from ptft_jax.models.adapters.ia3 import Scaled
     from ptft_jax.models.adapters.lora import LowRank
 
-    return {"lora": LowRank, "dora": Directed, "ia3": Scaled}[name]
+    return {"lora": LowRank, "dora": Directed, "adalora": Triplets, "ia3": Scaled}[name]
 
 
 def linear_adapter(
