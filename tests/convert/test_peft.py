@@ -178,7 +178,11 @@ def change(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"peft_type": "LOHA"}, ConfigError, "peft_type='LOHA': expected one of LORA, IA3"),
+        (
+            {"peft_type": "LOHA"},
+            ConfigError,
+            "peft_type='LOHA': expected one of LORA, ADALORA, IA3",
+        ),
         ({"bias": "all"}, ConfigError, "bias='all': expected 'none'"),
         ({"base_model_name_or_path": "/no"}, ConfigError, "/no: there is no such folder"),
         ({"base_model_name_or_path": None}, DataError, "base_model_name_or_path=None: expected"),

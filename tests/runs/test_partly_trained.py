@@ -284,7 +284,7 @@ def test_what_starts_from_an_adapter_has_it_in_its_weights(place, tmp_path):
 
 
 ADAPTER_ERRORS = [
-    ({"adapter.name": "lore"}, "adapter.name='lore': expected one of lora, dora, ia3, "),
+    ({"adapter.name": "lore"}, "adapter.name='lore': expected one of lora, dora, adalora, ia3, "),
     ({"adapter.rank": 17}, "adapter.rank=17 is above that of the matrices .* at most 16"),
     (
         {"adapter.name": "adalora", "adapter.rank": 13},
