@@ -80,7 +80,8 @@ def budgeted(
         kept = [jnp.ones_like(own["e"], bool) for own in found]
         return BudgetState(inner.init(params), jnp.int32(0), zeros, zeros, kept)
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, BudgetState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        grads = updates
         made: tuple[Any, Any] = inner.update(grads, state.inner, params)
         updates, after = made
         count, own = state.count + 1, _adapters(params)
