@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from ptft_jax.convert import bert
 from ptft_jax.convert.weights import WEIGHTS, listed, read_tensors
 from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
+from ptft_jax.data.hub import ADAPTER_CONFIG
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import HF_KEYS, EncoderConfig
@@ -27,9 +28,6 @@ from ptft_jax.objectives.classification import PROBLEM_TYPES
 
 if TYPE_CHECKING:
     from ptft_jax.convert.adapters.folder import Base
-
-# What marks a folder of PEFT's.
-ADAPTER = "adapter_config.json"
 
 
 class HeadsInfo(NamedTuple):
@@ -156,7 +154,7 @@ def write_hf_folder(
         assert base is not None
         weights, model_class = peft.WEIGHTS, content["architectures"][0]
         about, tensors, notes = peft.adapter_files(dict(params), config, model_class, base)
-        texts[ADAPTER] = json.dumps(about, indent=2) + "\n"
+        texts[ADAPTER_CONFIG] = json.dumps(about, indent=2) + "\n"
     texts["config.json"] = json.dumps(content, indent=2) + "\n"
     with made_whole(out_dir) as partial:
         for name, file in (files or {}).items():
@@ -221,7 +219,7 @@ def read_hf_folder(
     """
     path = Path(path)
     adapter, given, words = None, path, path
-    if (path / ADAPTER).is_file():
+    if (path / ADAPTER_CONFIG).is_file():
         from ptft_jax.convert.adapters import folder as peft
 
         adapter = peft.read_adapter(path)

@@ -17,6 +17,8 @@ MODEL_FILES = (
     *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
     *("modules.json", "sentence_bert_config.json", "1_Pooling/config.json", *TOKENIZER_FILES),
 )
+# What marks a folder of PEFT's.
+ADAPTER_CONFIG = "adapter_config.json"
 _NAME = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^@\s]+))?", re.ASCII
 )

@@ -1,5 +1,6 @@
 """The keys of the configs and their default values; files in `configs/` start from these."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -120,21 +121,9 @@ def finetune(kind: str = "classification") -> Config:
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True
     config.trainable = "all"
-    adapter = AdapterConfig()
-    config.adapter = ConfigDict(
-        {
-            "name": "",
-            "rank": adapter.rank,
-            "alpha": adapter.alpha,
-            "rank_stabilized": adapter.rank_stabilized,
-            "initial_rank": adapter.initial_rank,
-            "warmup_ratio": adapter.warmup_ratio,
-            "final_ratio": adapter.final_ratio,
-            "orthogonal_weight": adapter.orthogonal_weight,
-            "num_virtual_tokens": adapter.num_virtual_tokens,
-            "targets": (),
-        }
-    )
+    # No name: no adapter; no targets: the usual ones.
+    adapter = dataclasses.asdict(AdapterConfig())
+    config.adapter = ConfigDict({**adapter, "name": "", "targets": ()})
     config.unfreeze = 0.0  # share of the run by which the last layer is unfrozen; 0: none is frozen
     config.mixout = 0.0  # probability of an entry of the encoder's matrices to be where it began
     config.reinit_layers = 0  # top layers that come from the seed, the pooler with them

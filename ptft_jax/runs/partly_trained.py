@@ -22,7 +22,7 @@ from ptft_jax.runs.starting_point import (
     has_adapter,
     load_starting_point,
 )
-from ptft_jax.training.rules import Rates, Rule, rules_of
+from ptft_jax.training.rules import ALL_BUT_NORMS, Rates, Rule, rules_of
 
 
 class PartlyTrained(Trainable):
@@ -159,6 +159,10 @@ def rules_in(config: Config, layers: int) -> list[Rule]:
     """Returns the rules of a config, for a model of so many layers."""
     optimizer = config.optimizer
     trainable = config.get("trainable", "all")
+    first = []
     if trainable == "all" and has_adapter(config):
-        trainable = "norms" if config.adapter.name == "houlsby" else "head"
-    return rules_of(trainable, optimizer.layer_decay, optimizer.rules, layers)
+        if config.adapter.name == "houlsby":
+            first = [ALL_BUT_NORMS]
+        else:
+            trainable = "head"
+    return [*first, *rules_of(trainable, optimizer.layer_decay, optimizer.rules, layers)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
+from ptft_jax.data.hub import ADAPTER_CONFIG
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.training.storage import json_ready
@@ -81,7 +82,7 @@ def is_run(folder: Path, named: str) -> bool:
     `named` is how it was given, for the ConfigError of a folder that is neither.
     """
     file = folder / "config.json"
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return False
     if not file.is_file():
         found = "the folder has no config.json" if folder.is_dir() else "there is no such folder"

@@ -39,6 +39,10 @@ class Rule:
     below: int | None = None
 
 
+# Of Houlsby's adapters, which are trained with the LayerNorms of the layers.
+ALL_BUT_NORMS = Rule("encoder/(?!.*/adapter/|layers/.*/layer_norm/).*", None)
+
+
 def rules_of(trainable: str, layer_decay: float, rules: Sequence[Any], layers: int) -> list[Rule]:
     """Returns the rules that a config's keys stand for.
 
@@ -55,9 +59,7 @@ def rules_of(trainable: str, layer_decay: float, rules: Sequence[Any], layers: i
     """
     found = []
     top = _TOP.fullmatch(trainable)
-    if trainable == "norms":  # Houlsby's adapters are trained with them
-        found.append(Rule("encoder/(?!.*/adapter/|layers/.*/layer_norm/).*", None))
-    elif trainable == "head":
+    if trainable == "head":
         found.append(Rule(f"{_BASE}.*", None))
     elif trainable == "bias":
         found.append(Rule(f"{_BASE}.*(?<!/bias)", None))

@@ -17,10 +17,9 @@ import numpy as np
 from ptft_jax.convert import bert
 from ptft_jax.convert.adapters import adalora, prefix
 from ptft_jax.convert.adapters.names import WAYS, adapter_rows, module_of
-from ptft_jax.convert.folder import ADAPTER
 from ptft_jax.convert.weights import read_safetensors
 from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
-from ptft_jax.data.hub import locate
+from ptft_jax.data.hub import ADAPTER_CONFIG, locate
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import TARGETS, AdapterConfig, EncoderConfig
@@ -128,7 +127,7 @@ def read_adapter(path: Path) -> ReadAdapter:
         ConfigError: an adapter of another kind, or its model is not to be had.
         DataError: its content is damaged, or not all layers have the same.
     """
-    file = path / ADAPTER
+    file = path / ADAPTER_CONFIG
     refuse_ways_out(path)
     content = read_json_object(file, "fetch or export it again")
     kinds = {way.PEFT_TYPE: way for way in WAYS.values()}

@@ -33,6 +33,8 @@ class LowRank(LinearAdapter):
         *,
         rngs: nnx.Rngs,
         stack: int | None,
+        init_a: Initializer | None = None,
+        init_b: Initializer | None = None,
     ):
         assert config.adapter is not None
         rows, kernel, produced = equation.replace("->", ",").split(",")
@@ -40,16 +42,21 @@ class LowRank(LinearAdapter):
         self.equations = f"{rows},{summed}k->rk", f"rk,k{produced[1:]}->{produced}"
         self.axes = (*inputs, "rank"), ("rank", *outputs)
         self.scale, self.dtype = config.adapter.scale, jnp.dtype(config.dtype)
-        zeros, rank = jax.nn.initializers.zeros, config.adapter.rank
-        init = kaiming(math.prod(inputs.values()))
-        self.a = declare(rngs, (*inputs.values(), rank), self.axes[0], init, stack)
-        self.b = declare(rngs, (rank, *outputs.values()), self.axes[1], zeros, stack)
+        rank = config.adapter.columns
+        init_a = init_a or kaiming(math.prod(inputs.values()))
+        init_b = init_b or jax.nn.initializers.zeros
+        self.a = declare(rngs, (*inputs.values(), rank), self.axes[0], init_a, stack)
+        self.b = declare(rngs, (rank, *outputs.values()), self.axes[1], init_b, stack)
 
     def after(self, rows: jax.Array, y: jax.Array, linear: Linear) -> jax.Array:
         (down, up), (first, second) = self.equations, self.axes
         low_RK = product(down, rows, self.a[...], first, self.dtype, reduces_tensor=True)
-        change = product(up, low_RK, self.b[...], second, self.dtype)
+        change = product(up, self.between(low_RK), self.b[...], second, self.dtype)
         return y + jnp.asarray(self.scale, self.dtype) * change
+
+    def between(self, low_RK: jax.Array) -> jax.Array:
+        """Returns what comes out of the first matrix as it goes into the second, [R, K]."""
+        return low_RK
 
     @staticmethod
     def folded(

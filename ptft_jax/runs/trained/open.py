@@ -15,9 +15,7 @@ from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.data.hub import locate
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
-from ptft_jax.models.build import Params
 from ptft_jax.models.config import HEADS, EncoderConfig
-from ptft_jax.models.parts import named
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
 from ptft_jax.runs.record import is_run
@@ -114,20 +112,13 @@ class Run:
 
     def _share(self, other: "Run") -> None:
         """Takes the other's arrays in place of equal ones."""
-        theirs = dict(named(other._trained.params))
+        theirs = dict(jax.tree_util.tree_leaves_with_path(other._trained.params))
 
-        def shared(tree: Params, above: str = "") -> Params:
-            found: Params = {}
-            for name, value in tree.items():
-                if isinstance(value, dict):
-                    found[name] = shared(value, f"{above}{name}/")
-                else:
-                    there = theirs.get(above + name)
-                    is_same = there is not None and np.array_equal(there, value)
-                    found[name] = there if is_same else value
-            return found
+        def shared(path: Any, value: jax.Array) -> jax.Array:
+            there = theirs.get(path)
+            return value if there is None or not np.array_equal(there, value) else there
 
-        params = shared(self._trained.params)
+        params = jax.tree_util.tree_map_with_path(shared, self._trained.params)
         self._trained = dataclasses.replace(self._trained, params=params)
 
     def __repr__(self) -> str:
