@@ -281,9 +281,9 @@ def _rows(config: EncoderConfig) -> list[Row]:
     rows = [row for part in parts for row in TABLE[part]]
     if config.adapter is None:
         return rows
-    from ptft_jax.convert.adapters.names import adapter_rows
+    from ptft_jax.convert.adapters.names import FORMS
 
-    return [*rows, *adapter_rows(config.adapter)]
+    return [*rows, *FORMS[config.adapter.name].rows(config.adapter)]
 
 
 def _sizes(config: EncoderConfig) -> tuple[dict[str, int], dict[str, int]]:

@@ -1,6 +1,7 @@
 """Adapters train as those of Hugging Face's PEFT do, and folders of PEFT's are read and written."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import transformers
 from hf_reference import SMALL, random_batch, tensors_of, torch_inputs
 from small_encoder import write_encoder
 
-from ptft_jax.convert.adapters import prefix
+from ptft_jax.convert.adapters.prefix import PrefixTuning
 from ptft_jax.convert.bert import from_hf, to_hf
 from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.errors import ConfigError, DataError
@@ -101,7 +102,9 @@ def ours(model, way):
         if "original_module" in name or "ranknum" in name or name == "word_embeddings.weight":
             continue
         if name.startswith("prompt_encoder"):
-            spelled |= prefix.parted(tensor, config.num_hidden_layers)
+            sizes = {"num_layers": config.num_hidden_layers}
+            parts = PrefixTuning().read({"prompt_embeddings": tensor}, sizes, Path("file"))
+            spelled |= {name.removeprefix("base_model."): part for name, part in parts.items()}
             continue
         name = name.removeprefix("base_model.").removeprefix("model.").replace(".base_layer", "")
         name = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")

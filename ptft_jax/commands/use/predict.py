@@ -116,50 +116,32 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         if values.input:
             raise DataError(f"{values.input}: {error}") from error
         raise
-    predictions = each[0]
-    if values.adapter:
-        _show_each(values, asked, each, output)
+    # Several models are told apart by their names.
+    named = [*zip([{"adapter": name} for name in values.adapter or ()] or [{}], each, strict=True)]
+    sentences = None if values.adapter else asked.sentences
+    if output is not None and sentences is not None and output.suffix == COLUMNS:
+        write_file(output, tagged_columns(sentences, each[0]))
+        _made(output, {"sentences": count(len(each[0]))})
     elif output is not None:
-        what = {"file": str(output)}
-        if asked.sentences is not None and output.suffix == COLUMNS:
-            write_file(output, tagged_columns(asked.sentences, predictions))
-            what |= {"sentences": count(len(predictions))}
-        else:
-            rows = rows_of(asked, predictions)
-            write_rows(output, rows)
-            what |= {"rows": count(len(rows)), "columns": ", ".join(rows[0])}
-        made(make_console(), "predicted", what, [f"head -3 {shlex.quote(str(output))}"])
-    elif values.json:
-        for prediction in predictions:
-            print(json.dumps(prediction, ensure_ascii=False))
-    elif asked.sentences is not None:
-        print(tagged_columns(asked.sentences, predictions), end="")
-    else:
-        make_console().print(predictions_table(predictions))
-
-
-def _show_each(
-    values: flags.FlagValues, asked: Asked, each: list[list[dict[str, Any]]], output: Path | None
-) -> None:
-    """Writes or prints the predictions of several models, each under its name."""
-    if output is not None:
-        rows = [
-            {"adapter": name, **row}
-            for name, predictions in zip(values.adapter, each, strict=True)
-            for row in rows_of(asked, predictions)
-        ]
+        rows = [{**name, **row} for name, found in named for row in rows_of(asked, found)]
         write_rows(output, rows)
-        what = {"file": str(output), "rows": count(len(rows)), "columns": ", ".join(rows[0])}
-        made(make_console(), "predicted", what, [f"head -3 {shlex.quote(str(output))}"])
-        return
-    for name, predictions in zip(values.adapter, each, strict=True):
-        if values.json:
-            for prediction in predictions:
-                print(json.dumps({"adapter": name, **prediction}, ensure_ascii=False))
-        else:
-            table = predictions_table(predictions)
-            table.title = name
+        _made(output, {"rows": count(len(rows)), "columns": ", ".join(rows[0])})
+    elif values.json:
+        for name, found in named:
+            for prediction in found:
+                print(json.dumps({**name, **prediction}, ensure_ascii=False))
+    elif sentences is not None:
+        print(tagged_columns(sentences, each[0]), end="")
+    else:
+        for name, found in named:
+            table = predictions_table(found)
+            table.title = name.get("adapter")
             make_console().print(table)
+
+
+def _made(output: Path, what: dict[str, str]) -> None:
+    following = [f"head -3 {shlex.quote(str(output))}"]
+    made(make_console(), "predicted", {"file": str(output), **what}, following)
 
 
 def predictions_table(predictions: list[dict[str, Any]]) -> Table:

@@ -1,1 +1,1 @@
-"""Adapters under the names of Hugging Face's PEFT: lora (with DoRA), ia3 → names → folder."""
+"""Adapters in the form of PEFT: form → lora → adalora; ia3, prefix; all → names → folder."""

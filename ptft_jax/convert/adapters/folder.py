@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.convert import bert
-from ptft_jax.convert.adapters import adalora, prefix
-from ptft_jax.convert.adapters.names import WAYS, adapter_rows, module_of
+from ptft_jax.convert.adapters.form import module_of
+from ptft_jax.convert.adapters.names import FORMS
 from ptft_jax.convert.weights import read_safetensors
 from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
 from ptft_jax.data.hub import ADAPTER_CONFIG, locate
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Params
-from ptft_jax.models.config import TARGETS, AdapterConfig, EncoderConfig
+from ptft_jax.models.config import ADAPTERS, TARGETS, AdapterConfig, EncoderConfig
 from ptft_jax.models.parts import sha256_of
 
 WEIGHTS = "adapter_model.safetensors"
@@ -84,12 +84,12 @@ def adapter_files(
     """
     adapter = config.adapter
     assert adapter is not None
-    module, layers = WAYS[adapter.name], config.num_hidden_layers
+    form, layers = FORMS[adapter.name], config.num_hidden_layers
     tensors = bert.to_hf(params, config)
-    own = {name for row in adapter_rows(adapter) for name in row.names(layers)}
+    own = {name for row in form.rows(adapter) for name in row.names(layers)}
     left = {"encoder", *(["pooler"] if base.keeps_pooler else [])}
     kept = {
-        module.BEFORE + name: tensor
+        form.before + name: tensor
         for name, tensor in tensors.items()
         if bert.canonical(name) in own or bert.head_of(name, model_class) not in left
     }
@@ -99,7 +99,7 @@ def adapter_files(
     saved = sorted({"pooler" if name == "dense" else name for name in modules})
     targets = "|".join(re.escape(module_of(target)) for target in adapter.targets)
     content = {
-        "peft_type": module.PEFT_TYPE,
+        "peft_type": form.peft_type,
         "task_type": _TASK_TYPES.get(model_class),
         "auto_mapping": {
             "base_model_class": model_class,
@@ -108,16 +108,12 @@ def adapter_files(
         "base_model_name_or_path": base.name,
         "modules_to_save": saved or None,
         "inference_mode": True,
-        **module.settings(config, rf".*\.layer\.\d+\.({targets})"),
+        **form.settings(config, rf".*\.layer\.\d+\.({targets})"),
     }
     if content["task_type"]:
         del content["auto_mapping"]
-    if adapter.name == "prefix":
-        values = {bert.canonical(name): tensor for name, tensor in tensors.items()}
-        kept = {name: one for name, one in kept.items() if ".prefix." not in name}
-        kept[prefix.TENSOR] = prefix.joined(values, layers)
     notes = {"format": "pt"} | ({_SHA256: base.sha256} if base.sha256 else {})
-    return content, kept, notes
+    return content, form.written(kept, layers), notes
 
 
 def read_adapter(path: Path) -> ReadAdapter:
@@ -130,15 +126,15 @@ def read_adapter(path: Path) -> ReadAdapter:
     file = path / ADAPTER_CONFIG
     refuse_ways_out(path)
     content = read_json_object(file, "fetch or export it again")
-    kinds = {way.PEFT_TYPE: way for way in WAYS.values()}
-    module = kinds.get(content.get("peft_type", ""))
-    if module is None:
+    kinds = {form.peft_type: form for form in FORMS.values()}
+    form = kinds.get(content.get("peft_type", ""))
+    if form is None:
         raise ConfigError(
             f"{file}: peft_type={content.get('peft_type')!r}: expected one of {', '.join(kinds)}. "
             "In PyTorch, merge_and_unload() of the model and save_pretrained() make a plain folder "
             "of others that can be folded."
         )
-    for key, allowed in module.ONLY.items():
+    for key, allowed in form.only.items():
         if key in content and content[key] not in allowed:
             raise ConfigError(
                 f"{file}: {key}={content[key]!r}: expected {allowed[0]!r}, as nothing else is read."
@@ -153,29 +149,23 @@ def read_adapter(path: Path) -> ReadAdapter:
             "that the adapter was trained on. Bring it there, or write into the file where it is."
         )
     found, notes = read_safetensors(path / WEIGHTS)
-    virtual = found.pop(prefix.TENSOR, None) if module is prefix else None
-    strange = [key for key in found if not key.startswith(module.BEFORE)]
-    if strange or not (found or virtual is not None):
+    found = form.read(found, content, path / WEIGHTS)
+    strange = [key for key in found if not key.startswith(form.before)]
+    if strange or not found:
         raise DataError(
-            f"{path / WEIGHTS}: expected tensors called {module.BEFORE}…, not {strange[:1]}."
+            f"{path / WEIGHTS}: expected tensors called {form.before}…, not {strange[:1]}."
         )
-    tensors = {key.removeprefix(module.BEFORE): tensor for key, tensor in found.items()}
-    if module is prefix:
-        layers = content.get("num_layers")
-        if virtual is None or virtual.ndim != 2 or not layers or virtual.shape[1] % (2 * layers):
-            raise DataError(f"{path / WEIGHTS}: expected {prefix.TENSOR} of {layers} layers.")
-        tensors |= prefix.parted(virtual, layers)
-    if module is adalora:
-        tensors = adalora.widened(tensors, content)
+    tensors = {key.removeprefix(form.before): tensor for key, tensor in found.items()}
     targets = tuple(
         target
         for target in TARGETS
         if any(f".{module_of(target)}." in _place(key) for key in tensors)
     )
-    if not targets and module is not prefix:
+    settings = form.read_settings(content)
+    if not targets and ADAPTERS[settings["name"]]:
         raise DataError(f"{path / WEIGHTS}: no adapter of a linear map of the encoder's layers.")
     try:
-        adapter = AdapterConfig(**module.read_settings(content), targets=targets)
+        adapter = AdapterConfig(**settings, targets=targets)
     except ConfigError as error:
         raise DataError(f"{file}: {error}") from error
     own = read_json_object(path / "config.json", "…") if (path / "config.json").is_file() else {}

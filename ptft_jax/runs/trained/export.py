@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptft_jax.convert.adapters.folder import Base
-from ptft_jax.convert.adapters.names import WAYS
+from ptft_jax.convert.adapters.names import FORMS
 from ptft_jax.convert.bert import ARCHITECTURES
 from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import About, card, corpus_summary
@@ -129,7 +129,7 @@ def _base(opened: TrainedRun, form: str, merge: bool, base_model: str | None) ->
                 "has none: leave it out."
             )
         return None
-    if adapter.name not in WAYS:
+    if adapter.name not in FORMS:
         raise ConfigError(
             f"adapters of the kind {adapter.name} have no form in PEFT and cannot be folded into "
             "the weights: predict, evaluate and embed with the run itself."
