@@ -1,16 +1,14 @@
 """A frozen encoder that runs once over each example trains the head as one that always runs."""
 
-import json
 import shutil
 
 import pytest
-from command_line import losses, sentences
-from small_encoder import write_encoder
+from command_line import losses
+from small_encoder import task_config, write_task
 
 import ptft_jax
 from ptft_jax.errors import ConfigError
 
-TEXTS = [text for text, _ in sentences(24, 1)]
 # No dropout in the encoder, and some before the head.
 HEAD_ALONE = {
     "model.hidden_dropout_prob": 0.0,
@@ -22,27 +20,15 @@ HEAD_ALONE = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a tiny encoder, `hf`, and a table of texts, `data`."""
-    place = tmp_path_factory.mktemp("place")
-    (place / "data").mkdir()
-    for split in ("train", "dev"):
-        rows = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(TEXTS)]
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (place / "data" / f"{split}.jsonl").write_text(lines)
-    write_encoder(place / "hf", TEXTS)
-    return place
+    return write_task(tmp_path_factory.mktemp("place"))
 
 
 def config_of(place, **changes):
-    config = ptft_jax.get_config("finetune/text")
-    config.update_from_flattened_dict(
-        {
-            "data_dir": str(place / "data"),
-            "batch_size": 8,
+    return task_config(
+        place,
+        **{
             "steps": 6,
             "checkpoint_every": 3,
-            "eval_every": 0,
-            "log_every": 1,
-            "max_seq_length": 32,
             "trainable": "head",
             "mesh.data": 2,
             "mesh.fsdp": 2,
@@ -50,9 +36,8 @@ def config_of(place, **changes):
             "accumulate": 2,
             "optimizer.learning_rate": 1e-2,
             **changes,
-        }
+        },
     )
-    return config
 
 
 @pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")

@@ -1,14 +1,13 @@
 """A run that trains a part of its model leaves the rest as it was, and saves what it trained."""
 
 import gc
-import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from command_line import losses, sentences
-from small_encoder import write_encoder
+from command_line import losses
+from small_encoder import TEXTS, task_config, write_task
 
 import ptft_jax
 from ptft_jax.errors import ConfigError, DataError
@@ -16,39 +15,23 @@ from ptft_jax.models.parts import named
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.starting_point import load_starting_point
 
-TEXTS = [text for text, _ in sentences(24, 1)]
-LAYER = "encoder/layers/attention/query/kernel"
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a tiny encoder of two layers, `hf`, and a table of texts, `data`."""
-    place = tmp_path_factory.mktemp("place")
-    (place / "data").mkdir()
-    for split in ("train", "dev"):
-        rows = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(TEXTS)]
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (place / "data" / f"{split}.jsonl").write_text(lines)
-    write_encoder(place / "hf", TEXTS)
-    return place
+    return write_task(tmp_path_factory.mktemp("place"))
 
 
 def config_of(place, **changes):
-    config = ptft_jax.get_config("finetune/text")
-    config.update_from_flattened_dict(
-        {
-            "data_dir": str(place / "data"),
-            "batch_size": 8,
+    return task_config(
+        place,
+        **{
             "steps": 6,
             "checkpoint_every": 3,
-            "eval_every": 0,
-            "log_every": 1,
-            "max_seq_length": 32,
             "optimizer.learning_rate": 1e-2,
             **changes,
-        }
+        },
     )
-    return config
 
 
 def of_head(path):

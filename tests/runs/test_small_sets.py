@@ -1,12 +1,11 @@
 """Whole runs with what helps on small data sets."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
-from command_line import pretrain_flags, run, sentences
-from small_encoder import write_encoder
+from command_line import losses, pretrain_flags, run
+from small_encoder import TEXTS, task_config, write_encoder, write_task
 
 import ptft_jax
 from ptft_jax.errors import ConfigError
@@ -18,28 +17,13 @@ from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.kinds.classification import Classification
 from ptft_jax.runs.starting_point import load_starting_point
 
-TEXTS = [text for text, _ in sentences(24, 1)]
 pytestmark = pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a tiny encoder of two layers, `hf`, and a table of texts, `data`."""
-    place = tmp_path_factory.mktemp("place")
-    (place / "data").mkdir()
-    for split in ("train", "dev"):
-        rows = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(TEXTS)]
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (place / "data" / f"{split}.jsonl").write_text(lines)
-    write_encoder(place / "hf", TEXTS)
-    return place
-
-
-def config_of(place, **changes):
-    config = ptft_jax.get_config("finetune/text")
-    keys = {"data_dir": str(place / "data"), "batch_size": 8, "eval_every": 0, "log_every": 1}
-    config.update_from_flattened_dict({**keys, "max_seq_length": 32, **changes})
-    return config
+    return write_task(tmp_path_factory.mktemp("place"))
 
 
 def leaves(params):
@@ -50,7 +34,7 @@ def test_layers_that_are_drawn_anew(place, tmp_path):
     """The top ones and the pooler, to other values of the same spread; all else is the source's."""
     # The first update of a warm-up has the rate 0: what the run starts from is what it saves.
     changes = {"reinit_layers": 1, "trainable": "top1"}
-    config = config_of(place, steps=1, seed=1, **changes)  # the source is of seed 0
+    config = task_config(place, steps=1, seed=1, **changes)  # the source is of seed 0
     ptft_jax.finetune(config, str(place / "hf"), str(tmp_path / "run"))
     found = leaves(open_run(tmp_path / "run").params)
     for path, before in leaves(load_starting_point(str(place / "hf"), ("pooler",)).params).items():
@@ -67,15 +51,10 @@ def test_layers_that_are_drawn_anew(place, tmp_path):
             np.testing.assert_array_equal(after, before, path)
 
 
-def losses(run_dir):
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return {entry["step"]: entry["loss"] for line in lines if "loss" in (entry := json.loads(line))}
-
-
 def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
     """To the same losses after a kill, and not with other values."""
     changes = {"mixout": 0.5, "reinit_layers": 1, "steps": 4, "checkpoint_every": 2}
-    config = config_of(place, **changes, **{"optimizer.learning_rate": 1e-2})
+    config = task_config(place, **changes, **{"optimizer.learning_rate": 1e-2})
     base, run_dir = tmp_path / "base", tmp_path / "run"
     shutil.copytree(place / "hf", base)
     found = ptft_jax.finetune(config, str(base), str(run_dir))
@@ -118,14 +97,14 @@ def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
 def test_settings_that_cannot_be(place, tmp_path, changes, message):
     """One line before anything is compiled or written."""
     with pytest.raises(ConfigError, match=message):
-        ptft_jax.finetune(config_of(place, **changes), str(place / "hf"), str(tmp_path / "run"))
+        ptft_jax.finetune(task_config(place, **changes), str(place / "hf"), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_the_loss_is_what_the_config_says(place):
     """In training; it is scored without."""
     changes = {"regularizer.name": "fgm", "regularizer.epsilon": 2.0, "label_smoothing": 0.1}
-    kind = Classification(config_of(place, **changes))
+    kind = Classification(task_config(place, **changes))
     task = ClassificationObjective(label_smoothing=0.1)
     assert kind.objective(EncoderConfig()) == FastGradient(task, weight=1.0, epsilon=2.0)
     assert kind.plain_objective() == ClassificationObjective()
