@@ -67,7 +67,6 @@ class PartlyTrained(Trainable):
         self._unfreeze = config.get("unfreeze", 0.0)
         self.rates = Rates(model, rules, frozenset(fresh), self._unfreeze)
         self.factors, self.opens = self.rates.factors, self.rates.opens
-        self._all_axes = self.axes
         drawn = config.get("reinit_layers", 0)
         if drawn and self.rates.parts.most_frozen > layers - drawn:
             raise ConfigError(

@@ -78,6 +78,24 @@ def disturbed():
     return examples, FastGradient(objective, weight=3.0, epsilon=2.0), heads
 
 
+def small_model(heads, **changes):
+    """Returns a model of one wide-valued layer with these heads, and no dropout in the encoder."""
+    config = EncoderConfig(
+        vocab_size=TOKENIZER.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,
+        heads=heads,
+        num_labels=3,
+    )
+    return build_model(config.replace(**changes))
+
+
 def updated(model, objective, batch, mesh, accumulate=1):
     """Returns loss, gradient norm and tokens of an update, and the parameters after it."""
     optimizer, schedule = make_optimizer(
@@ -102,21 +120,7 @@ def test_packed_equals_unpacked(kind):
     On eight devices and in two micro-batches, of which the last hold empty rows; and in one row.
     """
     examples, objective, heads = kind()
-    model = build_model(
-        EncoderConfig(
-            vocab_size=TOKENIZER.vocab_size,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=128,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            initializer_range=0.3,
-            heads=heads,
-            num_labels=3,
-        )
-    )
+    model = small_model(heads)
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     many = make_mesh(MeshConfig(data=4, fsdp=2))
     cases = [(7, 55, many, 2), *([(0, 3, one, 1)] if kind in (classification, span) else [])]
@@ -140,22 +144,7 @@ def test_features_stand_for_tokens(kind, packing, tmp_path):
     In a later epoch than the one that they were computed in, on eight devices.
     """
     examples, objective, heads = kind()
-    model = build_model(
-        EncoderConfig(
-            vocab_size=TOKENIZER.vocab_size,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=128,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            classifier_dropout=0.5,
-            initializer_range=0.3,
-            heads=heads,
-            num_labels=3,
-        )
-    )
+    model = small_model(heads, classifier_dropout=0.5)
     rows = Numbered(examples)
     if packing:
         rows = PackedExamples(rows, TOKENIZER.pad_token_id, 16, unit=8)

@@ -21,14 +21,7 @@ HEADS = ("pooler", "classification")
 LAYERS = 4
 
 
-def rates_of(model, trainable="all", layer_decay=1.0, rules=(), unfreeze=0.0):
-    layers = model.config.num_hidden_layers
-    rules = rules_of(trainable, layer_decay, rules, layers)
-    return Rates(model, rules, unfreeze=unfreeze)
-
-
-def test_factors_of_layer_decay_and_rules():
-    """By hand: 1 above the layers, 0.5 at the last one, 0.5 to the fifth at the embeddings."""
+def tiny_model():
     config = EncoderConfig(
         vocab_size=32,
         hidden_size=8,
@@ -37,7 +30,18 @@ def test_factors_of_layer_decay_and_rules():
         intermediate_size=16,
         heads=HEADS,
     )
-    model = build_model(config)
+    return build_model(config)
+
+
+def rates_of(model, trainable="all", layer_decay=1.0, rules=(), unfreeze=0.0):
+    layers = model.config.num_hidden_layers
+    rules = rules_of(trainable, layer_decay, rules, layers)
+    return Rates(model, rules, unfreeze=unfreeze)
+
+
+def test_factors_of_layer_decay_and_rules():
+    """By hand: 1 above the layers, 0.5 at the last one, 0.5 to the fifth at the embeddings."""
+    model = tiny_model()
     rules = [
         ["encoder/layers/feed_forward/.*", 3.0],
         ["encoder/layers/.*", {"rate": None, "below": 1}],
@@ -51,15 +55,7 @@ def test_factors_of_layer_decay_and_rules():
 
 def test_when_each_layer_opens():
     """Heads from the start; the stages are those of what is trained at all."""
-    config = EncoderConfig(
-        vocab_size=32,
-        hidden_size=8,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        intermediate_size=16,
-        heads=HEADS,
-    )
-    model = build_model(config)
+    model = tiny_model()
     opens = dict(named(rates_of(model, unfreeze=0.5).opens))
     assert opens["encoder/pooler/kernel"] == opens["heads/classification/bias"] == 0
     assert opens["encoder/layers/feed_forward/output/bias"].ravel().tolist() == [0.4, 0.3, 0.2, 0.1]
