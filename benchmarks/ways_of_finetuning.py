@@ -44,7 +44,10 @@ WAYS: dict[str, tuple[str, ...]] = {
         for name in ("lora", "dora", "adalora", "houlsby", "pfeiffer", "parallel")
     },
     "ia3": (f"{RATE}1e-2", "--config.adapter.name=ia3"),
-    "prefix": (f"{RATE}1e-2", "--config.adapter.name=prefix"),
+    **{
+        name: (f"{RATE}1e-2", f"--config.adapter.name={name}")
+        for name in ("prefix", "prompt", "p_tuning")
+    },
 }
 
 

@@ -130,8 +130,9 @@ KEYS: Mapping[str, Group] = {
             "accumulate": "micro-batches that an update is made of",
             "max_seq_length": "longer examples are cut to this many tokens",
             "trainable": "all, head, bias, or topK like top2: what is trained, heads always",
-            "adapter.name": "lora, dora, adalora, ia3, houlsby, pfeiffer, parallel or prefix: a "
-            "small trained part beside the encoder, which stays as it is; empty: none",
+            "adapter.name": "lora, dora, adalora, ia3, houlsby, pfeiffer, parallel, prefix, "
+            "prompt or p_tuning: a small trained part beside the encoder, which stays as it is; "
+            "empty: none",
             "adapter.rank": "columns of the thin matrices of lora and dora, width of a bottleneck",
             "adapter.alpha": "the product of thin matrices is multiplied by `alpha` / `rank`",
             "adapter.rank_stabilized": "divide by the root of `rank` (rsLoRA)",
@@ -140,7 +141,8 @@ KEYS: Mapping[str, Group] = {
             "adapter.warmup_ratio": "share of the run before adalora drops the first of them",
             "adapter.final_ratio": "share of the run after it has dropped the last one",
             "adapter.orthogonal_weight": "of what keeps its matrices orthogonal",
-            "adapter.num_virtual_tokens": "keys and values of prefix, in each layer",
+            "adapter.num_virtual_tokens": "keys and values of prefix, in each layer; tokens of "
+            "prompt and p_tuning",
             "adapter.targets": "maps of each layer that it acts on, like attention/query; empty: "
             "the usual ones",
             "unfreeze": "share of the run by which all layers are trained, one after another from "

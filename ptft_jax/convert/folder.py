@@ -204,7 +204,7 @@ def read_hf_folder(
     Args:
         path: folder with `config.json`, `model.safetensors` (or its shards with their index) and
             tokenizer files; or one of PEFT's, whose adapter is folded into the model it is for,
-            but for a prefix.
+            but for a prefix or a prompt.
         heads: the heads that the model is to have; those in the folder are loaded, the others are
             listed as new and left out of the tree. None takes the folder's own heads.
 

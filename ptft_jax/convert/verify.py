@@ -75,6 +75,10 @@ def verify_against_torch(
     theirs = _torch_outputs(folder, model_class, batch, base)
     ours = _our_outputs(params, config, batch)
     real = batch["attention_mask"].astype(bool)
+    before = 0 if config.adapter is None else config.adapter.prompt_tokens
+    for name, output in theirs.items():
+        if before and output.ndim > 1 and output.shape[1] == before + real.shape[1]:
+            theirs[name] = output[:, before:]  # PEFT gives those of virtual tokens as well
     pairs = [
         # Outputs per token [B, T, …] are compared where there is a token.
         (ours[name][real], output[real]) if output.shape[:2] == real.shape else (ours[name], output)

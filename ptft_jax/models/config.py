@@ -71,7 +71,10 @@ ADAPTERS = {
     "pfeiffer": (),
     "parallel": (),
     "prefix": (),
+    "prompt": (),
+    "p_tuning": (),
 }
+PROMPTS = ("prompt", "p_tuning")
 _WITH_RANK = ("lora", "dora", "adalora", "houlsby", "pfeiffer", "parallel")
 
 
@@ -89,7 +92,8 @@ class AdapterConfig:
         warmup_ratio, final_ratio: shares of the run before the first of them is dropped, and after
             the last one is.
         orthogonal_weight: of what keeps them orthogonal.
-        num_virtual_tokens: of `prefix`, in every layer.
+        num_virtual_tokens: of `prefix`, in every layer; of `prompt` and `p_tuning`, in front of the
+            text.
         targets: which of `TARGETS` an adapter of linear maps acts on, in every layer; empty: those
             of `ADAPTERS`.
     """
@@ -151,8 +155,13 @@ class AdapterConfig:
 
     @property
     def first_position(self) -> int:
-        """The position of the first token, behind virtual ones."""
-        return self.num_virtual_tokens if self.name == "prefix" else 0
+        """The position of a text's first token, behind virtual ones."""
+        return self.num_virtual_tokens if self.name in ("prefix", *PROMPTS) else 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many virtual tokens a row has beside those of each text."""
+        return self.num_virtual_tokens if self.name in PROMPTS else 0
 
     @property
     def scale(self) -> float:
@@ -274,7 +283,7 @@ class EncoderConfig:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest text: `max_position_embeddings`, less what a prefix takes."""
+        """Tokens of the longest text: `max_position_embeddings`, less those of virtual tokens."""
         before = 0 if self.adapter is None else self.adapter.first_position
         return self.max_position_embeddings - before
 

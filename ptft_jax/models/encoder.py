@@ -25,6 +25,7 @@ from ptft_jax.models.layers import (
     add_parameter,
     declare,
     product,
+    prompt_of,
     sublayer_adapter,
 )
 
@@ -47,7 +48,9 @@ class Embeddings(nnx.Module):
         self.token_type_embeddings = table(config.type_vocab_size, "types")
         self.layer_norm = LayerNorm(config, rngs=rngs)
         self.dropout_rate = config.hidden_dropout_prob
+        # Where there is a prompt, the batch says what position each token has.
         self.first_position = 0 if config.adapter is None else config.adapter.first_position
+        self.adapter = prompt_of(config, rngs=rngs)
 
     def __call__(
         self,
@@ -77,7 +80,12 @@ class Embeddings(nnx.Module):
         else:
             positions = self.position_embeddings[...]
             positions = partition.gather_table(positions, ("positions", "embed"))
-            position_ids_BT = position_ids_BT + self.first_position
+            if self.adapter is None:
+                position_ids_BT = position_ids_BT + self.first_position
+            else:
+                is_virtual_BT = position_ids_BT < self.first_position
+                prompt_BTD = self.adapter(position_ids_BT)
+                hidden_BTD = jnp.where(is_virtual_BT[:, :, None], prompt_BTD, hidden_BTD)
             hidden_BTD += positions.at[position_ids_BT].get(out_sharding=split)
         hidden_BTD += types.at[token_type_ids_BT].get(out_sharding=split)
         return dropout(self.layer_norm(hidden_BTD), self.dropout_rate, keys_B)
@@ -181,6 +189,7 @@ class BertEncoder(nnx.Module):
         self.unroll = config.unroll
         self.remat = config.remat
         self.first_layer = 0  # the lowest one that a gradient has to reach
+        self.prompt_tokens = 0 if config.adapter is None else config.adapter.prompt_tokens
 
     def __call__(
         self, batch: dict[str, jax.Array], keys_B: RowKeys, *, collect: bool
@@ -197,8 +206,20 @@ class BertEncoder(nnx.Module):
 
         Returns:
             The embeddings' output [B, T, D], every layer's output [L, B, T, D] (None unless
-            `collect`), and the last layer's output [B, T, D].
+            `collect`), and the last layer's output [B, T, D]. Of virtual tokens there is none, but
+            where there is a pooler, in place of each example's first token.
         """
+        if not self.prompt_tokens:
+            return self._run(batch, keys_B, collect=collect)
+        from ptft_jax.models.adapters.prompt import with_virtual_tokens
+
+        widened = with_virtual_tokens(batch, self.prompt_tokens, self.pooler is not None)
+        found = self._run(widened.batch, keys_B, collect=collect)
+        return jax.tree.map(widened.narrowed, found)
+
+    def _run(
+        self, batch: dict[str, jax.Array], keys_B: RowKeys, *, collect: bool
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
         packed = "segment_ids" in batch
         visible_BT = batch["segment_ids" if packed else "attention_mask"]
         first_BTD = self.embeddings(

@@ -158,6 +158,15 @@ def sublayer_adapter(
     return None
 
 
+def prompt_of(config: EncoderConfig, *, rngs: nnx.Rngs) -> Any:
+    """Returns the adapter of the word embeddings, a prompt; None without one."""
+    if config.adapter is None or not config.adapter.prompt_tokens:
+        return None
+    from ptft_jax.models.adapters.prompt import Prompt
+
+    return Prompt(config, rngs=rngs)
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last dimension, with its statistics in float32."""
 

@@ -64,7 +64,7 @@ def rules_of(trainable: str, layer_decay: float, rules: Sequence[Any], layers: i
     elif trainable == "bias":
         found.append(Rule(f"{_BASE}.*(?<!/bias)", None))
     elif top is not None and 1 <= int(top[1]) <= layers:
-        found.append(Rule("encoder/embeddings/.*", None))
+        found.append(Rule(f"{_BASE}embeddings/.*", None))
         found.append(Rule(f"{_BASE}layers/.*", None, below=layers - int(top[1])))
     elif trainable != "all":
         raise ConfigError(

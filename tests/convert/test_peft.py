@@ -13,11 +13,12 @@ import transformers
 from hf_reference import SMALL, random_batch, tensors_of, torch_inputs
 from small_encoder import write_encoder
 
-from ptft_jax.convert.adapters.prefix import PrefixTuning
+from ptft_jax.convert.adapters.names import FORMS
 from ptft_jax.convert.bert import from_hf, to_hf
 from ptft_jax.convert.folder import read_hf_folder
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.adapters.folding import folded
+from ptft_jax.models.adapters.prompt import encoded
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import AdapterConfig, EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
@@ -55,8 +56,20 @@ WAYS = {
         {"num_virtual_tokens": 4},
         {"num_virtual_tokens": 4, "targets": ()},
     ),
+    "prompt": (
+        peft.PromptTuningConfig,
+        {"num_virtual_tokens": 4},
+        {"num_virtual_tokens": 4, "targets": ()},
+    ),
+    "p_tuning": (
+        peft.PromptEncoderConfig,
+        {"num_virtual_tokens": 4, "encoder_hidden_size": SMALL["hidden_size"]},
+        {"num_virtual_tokens": 4, "targets": ()},
+    ),
     "ia3": (peft.IA3Config, {"feedforward_modules": r".*\.output\.dense"}, {}),
 }
+# They act on no linear map.
+VIRTUAL = ("prefix", "prompt", "p_tuning")
 HEADS = ("pooler", "classification")
 
 
@@ -81,7 +94,7 @@ def wrapped(base, way):
     torch.manual_seed(1)
     model = transformers.BertForSequenceClassification.from_pretrained(base, num_labels=3)
     layers = r".*\.layer\.\d+\.(attention\.(self\.(query|key|value)|output\.dense)|output\.dense)"
-    maps = {} if way == "prefix" else {"target_modules": layers}
+    maps = {} if way in VIRTUAL else {"target_modules": layers}
     model = peft.get_peft_model(model, make(task_type=peft.TaskType.SEQ_CLS, **maps, **settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -97,19 +110,27 @@ def ours(model, way):
         **{"name": way, "targets": (*targets, "feed_forward/output"), **WAYS[way][2]}
     )
     config = EncoderConfig.from_hf(model.config.to_dict(), heads=HEADS, adapter=adapter)
-    spelled = {}
+    spelled, maps = {}, {}
     for name, tensor in tensors_of(model).items():
         if "original_module" in name or "ranknum" in name or name == "word_embeddings.weight":
             continue
-        if name.startswith("prompt_encoder"):
+        if name == "prompt_encoder.default.embedding.weight":
             sizes = {"num_layers": config.num_hidden_layers}
-            parts = PrefixTuning().read({"prompt_embeddings": tensor}, sizes, Path("file"))
+            parts = FORMS[way].read({"prompt_embeddings": tensor}, sizes, Path("file"))
             spelled |= {name.removeprefix("base_model."): part for name, part in parts.items()}
+            continue
+        if name.startswith("prompt_encoder.default.mlp_head."):
+            number, kind = name.split(".")[-2:]
+            own = maps.setdefault({"0": "first", "2": "second", "4": "third"}[number], {})
+            own["kernel" if kind == "weight" else "bias"] = tensor.T
             continue
         name = name.removeprefix("base_model.").removeprefix("model.").replace(".base_layer", "")
         name = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
         spelled[name.replace(".default", "").replace(".modules_to_save", "")] = tensor
-    return config, from_hf(spelled, config)
+    params = from_hf(spelled, config)
+    if maps:
+        params["encoder"]["embeddings"]["adapter"] |= maps
+    return config, params
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -161,7 +182,8 @@ def test_fifty_updates_are_those_of_peft(base, tmp_path, way):
     whole = jax.device_get(rates.parts.join(state.params, frozen))
     model.save_pretrained(tmp_path / "peft")
     read, read_config, _, info = read_hf_folder(tmp_path / "peft")
-    if way != "prefix":
+    whole, config = encoded(whole, config)
+    if way not in VIRTUAL:
         whole, config = folded(whole, config)
         merged = tensors_of(model.merge_and_unload())
         for name, tensor in to_hf(read, read_config).items():

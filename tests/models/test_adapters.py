@@ -24,15 +24,16 @@ def adapted(name, **settings):
     config, params = our_side(theirs, ("pooler",))
     config = config.replace(adapter=AdapterConfig(name, **settings))
     model = build_model(config)
-    fresh = model.init(jax.random.key(0))["encoder"]["layers"]
+    fresh = model.init(jax.random.key(0))["encoder"]
+    places = {part: params["encoder"]["layers"][part] for part in fresh["layers"]}
+    places["embeddings"] = params["encoder"]["embeddings"]
     rng = np.random.default_rng(0)
-    for part, sublayer in fresh.items():
-        if "adapter" in sublayer:
-            wide = jax.tree.map(
-                lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32),
-                sublayer["adapter"],
-            )
-            params["encoder"]["layers"][part]["adapter"] = wide
+    for part, place in places.items():
+        own = {**fresh["layers"], **fresh}[part].get("adapter", {})
+        wide = jax.tree.map(
+            lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32), own
+        )
+        place |= {"adapter": wide} if own else {}
     return theirs, model, params
 
 
@@ -88,9 +89,29 @@ def test_bottlenecks(name):
     assert relative(np.asarray(ours)[real], found[real]) < 1e-4
 
 
-def test_each_example_of_a_packed_row_attends_to_a_prefix():
-    """And to nothing of its neighbours, as in a row of its own."""
-    _, model, params = adapted("prefix", num_virtual_tokens=3)
+def test_the_outputs_of_a_text_behind_a_prompt():
+    """Are PyTorch's at its tokens, where no pooler wants the first virtual token's."""
+    theirs, model, params = adapted("prompt", num_virtual_tokens=3)
+    inputs = torch_inputs(BATCH)
+    prompt = torch.tensor(np.asarray(params["encoder"]["embeddings"]["adapter"]["tokens"]))
+    words = theirs.embeddings.word_embeddings(inputs.pop("input_ids"))
+    inputs = {name: torch.nn.functional.pad(one, (3, 0)) for name, one in inputs.items()}
+    inputs["attention_mask"][:, :3] = 1
+    rows = torch.cat([prompt.expand(len(words), -1, -1), words], dim=1)
+    with torch.no_grad():
+        found = theirs(inputs_embeds=rows, **inputs).last_hidden_state.numpy()
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    batch = {key: jnp.asarray(BATCH[key]) for key in names}
+    del params["encoder"]["pooler"]
+    ours = build_model(model.config.replace(heads=())).bind(params).last_hidden_state(batch)
+    real = BATCH["attention_mask"].astype(bool)
+    assert relative(np.asarray(ours)[real], found[:, 3:][real]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt", "p_tuning"])
+def test_each_example_of_a_packed_row_has_its_virtual_tokens(name):
+    """And sees nothing of its neighbours, as in a row of its own; places may be left empty."""
+    _, model, params = adapted(name, num_virtual_tokens=3)
     encoder, lengths = model.bind(params), BATCH["attention_mask"].sum(axis=1)
     packed = {
         name: np.zeros((1, lengths.sum()), np.int32)
@@ -104,6 +125,8 @@ def test_each_example_of_a_packed_row_attends_to_a_prefix():
         packed["position_ids"][0, start : start + length] = np.arange(length)
         start += length
     packed["attention_mask"] = np.ones_like(packed["input_ids"])
+    packed["pooled_positions"] = np.zeros((1, len(lengths) + 2), np.int32)
+    packed["pooled_positions"][0, : len(lengths)] = np.cumsum(lengths) - lengths
     names = ("input_ids", "attention_mask", "token_type_ids")
     alone = encoder.last_hidden_state({name: jnp.asarray(BATCH[name]) for name in names})
     together = encoder.last_hidden_state(jax.tree.map(jnp.asarray, packed))

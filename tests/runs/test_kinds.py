@@ -113,3 +113,33 @@ def test_a_run_of_each_kind(kind, encoder, tmp_path):
         rows = read_table(output).columns
         assert len(rows["prediction"]) == len(TEXTS)
         assert len(set(rows["row"])) == len(TEXTS)
+
+
+@pytest.mark.parametrize("kind", [choice, tagging], ids=lambda kind: kind.__name__)
+def test_a_prompt_in_front_of_what_is_no_single_text(kind, encoder, tmp_path):
+    """In front of each choice, and unseen by tags; the same packed on a mesh; as in PEFT."""
+    (tmp_path / "data").mkdir()
+    name, changes, _, asked = kind(tmp_path / "data")
+    config = ptft_jax.get_config(name)
+    keys = {
+        **{"data_dir": str(tmp_path / "data"), "batch_size": 8, "steps": 3, "eval_every": 0},
+        **{"log_every": 1, "max_seq_length": 32, "length_buckets": (16,), **changes},
+        **{"adapter.name": "prompt", "adapter.num_virtual_tokens": 3, "packing": False},
+        "optimizer.learning_rate": 1e-2,
+    }
+    config.update_from_flattened_dict(keys)
+    one = tmp_path / "one"
+    found = ptft_jax.finetune(config, str(encoder), str(one))
+    config.update_from_flattened_dict({"mesh.fsdp": 2, "mesh.tensor": 2, "packing": True})
+    ptft_jax.finetune(config, str(encoder), str(tmp_path / "mesh"))
+    assert losses(tmp_path / "mesh") == pytest.approx(losses(one), rel=1e-4)
+    run = ptft_jax.load_run(one)
+    scored = run.evaluate()["dev"]
+    assert scored == pytest.approx({key: found["dev"][key] for key in scored})
+    assert len(run.predict(asked)) == len(asked)
+    if kind is choice:
+        with pytest.raises(ConfigError, match="PEFT puts no virtual tokens in front of choices"):
+            run.export(tmp_path / "peft", form="peft")
+    else:
+        exported = run.export(tmp_path / "peft", form="peft")
+        assert exported.verification.largest_difference < 1e-4

@@ -1,1 +1,1 @@
-"""Adapters in the form of PEFT: form → lora → adalora; ia3, prefix; all → names → folder."""
+"""Adapters in PEFT's form: form → lora → adalora; ia3, prefix → prompt; all → names → folder."""

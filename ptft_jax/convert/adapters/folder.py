@@ -21,6 +21,7 @@ from ptft_jax.convert.weights import read_safetensors
 from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
 from ptft_jax.data.hub import ADAPTER_CONFIG, locate
 from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.models.adapters.prompt import encoded
 from ptft_jax.models.build import Params
 from ptft_jax.models.config import ADAPTERS, TARGETS, AdapterConfig, EncoderConfig
 from ptft_jax.models.parts import sha256_of
@@ -85,17 +86,18 @@ def adapter_files(
     adapter = config.adapter
     assert adapter is not None
     form, layers = FORMS[adapter.name], config.num_hidden_layers
+    params, config = encoded(params, config)
     tensors = bert.to_hf(params, config)
     own = {name for row in form.rows(adapter) for name in row.names(layers)}
     left = {"encoder", *(["pooler"] if base.keeps_pooler else [])}
+    of_adapter = {name for name in tensors if bert.canonical(name) in own}
+    beside = {name for name in tensors if bert.head_of(name, model_class) not in left} - of_adapter
     kept = {
         form.before + name: tensor
         for name, tensor in tensors.items()
-        if bert.canonical(name) in own or bert.head_of(name, model_class) not in left
+        if name in of_adapter | beside
     }
-    modules = {
-        name.rsplit(".", 1)[0].split(".")[-1] for name in kept if "encoder.layer." not in name
-    }
+    modules = {name.rsplit(".", 1)[0].split(".")[-1] for name in beside}
     saved = sorted({"pooler" if name == "dense" else name for name in modules})
     targets = "|".join(re.escape(module_of(target)) for target in adapter.targets)
     content = {

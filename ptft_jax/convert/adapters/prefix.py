@@ -12,7 +12,7 @@ from ptft_jax.errors import DataError
 from ptft_jax.models.config import AdapterConfig, EncoderConfig
 
 # All of it: of each virtual token the keys of layer 0, its values, the keys of layer 1, …
-_TENSOR = "prompt_embeddings"
+TENSOR = "prompt_embeddings"
 # Names of our own, for [U, N x H] of each layer.
 _NAME, _KINDS = "encoder.layer.{layer}.prefix.", ("keys", "values")
 
@@ -49,15 +49,15 @@ class PrefixTuning(Form):
     def written(self, tensors: Tensors, layers: int) -> Tensors:
         others = {name: one for name, one in tensors.items() if ".prefix." not in name}
         own = {name[name.find("encoder.layer.") :]: one for name, one in tensors.items()}
-        return {**others, _TENSOR: np.concatenate([own[n] for n in _names(layers)], axis=1)}
+        return {**others, TENSOR: np.concatenate([own[n] for n in _names(layers)], axis=1)}
 
     def read(self, tensors: Tensors, content: Mapping[str, Any], file: Path) -> Tensors:
-        virtual, layers = tensors.get(_TENSOR), content.get("num_layers")
+        virtual, layers = tensors.get(TENSOR), content.get("num_layers")
         if virtual is None or virtual.ndim != 2 or not layers or virtual.shape[1] % (2 * layers):
-            raise DataError(f"{file}: expected {_TENSOR} of {layers} layers.")
+            raise DataError(f"{file}: expected {TENSOR} of {layers} layers.")
         parts = np.split(virtual, 2 * layers, axis=1)
         names = [self.before + name for name in _names(layers)]
-        others = {name: one for name, one in tensors.items() if name != _TENSOR}
+        others = {name: one for name, one in tensors.items() if name != TENSOR}
         return {**others, **dict(zip(names, parts, strict=True))}
 
 

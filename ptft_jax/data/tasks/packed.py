@@ -78,7 +78,8 @@ class PackedExamples:
         Which of them share a row follows from their lengths alone. The arrays are those of the
         unpacked examples: `[R, T]` for each token, `[R, P, …]` for each example, with zero weights
         where there is none; `segment_ids` (from 1 in each row, 0 padding) and `position_ids` int32
-        `[R, T]`. Rows at the end may be empty.
+        `[R, T]`; where there are no `pooled_positions`, the first token of each example is in
+        `first_positions` int32 `[R, P]`. Rows at the end may be empty.
         """
         padded = self._examples.batch(indices)
         lengths = padded["attention_mask"].sum(axis=1)
@@ -123,4 +124,7 @@ class PackedExamples:
             if name in _PLACES:
                 found = found + starts.reshape(-1, *[1] * (found.ndim - 1)).astype(found.dtype)
             batch[name][row_of, place_of] = found
+        if "pooled_positions" not in batch:
+            batch["first_positions"] = np.zeros((rows, self.most), np.int32)
+            batch["first_positions"][row_of, place_of] = starts
         return batch

@@ -1,6 +1,7 @@
 """Small trained parts beside frozen parameters.
 
-linear → lora → dora; linear → adalora, ia3; all of them → folding; lora → bottleneck; prefix.
+linear → lora → dora; linear → adalora, ia3; all of them → folding; lora → bottleneck, prompt;
+prefix.
 
 linear      what an adapter of a linear map is, and which one a config asks for
 lora        a product of two thin matrices is added to the kernel
@@ -10,4 +11,5 @@ ia3         features are scaled
 folding     adapters of linear maps into the kernels that they stand beside
 bottleneck  a narrow layer within each residual: Houlsby's, Pfeiffer's and the parallel one
 prefix      keys and values beside those of the tokens
+prompt      tokens in front of the text's, and an MLP of them
 """

@@ -146,6 +146,11 @@ def _base(opened: TrainedRun, form: str, merge: bool, base_model: str | None) ->
             f"a folder of PEFT's holds an adapter and a head, and this run has trained more of the "
             f"encoder (trainable={trains!r}): expected --merge."
         )
+    if adapter.first_position and "choice" in opened.model_config.heads:
+        raise ConfigError(
+            "PEFT puts no virtual tokens in front of choices, and would leave them out: predict, "
+            "evaluate and embed with the run itself."
+        )
     source = base_of(record, str(opened.folder.path))
     name = base_model or source.source
     assert name is not None
