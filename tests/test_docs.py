@@ -140,7 +140,7 @@ def test_key_tables_are_complete_and_true(command):
 
 def test_the_table_of_tasks_is_true():
     """Folder and metrics of every task of a benchmark, as the code has them."""
-    text = (ROOT / "docs" / "finetuning.md").read_text("utf-8")
+    text = (ROOT / "docs" / "tasks.md").read_text("utf-8")
     for suite in ("glue", "superglue", "clue"):
         table = text.partition(f"<!-- tasks: {suite} -->\n\n")[2].partition("\n\n")[0]
         rows = re.findall(r"^\| `(\w+)` \| `([\w-]+)` \| ([\w, ]+) \|$", table, re.MULTILINE)

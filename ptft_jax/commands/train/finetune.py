@@ -30,7 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_training_flags(values)
     define_series_flags(values)
-    text = "How a table's runs are made: see docs/finetuning.md."
+    text = "How a table's runs are made: see docs/comparing.md."
     flags.DEFINE_enum("protocol", "hf", list(PROTOCOLS), text, flag_values=values)
 
 
