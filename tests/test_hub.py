@@ -36,20 +36,24 @@ def place(tmp_path_factory) -> Path:
 def cache(place, tmp_path, monkeypatch) -> Path:
     """A cache of the Hub's client with one model in two commits, and no network."""
     folder = tmp_path / "cache" / f"models--{NAME.replace('/', '--')}"
-    for commit in (COMMIT, OTHER):
-        snapshot = folder / "snapshots" / commit
-        snapshot.mkdir(parents=True)
-        (folder / "blobs").mkdir(exist_ok=True)
-        for path in (place / "hf").iterdir():
-            blob = folder / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
-            blob.write_bytes(path.read_bytes())
-            (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
-    move(folder, "main", COMMIT)
-    move(folder, "v2", OTHER)
+    for commit, branch in ((COMMIT, "main"), (OTHER, "v2")):
+        put(folder, place / "hf", commit, branch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     return folder
+
+
+def put(folder: Path, source: Path, commit: str, branch: str) -> None:
+    """Puts a folder into a model's part of the cache."""
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (folder / "blobs").mkdir(exist_ok=True)
+    for path in source.iterdir():
+        blob = folder / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        blob.write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+    move(folder, branch, commit)
 
 
 def move(folder: Path, branch: str, commit: str) -> None:
@@ -144,6 +148,16 @@ def test_other_commands_take_its_name(cache, place):
     assert manifests[0].tokenizer_sha256 == manifests[1].tokenizer_sha256
 
 
+def test_an_adapter_beside_a_model_of_the_hub(cache, place):
+    """By its own name there it brings its model along."""
+    lora = {"adapter.name": "lora", "optimizer.learning_rate": 1e-2}
+    assert run(*finetune_flags("text.py", place / "table", Path(NAME), Path("run"), **lora)) == 0
+    assert run("export", "--run_dir=run", "--format=peft", "--out_dir=peft") == 0
+    put(cache.parent / "models--org--lora", Path("peft"), OTHER, "main")
+    answers = [ptft_jax.load_run(path).predict(["river"]) for path in ("run", "org/lora")]
+    assert answers[1][0]["scores"] == pytest.approx(answers[0][0]["scores"], abs=1e-5)
+
+
 # A server that speaks as the Hub does.
 
 
@@ -152,6 +166,7 @@ def server(place) -> Iterator[tuple[str, list[str]]]:
     """Its address, and the files that were asked for; it has a pickle and code beside the model."""
     files = {path.name: path.read_bytes() for path in (place / "hf").iterdir()}
     files |= {
+        "adapter_model.bin": b"\x80\x04",
         "pytorch_model.bin": b"\x80\x04",
         "modeling_tiny.py": b"raise",
         "onnx/model.onnx": b"x",

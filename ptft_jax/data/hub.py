@@ -12,13 +12,14 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt"),
 )
+# What marks a folder of PEFT's.
+ADAPTER_CONFIG = "adapter_config.json"
 # No pickles, no code, and no weights in other forms than the one that is read.
 MODEL_FILES = (
+    *(ADAPTER_CONFIG, "adapter_model.safetensors"),
     *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
     *("modules.json", "sentence_bert_config.json", "1_Pooling/config.json", *TOKENIZER_FILES),
 )
-# What marks a folder of PEFT's.
-ADAPTER_CONFIG = "adapter_config.json"
 _NAME = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^@\s]+))?", re.ASCII
 )
@@ -76,7 +77,7 @@ def locate(source: str | Path, named: str, files: tuple[str, ...] = MODEL_FILES)
             f"from the Hugging Face Hub ({why}). Check the name; or run `hf download {wanted} "
             "--local-dir DIR` where there is a network, bring DIR here, and name DIR instead."
         ) from error
-    if files is MODEL_FILES and not any(folder.glob("model*.safetensors")):
+    if files is MODEL_FILES and not any(folder.glob("*model*.safetensors")):
         raise ConfigError(
             f"{named}: the model {name} has no weights as safetensors on the Hub: expected "
             "model.safetensors. One of its pull requests may add it, as of many old models: "
