@@ -35,6 +35,18 @@ _RUNNING = {
     "workers": "threads that make batches ahead of the device",
     "max_skipped_in_row": "updates without finite gradients, one after another, that end the run",
 }
+_TEACHER = {
+    "teacher": "a run, a Hugging Face folder or a Hub name that the model is to be like; empty: "
+    "none",
+    "init_layers": "layers of `--init_from` to start from, like (0, 2, 4), from 0 on; empty: all",
+    "distillation.temperature": "of the logits of both",
+    "distillation.soft_weight": "of the divergence of the two outputs",
+    "distillation.task_weight": "of the loss against labels",
+    "distillation.hidden_weight": "of the distance of hidden states",
+    "distillation.hidden_loss": "cosine or mse",
+    "distillation.layers": "pairs of a layer and one of the teacher, 0 the embeddings; empty: the "
+    "last ones",
+}
 _DEVICES = {
     "mesh.data": "devices that split the batch; -1 is what the others leave",
     "mesh.fsdp": "devices that split the batch and the stored parameters",
@@ -117,6 +129,7 @@ KEYS: Mapping[str, Group] = {
             "model.vocab_size_multiple": "rows of the word table are padded to a multiple of this",
             **_COMPUTING,
         },
+        "a teacher": _TEACHER,
         "optimizer": _OPTIMIZER,
         "many devices": _DEVICES,
     },
@@ -212,6 +225,7 @@ KEYS: Mapping[str, Group] = {
             "`hidden_dropout_prob`",
             **_COMPUTING,
         },
+        "a teacher": _TEACHER,
         "optimizer": _OPTIMIZER,
         "many devices": _DEVICES,
     },

@@ -1,5 +1,6 @@
 """Losses and metrics as sums (totals): pretraining, and one module for each kind of task.
 
 classification, tagging, span, choice   what fine-tuning minimises
+regularized, distilled                  what may be asked of a model beside its task
 metrics                                 the benchmarks' own scores, on the host
 """

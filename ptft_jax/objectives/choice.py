@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import ClassLoss, symmetric_divergence
+from ptft_jax.objectives.classes import ClassLoss, divergence
 from ptft_jax.objectives.totals import Totals, head_keys
 
 
@@ -48,8 +48,8 @@ class ChoiceObjective:
     def divergences(
         self, logits: Float[Array, "B P C"], others: Float[Array, "B P C"]
     ) -> Float[Array, "B P"]:
-        """Returns how far two distributions over choices are apart."""
-        return symmetric_divergence(logits, others)
+        """Returns KL(p‖q) of two distributions over choices."""
+        return divergence(logits, others)
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `logits` [B, P, C]."""

@@ -1,4 +1,4 @@
-"""Cross-entropy with weights of classes and smoothed labels, as in PyTorch's `CrossEntropyLoss`.
+"""Losses of classes: divergence, and cross-entropy with weights of classes and smoothed labels.
 
 Shape suffixes: B batch, M places, K classes.
 """
@@ -9,18 +9,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ptft_jax.objectives.pretraining import weighted_cross_entropy
+from ptft_jax.models import partition
 
 
-def symmetric_divergence(
+def divergence(
     logits: Float[Array, "*rows K"], others: Float[Array, "*rows K"]
 ) -> Float[Array, "*rows"]:
-    """Returns KL(p‖q) + KL(q‖p) of two softmaxes.
+    """Returns KL(p‖q) of two softmaxes.
 
     A class that neither can have (its logit is the lowest float32) adds nothing.
     """
     logs, other_logs = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(others, axis=-1)
-    return jnp.sum((jnp.exp(logs) - jnp.exp(other_logs)) * (logs - other_logs), axis=-1)
+    return jnp.sum(jnp.exp(logs) * (logs - other_logs), axis=-1)
+
+
+def weighted_cross_entropy(
+    logits: Float[Array, "B M V"], labels: Int[Array, "B M"], weights: Float[Array, "B M"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns the weighted sums of -log softmax(logits)[label] and of right predictions.
+
+    The label's logit is picked by comparison instead of a gather, so that it needs no
+    communication of logits when the class dimension is split over devices. A tie for the highest
+    logit counts as right.
+    """
+    sharding = jax.typeof(logits).sharding.spec if partition.has_mesh() else None
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=sharding)
+    picked = jnp.sum(jnp.where(classes == labels[:, :, None], logits, 0.0), axis=-1)
+    highest = jnp.max(jax.lax.stop_gradient(logits), axis=-1)
+    log_sum = highest + jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=-1))
+    correct = (picked >= highest).astype(jnp.float32)
+    return jnp.sum((log_sum - picked) * weights), jnp.sum(correct * weights)
 
 
 @dataclasses.dataclass(frozen=True)

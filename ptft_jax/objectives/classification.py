@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import ClassLoss, symmetric_divergence
+from ptft_jax.objectives.classes import ClassLoss, divergence
 from ptft_jax.objectives.totals import Totals, head_keys
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -60,13 +60,15 @@ class ClassificationObjective:
     def divergences(
         self, logits: Float[Array, "B P K"], others: Float[Array, "B P K"]
     ) -> Float[Array, "B P"]:
-        """Returns how far two outputs are apart; of several labels the mean over labels."""
+        """Returns KL(p‖q) of two outputs; of several labels the mean over labels, of values half
+        the squared difference, that of normal distributions of variance 1.
+        """
         if self.problem_type == "regression":
-            return jnp.square(logits - others)[:, :, 0]
+            return jnp.square(logits - others)[:, :, 0] / 2
         if self.problem_type == "multi_label_classification":
-            apart = jax.nn.sigmoid(logits) - jax.nn.sigmoid(others)
-            return jnp.mean(apart * (logits - others), axis=-1)
-        return symmetric_divergence(logits, others)
+            pairs = (jnp.stack([one, jnp.zeros_like(one)], axis=-1) for one in (logits, others))
+            return jnp.mean(divergence(*pairs), axis=-1)
+        return divergence(logits, others)
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `logits` [B, P, K]."""

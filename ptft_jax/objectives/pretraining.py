@@ -7,11 +7,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
+from ptft_jax.objectives.classes import divergence, weighted_cross_entropy
 from ptft_jax.objectives.totals import Totals
 
 
@@ -43,40 +43,45 @@ class PretrainingObjective:
                 `next_sentence_labels`, `next_sentence_weights` [B, P].
             keys: one PRNG key per row; None means evaluation.
         """
-        weight = self.weights(batch)
+        return self.totals(self.logits(encoder, batch, keys), batch)
+
+    def logits(
+        self, encoder: Encoder, batch: Batch, keys: RowKeys = None
+    ) -> dict[str, Float[Array, "B _ _"]]:
+        """Returns those of masked tokens, `mlm` [B, M, V], and of pairs, `nsp` [B, P, 2].
+
+        A teacher need not have a head for pairs, of which nothing is learned from it.
+        """
         hidden_BTD = encoder.last_hidden_state(batch, keys)
-        logits_BMV = encoder.mlm_logits(hidden_BTD, batch["masked_lm_positions"])
+        found = {"mlm": encoder.mlm_logits(hidden_BTD, batch["masked_lm_positions"])}
+        if self.next_sentence and getattr(encoder.heads, "nsp", None) is not None:
+            pooled_BPD = encoder.pooled(hidden_BTD, batch["pooled_positions"])
+            found["nsp"] = encoder.logits("nsp", pooled_BPD)
+        return found
+
+    def counts(self, batch: Batch) -> Float[Array, "B M"]:
+        """Returns 1 for each masked token."""
+        return batch["masked_lm_weights"]
+
+    def divergences(
+        self, logits: dict[str, jax.Array], others: dict[str, jax.Array]
+    ) -> Float[Array, "B M"]:
+        """Returns KL(p‖q) of two distributions over the vocabulary."""
+        return divergence(logits["mlm"], others["mlm"])
+
+    def totals(self, logits: dict[str, jax.Array], batch: Batch) -> Totals:
+        """Returns the sums over a batch from its logits."""
+        weight = self.weights(batch)
         loss, correct = weighted_cross_entropy(
-            logits_BMV, batch["masked_lm_ids"], batch["masked_lm_weights"]
+            logits["mlm"], batch["masked_lm_ids"], batch["masked_lm_weights"]
         )
         losses = {"mlm": loss}
         metrics = {"mlm_loss": (loss, weight["mlm"]), "mlm_accuracy": (correct, weight["mlm"])}
         if self.next_sentence:
-            logits_BP2 = encoder.logits(
-                "nsp", encoder.pooled(hidden_BTD, batch["pooled_positions"])
-            )
             loss, correct = weighted_cross_entropy(
-                logits_BP2, batch["next_sentence_labels"], batch["next_sentence_weights"]
+                logits["nsp"], batch["next_sentence_labels"], batch["next_sentence_weights"]
             )
             losses["nsp"] = loss
             metrics["nsp_loss"] = (loss, weight["nsp"])
             metrics["nsp_accuracy"] = (correct, weight["nsp"])
         return Totals(losses, weight, metrics)
-
-
-def weighted_cross_entropy(
-    logits: Float[Array, "B M V"], labels: Int[Array, "B M"], weights: Float[Array, "B M"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Returns the weighted sums of -log softmax(logits)[label] and of right predictions.
-
-    The label's logit is picked by comparison instead of a gather, so that it needs no
-    communication of logits when the class dimension is split over devices. A tie for the highest
-    logit counts as right.
-    """
-    sharding = jax.typeof(logits).sharding.spec if partition.has_mesh() else None
-    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2, out_sharding=sharding)
-    picked = jnp.sum(jnp.where(classes == labels[:, :, None], logits, 0.0), axis=-1)
-    highest = jnp.max(jax.lax.stop_gradient(logits), axis=-1)
-    log_sum = highest + jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=-1))
-    correct = (picked >= highest).astype(jnp.float32)
-    return jnp.sum((log_sum - picked) * weights), jnp.sum(correct * weights)

@@ -181,7 +181,8 @@ def noise(keys: RowKeys, like_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D
 
 
 def _divergence(task: LogitsObjective, logits: jax.Array, others: jax.Array, batch: Batch) -> Any:
-    return jnp.sum(task.divergences(logits, others) * task.counts(batch))
+    apart = task.divergences(logits, others) + task.divergences(others, logits)
+    return jnp.sum(apart * task.counts(batch))
 
 
 def _divergence_weights(task: LogitsObjective, batch: Batch) -> dict[str, Float[Array, ""]]:

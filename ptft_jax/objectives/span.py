@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import symmetric_divergence
-from ptft_jax.objectives.pretraining import weighted_cross_entropy
+from ptft_jax.objectives.classes import divergence, weighted_cross_entropy
 from ptft_jax.objectives.totals import Totals
 
 
@@ -50,8 +49,8 @@ class SpanObjective:
     def divergences(
         self, logits: Float[Array, "B P 2 T"], others: Float[Array, "B P 2 T"]
     ) -> Float[Array, "B P"]:
-        """Returns how far two distributions over tokens are apart, the mean of first and last."""
-        return jnp.mean(symmetric_divergence(logits, others), axis=2)
+        """Returns KL(p‖q) of two distributions over tokens, the mean of first and last."""
+        return jnp.mean(divergence(logits, others), axis=2)
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `start` and `end`, float32 logits [B, T], of rows that hold one example."""

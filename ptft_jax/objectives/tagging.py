@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import ClassLoss, symmetric_divergence
+from ptft_jax.objectives.classes import ClassLoss, divergence
 from ptft_jax.objectives.totals import Totals, head_keys
 
 
@@ -46,8 +46,8 @@ class TaggingObjective:
     def divergences(
         self, logits: Float[Array, "B T K"], others: Float[Array, "B T K"]
     ) -> Float[Array, "B T"]:
-        """Returns how far two distributions over labels are apart."""
-        return symmetric_divergence(logits, others)
+        """Returns KL(p‖q) of two distributions over labels."""
+        return divergence(logits, others)
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `tags` int32 [B, T], the most probable labels, and `scores` float32 [B, T],

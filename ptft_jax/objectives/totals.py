@@ -53,14 +53,14 @@ class ScoringObjective(Objective, Protocol):
 
 
 @runtime_checkable
-class LogitsObjective(ScoringObjective, Protocol):
-    """An objective of which one array, the logits of all positions, gives loss and outputs."""
+class LogitsObjective(Objective, Protocol):
+    """An objective of which logits, those of all positions, give loss and outputs."""
 
-    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> jax.Array:
+    def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Any:
         """Returns the float32 logits; `keys` None turns dropout off."""
         ...
 
-    def totals(self, logits: jax.Array, batch: Batch) -> Totals:
+    def totals(self, logits: Any, batch: Batch) -> Totals:
         """Returns the sums over the batch's rows."""
         ...
 
@@ -68,11 +68,15 @@ class LogitsObjective(ScoringObjective, Protocol):
         """Returns how much each position counts, whatever its class: 0 where there is none."""
         ...
 
-    def divergences(self, logits: jax.Array, others: jax.Array) -> Float[Array, "B M"]:
-        """Returns KL(p‖q) + KL(q‖p) of the distributions that two arrays of logits stand for, at
-        each position; the squared difference where they are no distributions.
+    def divergences(self, logits: Any, others: Any) -> Float[Array, "B M"]:
+        """Returns KL(p‖q) of the distributions that two arrays of logits stand for, at each
+        position.
         """
         ...
+
+
+class TaskObjective(LogitsObjective, ScoringObjective, Protocol):
+    """An objective of a task that models are fine-tuned on."""
 
 
 def head_keys(keys: RowKeys) -> RowKeys:

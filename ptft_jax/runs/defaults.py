@@ -23,7 +23,7 @@ def prepare() -> Config:
     return ConfigDict(keys | {"inputs": "", "strip_accents": placeholder(bool)})
 
 
-def _training() -> Config:
+def _training(**distillation: float) -> Config:
     config: Config = ConfigDict()
     config.seed = 0
     config.data_dir = ""
@@ -36,6 +36,12 @@ def _training() -> Config:
     config.workers = 1  # threads that make batches ahead of the device
     config.max_skipped_in_row = 10  # updates without finite gradients that end the run
     config.ema = 0.0  # decay of the average of the parameters that a run stands for; 0: none
+    config.init_layers = ()  # those of --init_from to start from; (): all
+    config.teacher = ""  # a run or Hugging Face folder to learn from
+    config.distillation = ConfigDict(
+        {"temperature": 2.0, "hidden_loss": "cosine", "layers": ()}
+        | {f"{name}_weight": weight for name, weight in distillation.items()}
+    )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "across_hosts": "data"})
     config.optimizer = ConfigDict(
         {
@@ -68,7 +74,7 @@ def pretrain() -> Config:
     `model.vocab_size` None takes the size of the corpus's tokenizer. `eval_examples` 0 evaluates
     on the whole dev split. `eval_every` and `checkpoint_every` count updates.
     """
-    config = _training()
+    config = _training(soft=5.0, task=2.0, hidden=1.0)  # DistilBERT's
     config.steps = 1_000_000
     config.batch_size = 256
     examples = PretrainingSettings()
@@ -105,7 +111,7 @@ def finetune(kind: str = "classification") -> Config:
     rows. `cache_features` runs a frozen encoder once over each example. `model` may change what
     does not decide the shape of a parameter; None keeps what `--init_from` says.
     """
-    config = _training()
+    config = _training(soft=0.5, task=0.5, hidden=0.0)
     config.task = ""
     config.epochs = 3.0
     config.max_train_examples = 0  # 0: all

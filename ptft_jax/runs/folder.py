@@ -41,6 +41,8 @@ _FREE = (
     *("config.log_every", "config.keep_last", "config.checkpoint_every"),
     # The data itself is compared by its SHA-256.
     "config.data_dir",
+    # And the teacher by its own.
+    "config.teacher",
     # What another version of dropout's masks may not do is said where it is refused.
     "randomness",
 )
@@ -71,6 +73,7 @@ _FIXED = (
 )
 # Of what is trained there are moments.
 _FIXED += ("config.trainable", "config.optimizer.rules", "config.reinit_layers", "frozen")
+_FIXED += ("config.init_layers", "teacher")
 # An average is of all updates.
 _FIXED += ("config.ema",)
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)

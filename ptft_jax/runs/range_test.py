@@ -21,6 +21,7 @@ from ptft_jax.runs.config import Config, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model, remedies
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.starting_point import trainable_of
+from ptft_jax.runs.teacher import teacher_of
 from ptft_jax.runs.train import checked_mesh
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.memory import fitting
@@ -98,6 +99,7 @@ def find_rates(
     mesh = checked_mesh(config, model, kind.phases)
     examples = kind.examples(phase, tokenizer, mesh)
     trainable = trainable_of(config, model, start.params, start.source or init_from, None)
+    teacher = teacher_of(config, kind, objective, start, None)
 
     def rising(count: Any) -> jax.Array:
         return jnp.float32(lowest) * jnp.float32(highest / lowest) ** (count / updates)
@@ -119,6 +121,7 @@ def find_rates(
         accumulate=phase.config.accumulate,
         parts=trainable.parts,
         mixout=config.get("mixout", 0.0),
+        teach=None if teacher is None else teacher.teach,
     )
     if start.source is not None:
         watch.say(str(start))
@@ -134,7 +137,9 @@ def find_rates(
     ):
         given = put_params(trainable.of(start.params), model.axes(), mesh)
         state = init_state(model, optimizer, config.seed, given, trainable.parts)
-        step, _ = trainable.with_constants(step, lambda params: None, trainable.constants(mesh))
+        constants = trainable.constants(mesh)
+        constants |= {} if teacher is None else teacher.constants(mesh)
+        step, _ = trainable.with_constants(step, lambda params: None, constants)
         watch.begins(updates)
         for count, batch in zip(range(1, updates + 1), batches, strict=False):
             state, metrics = step(state, put_batch(batch, mesh))

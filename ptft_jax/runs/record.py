@@ -32,6 +32,7 @@ class RunRecord:
         frozen: SHA-256 of the parameters of `init_from` that the run leaves as they are; None where
             all are trained.
         origin: SHA-256 of the values of `init_from` that mixout mixes in; None without.
+        teacher: SHA-256 of the parameters of `config.teacher`; None without one.
         randomness: the version of dropout's masks (`ptft_jax.models.dropout`); None for an imported
             run, and for one that was made before there were versions.
     """
@@ -47,6 +48,7 @@ class RunRecord:
     data: dict[str, str] = dataclasses.field(default_factory=dict)
     frozen: str | None = None
     origin: str | None = None
+    teacher: str | None = None
     randomness: str | None = None
 
     def to_json(self) -> dict[str, Any]:

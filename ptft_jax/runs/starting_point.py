@@ -1,7 +1,7 @@
 """What a run starts from, a run's parameters or a Hugging Face folder, and what it trains of it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,37 @@ class StartingPoint:
     new: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
-    def reinitialised(self, layers: int) -> "StartingPoint":
+    def chosen(self, layers: Sequence[int], reinitialised: int) -> "StartingPoint":
+        """Returns a starting point of some layers, and with the top ones drawn anew.
+
+        Args:
+            layers: numbers of those to take, from 0 on, ascending; empty: all.
+            reinitialised: how many of them come from the seed; see `_reinitialised`.
+
+        Raises:
+            ConfigError: the model has no such layers.
+        """
+        count, layers = self.config.num_hidden_layers, tuple(layers)
+        if not self.params or not layers:
+            return self._reinitialised(reinitialised)
+        if sorted(set(layers)) != list(layers) or not 0 <= layers[0] <= layers[-1] < count:
+            raise ConfigError(
+                f"--config.init_layers={layers}: expected ascending numbers from 0 to {count - 1}, "
+                f"as {self.source} has {count} layers."
+            )
+        encoder = {**self.params["encoder"]}
+        encoder["layers"] = jax.tree.map(lambda array: array[list(layers)], encoder["layers"])
+        config = self.config.replace(num_hidden_layers=len(layers))
+        numbers = ", ".join(map(str, layers))
+        found = dataclasses.replace(
+            self,
+            params={**self.params, "encoder": encoder},
+            config=config,
+            dropped=(*self.dropped, f"all layers but {numbers}"),
+        )
+        return found._reinitialised(reinitialised)
+
+    def _reinitialised(self, layers: int) -> "StartingPoint":
         """Returns a starting point whose top layers and pooler come from the seed (Zhang et al.
         2021, "Revisiting Few-sample BERT Fine-tuning"); 0 changes nothing.
 
@@ -96,6 +126,7 @@ def load_starting_point(
     *,
     labels: tuple[str, ...] | None = None,
     num_labels: int | None = None,
+    key: str = "init_from",
 ) -> StartingPoint:
     """Reads the parameters of a run, a Hugging Face folder or a model of the Hub.
 
@@ -105,13 +136,14 @@ def load_starting_point(
         labels: names of the new task's classes; a classification or tagging head of the source is
             kept only if it has the same ones.
         num_labels: width of such a head; None if there is none.
+        key: the flag that names it, for errors.
 
     Raises:
         ConfigError: the folder is neither a run nor a Hugging Face folder, or the model is not to
             be had.
         DataError: its content is damaged.
     """
-    named = f"--init_from={source}"
+    named = f"--{key}={source}"
     path, origin = locate(source, named)
     if is_run(path, named):
         run = open_run(path)

@@ -36,6 +36,7 @@ from ptft_jax.runs.lock import check_free, held
 from ptft_jax.runs.phases import PhaseConfig, check_borders
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import rereads_source, trainable_of
+from ptft_jax.runs.teacher import teacher_facts, teacher_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
@@ -196,6 +197,7 @@ def train(
     backends = describe_backends(model.config, kind.rows(examples), device_of(mesh))
     before = folder.record() if folder.exists() else None
     trainable = trainable_of(config, model, start.params, init_from, before)
+    teacher = teacher_of(config, kind, objective, start, before)
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
         ScheduleConfig(**config.schedule),
@@ -217,10 +219,11 @@ def train(
         data=dict(kind.fingerprints),
         frozen=trainable.sha256,
         origin=trainable.origin_sha256,
+        teacher=teacher and teacher.sha256,
         randomness=RANDOMNESS,
     )
     # Hosts that fetch a model of the Hub each for itself may have got different ones.
-    agree(job, "data", {**record.data, "init_from": init_from})
+    agree(job, "data", {**record.data, "init_from": init_from, "teacher": record.teacher})
     changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
     check_borders(folder, phases)
     if start.source is not None and not resumes:
@@ -228,6 +231,7 @@ def train(
     facts = {
         "model": describe_model(model),
         **trainable.facts(),
+        **teacher_facts(teacher),
         **describe_average(config),
         **kind.facts(examples),
         "mesh": describe_mesh(mesh),
@@ -280,6 +284,7 @@ def train(
                 state = init_state(model, optimizer, config.seed, given, parts, averages=averages)
                 meta = {"next_index": 0, "evaluation_due": False}
             constants = trainable.constants(mesh)
+            constants |= {} if teacher is None else teacher.constants(mesh)
             where = {"folder": folder.path, "mesh": mesh, "job": job, "say": report.say}
             examples, scored = trainable.with_features(
                 examples, scored, state.params, constants.get("frozen", {}), **where
@@ -329,6 +334,7 @@ def train(
                     parts=trainable.parts,
                     mixout=config.get("mixout", 0.0),
                     ema=config.ema,
+                    teach=None if teacher is None else teacher.teach,
                 )
                 evaluate = kind.evaluate(model, phase, splits, mesh, job)
                 step, evaluate = trainable.with_constants(step, evaluate, constants)

@@ -154,6 +154,7 @@ def make_train_step(
     parts: "Parts | None" = None,
     mixout: float = 0.0,
     ema: float = 0.0,
+    teach: Callable[[Params, Batch], Batch] | None = None,
 ) -> TrainStep:
     """Makes the jitted step; the state passed in is donated.
 
@@ -180,11 +181,13 @@ def make_train_step(
         ema: decay of the moving average of the parameters, for a state that has one. After n
             updates it is min(ema, (1 + n) / (10 + n)), as in TensorFlow's
             `ExponentialMovingAverage`, so that the starting point is soon forgotten.
+        teach: returns what `objective` wants in a batch from a teacher's parameters; None: nothing.
 
     Returns:
-        A function (state, batch, frozen, origin) -> (state, metrics), where `frozen` are the
-        parameters that are not trained and `origin` the values that `mixout` mixes in, neither of
-        which is donated; they may be left out where there are none. The metrics are float32
+        A function (state, batch, frozen, origin, teacher) -> (state, metrics), where `frozen` are
+        the parameters that are not trained, `origin` the values that `mixout` mixes in, and
+        `teacher` the parameters of `teach`, none of which is donated; they may be left out where
+        there are none. The metrics are float32
         scalars of this very step: `loss`, the objective's metrics, `grad_norm` (before clipping),
         `learning_rate`, `tokens` (attended tokens in the batch), and the state's `skipped` and
         `skipped_in_row`.
@@ -197,12 +200,15 @@ def make_train_step(
         batch: Batch,
         frozen: Params | None = None,
         origin: Params | None = None,
+        teacher: Params | None = None,
     ) -> tuple[TrainState, Metrics]:
         weight = objective.weights(batch)
         others = sum_gradients_locally(frozen or {})
 
         def totals_of(params: Params, batch: Batch, keys: jax.Array) -> Totals:
             whole = params if parts is None else parts.join(params, others)
+            if teach is not None and teacher is not None:
+                batch = batch | teach(teacher, batch)
             return objective(model.bind(whole, first_layer), batch, keys=keys)
 
         def part_loss(params: Params, part: Batch, keys: jax.Array) -> tuple[jax.Array, Totals]:

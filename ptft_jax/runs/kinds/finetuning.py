@@ -21,13 +21,14 @@ from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import LINEAR_HEADS, AdapterConfig, EncoderConfig
 from ptft_jax.objectives.regularized import regularized, regularizer_settings
-from ptft_jax.objectives.totals import LogitsObjective, Objective
+from ptft_jax.objectives.totals import Objective, TaskObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
 from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
+from ptft_jax.runs.teacher import distilled
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.evaluation import evaluate_with_outputs
 from ptft_jax.training.loop import until_stopped
@@ -100,7 +101,7 @@ class FineTuning(Kind):
         """
 
     @abstractmethod
-    def plain_objective(self) -> LogitsObjective:
+    def plain_objective(self) -> TaskObjective:
         """Returns what a model is scored by, whatever options bend the loss that it is trained on.
 
         So losses on dev are those of the task, and can be compared between runs.
@@ -121,7 +122,7 @@ class FineTuning(Kind):
     def analysis(self, split: Any, examples: Any, predictions: Any) -> Analysis:
         """Returns what a report shows of a split and of what `decode` returned."""
 
-    def task_objective(self) -> LogitsObjective:
+    def task_objective(self) -> TaskObjective:
         """Returns what a model is trained on, but for a regularizer."""
         return self.plain_objective()
 
@@ -138,7 +139,12 @@ class FineTuning(Kind):
                 f"--config.regularizer.name={name}: it moves word embeddings, which an encoder "
                 "that runs once does not read again; expected cache_features=False."
             )
-        return regularized(self.task_objective(), name, self._regularizer)
+        if not self.config.teacher:
+            return regularized(self.task_objective(), name, self._regularizer)
+        if name or self.config.cache_features:
+            other = f"regularizer.name={name}" if name else "cache_features=True"
+            raise ConfigError(f"--config.teacher with {other}: expected one of the two.")
+        return distilled(self.task_objective(), self.config)
 
     def training_rows(self, train: Any) -> np.ndarray:
         """Returns the rows of the train split that are used, ascending.
@@ -177,7 +183,7 @@ class FineTuning(Kind):
             found = load_starting_point(
                 init_from, self.heads, labels=self.labels, num_labels=self.num_labels
             )
-        found = found.reinitialised(self.config.reinit_layers)
+        found = found.chosen(self.config.init_layers, self.config.reinit_layers)
         changes = {name: value for name, value in self.config.model.items() if value is not None}
         if self.config.adapter.name:
             changes["adapter"] = AdapterConfig(**self.config.adapter)

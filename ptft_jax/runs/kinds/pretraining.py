@@ -19,11 +19,13 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.objectives.totals import Objective
 from ptft_jax.runs.config import Config, require_data_dir
 from ptft_jax.runs.folder import SHAPE_KEYS, RunFolder
 from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
 from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings, rows_of
 from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
+from ptft_jax.runs.teacher import distilled
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import RowShapes
 from ptft_jax.training.evaluation import evaluate
@@ -65,6 +67,7 @@ class Pretraining(Kind):
         if init_from is None or run is not None:
             return StartingPoint({}, config, tokenizer)
         found = load_starting_point(init_from, config.heads)
+        found = found.chosen(self.config.init_layers, 0)
         if found.tokenizer.sha256 != tokenizer.sha256:
             raise ConfigError(
                 f"--init_from={init_from}: its tokenizer is not the corpus's. Prepare the corpus "
@@ -83,8 +86,9 @@ class Pretraining(Kind):
             )
         return dataclasses.replace(found, config=config)
 
-    def objective(self, model: EncoderConfig) -> PretrainingObjective:
-        return PretrainingObjective(next_sentence="nsp" in model.heads)
+    def objective(self, model: EncoderConfig) -> Objective:
+        task = PretrainingObjective(next_sentence="nsp" in model.heads)
+        return distilled(task, self.config)
 
     def examples(
         self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh

@@ -1,0 +1,167 @@
+"""The teacher of a run: a trained model that its own is to be like (`objectives.distilled`)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Batch, Model, Params, build_model
+from ptft_jax.models.parts import sha256_of
+from ptft_jax.objectives.distilled import HIDDEN_LOSSES, Distilled
+from ptft_jax.objectives.totals import LogitsObjective, Objective
+from ptft_jax.runs.config import Config, check_length
+from ptft_jax.runs.record import RunRecord
+from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
+from ptft_jax.training.mesh import put_params
+
+
+def distilled(task: LogitsObjective, config: Config) -> Objective:
+    """Returns the objective of a task with the teacher that a config names; without one the task's.
+
+    Raises:
+        ConfigError: a weight cannot be.
+    """
+    if not config.teacher:
+        return task
+    given = config.distillation.to_dict()
+    for name in ("soft_weight", "hidden_weight", "task_weight", "temperature"):
+        value = given[name]
+        if not 0 <= value < math.inf or (name == "temperature" and not value):
+            least = "above 0" if name == "temperature" else "of at least 0"
+            raise ConfigError(f"--config.distillation.{name}={value}: expected a number {least}.")
+    if not given["soft_weight"] and not given["hidden_weight"]:
+        raise ConfigError(
+            "--config.teacher: neither distillation.soft_weight nor distillation.hidden_weight is "
+            "above 0, so that nothing would be learned from it."
+        )
+    if given["hidden_loss"] not in HIDDEN_LOSSES:
+        raise ConfigError(
+            f"--config.distillation.hidden_loss={given['hidden_loss']!r}: expected one of "
+            f"{', '.join(HIDDEN_LOSSES)}."
+        )
+    given["layers"] = tuple(tuple(pair) for pair in given["layers"])
+    return Distilled(task, **given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A model whose parameters are not trained, and what a step takes of it.
+
+    Attributes:
+        source: the folder that it comes from, or NAME@COMMIT of a model of the Hub.
+        model: without dropout.
+        params: its parameters on the host.
+        sha256: of them.
+        objective: of the run.
+    """
+
+    source: str
+    model: Model
+    params: Params
+    sha256: str
+    objective: Distilled
+
+    def teach(self, params: Params, batch: Batch) -> Batch:
+        """Returns what a batch has beside its own arrays, from the teacher's parameters."""
+        return self.objective.taught(self.model.bind(params), batch)
+
+    def constants(self, mesh: Mesh) -> dict[str, Params]:
+        """Returns the parameters, laid out over a mesh, as a step takes them."""
+        return {"teacher": put_params(self.params, self.model.axes(), mesh)}
+
+
+def teacher_of(
+    config: Config,
+    kind: Any,
+    objective: Objective,
+    start: StartingPoint,
+    record: RunRecord | None,
+) -> Teacher | None:
+    """Reads the teacher that a config names; None without one.
+
+    Args:
+        config: of the run.
+        kind: a `runs.kinds.kind.Kind`.
+        objective: what `kind` trains for.
+        start: what the run starts from.
+        record: of the run that goes on.
+
+    Raises:
+        ConfigError: the teacher does not fit the run, or is not the one that it was started with.
+        DataError: the teacher's folder is damaged.
+    """
+    if not isinstance(objective, Distilled):
+        return None
+    named, ours = f"--config.teacher={config.teacher}", start.config
+    # Of a pretraining the masked tokens are learned from it.
+    heads = ("mlm",) if "mlm" in ours.heads else ours.heads
+    found = load_starting_point(
+        config.teacher, heads, labels=kind.labels, num_labels=ours.num_labels, key="config.teacher"
+    )
+    theirs = found.config.replace(
+        dtype=ours.dtype, attention=ours.attention, fused=ours.fused, unroll=ours.unroll
+    )
+    if found.tokenizer.sha256 != start.tokenizer.sha256:
+        raise ConfigError(
+            f"{named}: its tokenizer is another one, so that it reads other tokens; expected a "
+            "teacher with the tokenizer of the run."
+        )
+    for phase in kind.phases:
+        check_length(phase.config, theirs)
+    if kind.pairs and theirs.type_vocab_size < 2:
+        raise ConfigError(f"{named} has one token type, and pairs of texts need two.")
+    lacking = [head for head in heads if head in found.new and head != "pooler"]
+    if lacking and objective.soft_weight:
+        classes = f" with the labels {', '.join(kind.labels)}" if kind.labels else ""
+        raise ConfigError(
+            f"{named} has no {lacking[0]} head{classes}: expected a model that was trained on this "
+            "task, or distillation.soft_weight=0, which learns from hidden states alone."
+        )
+    if not objective.soft_weight:
+        theirs = theirs.replace(heads=())
+        found = dataclasses.replace(
+            found, params={"encoder": {**found.params["encoder"]}, "heads": {}}
+        )
+        found.params["encoder"].pop("pooler", None)
+    elif "pooler" in found.new:
+        raise ConfigError(f"{named} has no pooler: expected a whole model of this task.")
+    if objective.hidden_weight:
+        _check_layers(named, objective.layers, ours, theirs)
+    sha256 = sha256_of(found.params)
+    if record is not None and record.teacher not in (None, sha256):
+        raise ConfigError(
+            f"{named} holds other parameters (SHA-256 {sha256[:12]}) than those that this run has "
+            f"learned from ({str(record.teacher)[:12]}): bring them back, or start another run."
+        )
+    return Teacher(str(found.source), build_model(theirs), found.params, sha256, objective)
+
+
+def teacher_facts(teacher: Teacher | None) -> Mapping[str, str]:
+    """Returns what a run learns from, in words; {} without a teacher."""
+    if teacher is None:
+        return {}
+    from ptft_jax.runs.describe import describe_model
+
+    return {"teacher": f"{teacher.source}: {describe_model(teacher.model)}"}
+
+
+def _check_layers(named: str, layers: Any, ours: Any, theirs: Any) -> None:
+    if ours.hidden_size != theirs.hidden_size:
+        raise ConfigError(
+            f"{named}: its hidden states have {theirs.hidden_size} features, and those of the "
+            f"model {ours.hidden_size}; expected equally many, or distillation.hidden_weight=0."
+        )
+    counts = ours.num_hidden_layers, theirs.num_hidden_layers
+    for pair in layers:
+        fits = len(pair) == 2 and all(
+            isinstance(layer, int) and 0 <= layer <= count
+            for layer, count in zip(pair, counts, strict=False)
+        )
+        if not fits:
+            raise ConfigError(
+                f"--config.distillation.layers: {pair!r}: expected a layer of the model (up to "
+                f"{counts[0]}) and one of the teacher (up to {counts[1]}), 0 the embeddings."
+            )
