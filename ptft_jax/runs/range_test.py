@@ -20,8 +20,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model, remedies
 from ptft_jax.runs.kinds.kind import kind_of
-from ptft_jax.runs.starting_point import trainable_of
-from ptft_jax.runs.teacher import teacher_of
+from ptft_jax.runs.starting_point import teacher_of, trainable_of
 from ptft_jax.runs.train import checked_mesh
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.memory import fitting

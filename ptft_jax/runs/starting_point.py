@@ -22,6 +22,7 @@ from ptft_jax.training.step import TrainStep
 if TYPE_CHECKING:
     from ptft_jax.convert.folder import HeadsInfo
     from ptft_jax.models.parts import Parts
+    from ptft_jax.runs.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +283,15 @@ def trainable_of(
     if config.get("mixout"):
         trainable.keep_origin(params, init_from, record)
     return trainable
+
+
+def teacher_of(config: Config, *arguments: Any) -> "Teacher | None":
+    """Returns the teacher that a config names, None without one; see `runs.teacher`."""
+    if not config.teacher:
+        return None
+    from ptft_jax.runs.teacher import read_teacher
+
+    return read_teacher(config, *arguments)
 
 
 def _kernels(params: Params) -> Params:

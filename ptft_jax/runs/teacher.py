@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -11,21 +10,20 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Batch, Model, Params, build_model
 from ptft_jax.models.parts import sha256_of
 from ptft_jax.objectives.distilled import HIDDEN_LOSSES, Distilled
-from ptft_jax.objectives.totals import LogitsObjective, Objective
+from ptft_jax.objectives.totals import LogitsObjective
 from ptft_jax.runs.config import Config, check_length
+from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
 from ptft_jax.training.mesh import put_params
 
 
-def distilled(task: LogitsObjective, config: Config) -> Objective:
-    """Returns the objective of a task with the teacher that a config names; without one the task's.
+def distilled(task: LogitsObjective, config: Config) -> Distilled:
+    """Returns the objective of a task with the teacher that a config names.
 
     Raises:
         ConfigError: a weight cannot be.
     """
-    if not config.teacher:
-        return task
     given = config.distillation.to_dict()
     for name in ("soft_weight", "hidden_weight", "task_weight", "temperature"):
         value = given[name]
@@ -68,24 +66,24 @@ class Teacher:
         """Returns what a batch has beside its own arrays, from the teacher's parameters."""
         return self.objective.taught(self.model.bind(params), batch)
 
+    def facts(self) -> dict[str, str]:
+        """Returns what a run learns from, in words."""
+        return {"teacher": f"{self.source}: {describe_model(self.model)}"}
+
     def constants(self, mesh: Mesh) -> dict[str, Params]:
         """Returns the parameters, laid out over a mesh, as a step takes them."""
         return {"teacher": put_params(self.params, self.model.axes(), mesh)}
 
 
-def teacher_of(
-    config: Config,
-    kind: Any,
-    objective: Objective,
-    start: StartingPoint,
-    record: RunRecord | None,
-) -> Teacher | None:
-    """Reads the teacher that a config names; None without one.
+def read_teacher(
+    config: Config, kind: Any, objective: Any, start: StartingPoint, record: RunRecord | None
+) -> Teacher:
+    """Reads the teacher that a config names.
 
     Args:
         config: of the run.
         kind: a `runs.kinds.kind.Kind`.
-        objective: what `kind` trains for.
+        objective: what `kind` trains for, a `Distilled`.
         start: what the run starts from.
         record: of the run that goes on.
 
@@ -93,8 +91,6 @@ def teacher_of(
         ConfigError: the teacher does not fit the run, or is not the one that it was started with.
         DataError: the teacher's folder is damaged.
     """
-    if not isinstance(objective, Distilled):
-        return None
     named, ours = f"--config.teacher={config.teacher}", start.config
     # Of a pretraining the masked tokens are learned from it.
     heads = ("mlm",) if "mlm" in ours.heads else ours.heads
@@ -137,15 +133,6 @@ def teacher_of(
             f"learned from ({str(record.teacher)[:12]}): bring them back, or start another run."
         )
     return Teacher(str(found.source), build_model(theirs), found.params, sha256, objective)
-
-
-def teacher_facts(teacher: Teacher | None) -> Mapping[str, str]:
-    """Returns what a run learns from, in words; {} without a teacher."""
-    if teacher is None:
-        return {}
-    from ptft_jax.runs.describe import describe_model
-
-    return {"teacher": f"{teacher.source}: {describe_model(teacher.model)}"}
 
 
 def _check_layers(named: str, layers: Any, ours: Any, theirs: Any) -> None:

@@ -35,8 +35,7 @@ from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
 from ptft_jax.runs.phases import PhaseConfig, check_borders
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.runs.starting_point import rereads_source, trainable_of
-from ptft_jax.runs.teacher import teacher_facts, teacher_of
+from ptft_jax.runs.starting_point import rereads_source, teacher_of, trainable_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
@@ -231,7 +230,7 @@ def train(
     facts = {
         "model": describe_model(model),
         **trainable.facts(),
-        **teacher_facts(teacher),
+        **({} if teacher is None else teacher.facts()),
         **describe_average(config),
         **kind.facts(examples),
         "mesh": describe_mesh(mesh),

@@ -28,7 +28,6 @@ from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
 from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
-from ptft_jax.runs.teacher import distilled
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.evaluation import evaluate_with_outputs
 from ptft_jax.training.loop import until_stopped
@@ -144,6 +143,8 @@ class FineTuning(Kind):
         if name or self.config.cache_features:
             other = f"regularizer.name={name}" if name else "cache_features=True"
             raise ConfigError(f"--config.teacher with {other}: expected one of the two.")
+        from ptft_jax.runs.teacher import distilled
+
         return distilled(self.task_objective(), self.config)
 
     def training_rows(self, train: Any) -> np.ndarray:

@@ -25,7 +25,6 @@ from ptft_jax.runs.folder import SHAPE_KEYS, RunFolder
 from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
 from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings, rows_of
 from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
-from ptft_jax.runs.teacher import distilled
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cost import RowShapes
 from ptft_jax.training.evaluation import evaluate
@@ -88,6 +87,10 @@ class Pretraining(Kind):
 
     def objective(self, model: EncoderConfig) -> Objective:
         task = PretrainingObjective(next_sentence="nsp" in model.heads)
+        if not self.config.teacher:
+            return task
+        from ptft_jax.runs.teacher import distilled
+
         return distilled(task, self.config)
 
     def examples(
