@@ -21,7 +21,9 @@ from ptft_jax.models.adapters.folding import folded
 from ptft_jax.models.adapters.prompt import encoded
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import AdapterConfig, EncoderConfig
+from ptft_jax.models.parts import named
 from ptft_jax.objectives.classification import ClassificationObjective
+from ptft_jax.objectives.totals import loss_of
 from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.rules import Rates, rules_of
 from ptft_jax.training.step import init_state, make_train_step
@@ -192,6 +194,51 @@ def test_fifty_updates_are_those_of_peft(base, tmp_path, way):
     theirs = to_hf(read, config)
     for name, tensor in to_hf(whole, config).items():
         np.testing.assert_allclose(tensor, theirs[name], atol=1e-4, err_msg=name)
+
+
+def apart(gradients, exact):
+    """The norm of the difference of two lists of arrays over the norm of the second."""
+    pairs = [
+        (np.asarray(one), np.asarray(other)) for one, other in zip(gradients, exact, strict=True)
+    ]
+    difference = sum(np.square(one - other).sum() for one, other in pairs)
+    return float(np.sqrt(difference / sum(np.square(other).sum() for _, other in pairs)))
+
+
+@pytest.mark.parametrize("way", ["adalora", "ia3", "prefix", "p_tuning"])
+def test_gradients_in_bfloat16(base, way):
+    """Those of an adapter are about as near to float32's as PEFT's are under autocast: 1 to 2 %."""
+    model = wrapped(base, way)
+    config, params = ours(model, way)
+    batch = random_batch(0, rows=256, vocab_size=config.vocab_size)
+    labels = np.random.default_rng(0).integers(0, 3, 256)
+    own = [p for name, p in model.named_parameters() if p.requires_grad and "class" not in name]
+
+    def theirs(autocast):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = model(**torch_inputs(batch), labels=torch.tensor(labels)).loss
+        return [gradient.numpy() for gradient in torch.autograd.grad(loss, own)]
+
+    names = ("input_ids", "attention_mask", "token_type_ids", "pooled_positions")
+    rows = {name: jnp.asarray(batch[name]) for name in names}
+    rows |= {"labels": jnp.asarray(labels)[:, None], "weights": jnp.ones((256, 1))}
+
+    def gradient(dtype):
+        build, objective = build_model(config.replace(dtype=dtype)), ClassificationObjective()
+        parts = Rates(build, rules_of("head", 1.0, (), config.num_hidden_layers)).parts
+        frozen = jax.tree.map(jnp.asarray, parts.frozen(params))
+
+        @jax.jit
+        @jax.grad
+        def compute(trained):
+            totals = objective(build.bind(parts.join(trained, frozen)), rows, keys=None)
+            return loss_of(totals, totals.weight)
+
+        found = dict(named(compute(parts.trained(params))))
+        return [found[path] for path in sorted(found) if "/adapter/" in path]
+
+    allowed = 1.5 * max(0.01, apart(theirs(True), theirs(False)))
+    assert apart(gradient("bfloat16"), gradient("float32")) < allowed
 
 
 def change(folder, **changes):

@@ -103,7 +103,7 @@ def nonfinite(place: Path, values: tuple[str, ...]) -> Result:
     return result
 
 
-def rewinding(place: Path, killed: bool = True) -> Result:
+def rewinding(place: Path) -> Result:
     """--rewind=STEP --skip_batches=K goes back, leaves K batches out, and replays the rest."""
     result = Result("rewind past a loss spike", tries=1)
     settings: dict[str, Any] = {"steps": 20, "eval_every": 0, "checkpoint_every": 4, "keep_last": 9}
@@ -137,8 +137,6 @@ def rewinding(place: Path, killed: bool = True) -> Result:
     result.expect(losses(folder) == after, "rewound a second time")
     aside = [p.name for p in (folder / "checkpoints").glob("*.rewound-*")]
     result.expect({"12.rewound-1", "16.rewound-1", "20.rewound-1"} <= {*aside}, f"{aside}")
-    if not killed:
-        return result
     # A run that is killed after the rewind replays the same.
     other = place / "rewound-other"
     Job(place, flags_of(place, other, **settings)).succeed()

@@ -11,7 +11,7 @@ from faults.jobs import Result
 class Scenario(NamedTuple):
     """Both forms of a scenario; `minutes` is about what the full one takes on two cores.
 
-    None for the quick form: that of another scenario shows as much.
+    None for the quick form: that of another scenario, or another test, shows as much.
     """
 
     quick: Callable[[Path], Result] | None
@@ -74,13 +74,13 @@ SCENARIOS = {
         needs_root=True,
     ),
     "nonfinite": Scenario(
-        lambda place: states.nonfinite(place, ("nan",)),
+        None,  # training/test_skipped_updates, commands/test_commands
         lambda place: states.nonfinite(place, ("nan", "inf", "-inf")),
         1,
     ),
     "rewind": Scenario(
-        lambda place: states.rewinding(place, killed=False),
-        lambda place: states.rewinding(place),
+        None,  # training/checkpoints/test_rewind, commands/test_resume_lines
+        states.rewinding,
         0.5,
     ),
     "wrong_restores": Scenario(
