@@ -75,10 +75,7 @@ class Distilled:
         losses = {term: self.task_weight * loss for term, loss in totals.loss.items()}
         metrics = dict(totals.metrics)
         if self.soft_weight:
-            theirs, ours = (
-                jax.tree.map(lambda one: one / self.temperature, one)
-                for one in (says["logits"], logits)
-            )
+            theirs, ours = (jax.tree.map(self._cooled, one) for one in (says["logits"], logits))
             apart = self.task.divergences(theirs, ours) * self.task.counts(batch)
             soft = self.temperature**2 * jnp.sum(apart)
             losses["soft"] = self.soft_weight * soft
@@ -91,6 +88,10 @@ class Distilled:
             losses["hidden"] = self.hidden_weight * hidden
             metrics["hidden_loss"] = (hidden, weights["hidden"])
         return Totals(losses, weights, metrics)
+
+    def _cooled(self, logits: jax.Array) -> jax.Array:
+        # What cannot be has the lowest float32, which a temperature below 1 takes to -infinity.
+        return jnp.maximum(logits / self.temperature, jnp.finfo(jnp.float32).min)
 
     def _with_states(
         self, encoder: Encoder, batch: Batch, keys: RowKeys, side: int

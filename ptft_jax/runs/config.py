@@ -227,6 +227,16 @@ def check_numbers(config: Config) -> None:
             )
 
 
+def refuse_teacher(config: Config, does: str) -> None:
+    """Raises ConfigError for a config with a teacher, in a command that counts none."""
+    if config.teacher:
+        raise ConfigError(
+            f"--config.teacher={config.teacher}: {does} a model without one; expected "
+            "--config.teacher='', and on top of what is said the teacher's parameters and its "
+            "forward pass."
+        )
+
+
 def check_length(config: Config, model: EncoderConfig) -> None:
     """Raises ConfigError when the sequences are longer than the position embeddings."""
     before = model.max_position_embeddings - model.max_tokens

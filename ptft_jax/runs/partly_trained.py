@@ -146,7 +146,7 @@ def base_of(record: RunRecord, where: str) -> StartingPoint:
         found = load_starting_point(
             source, model.heads, labels=record.labels, num_labels=model.num_labels
         )
-        return found.chosen(record.config["init_layers"], record.config["reinit_layers"])
+        return found.chosen(record.config["init_layers"], record.config.get("reinit_layers", 0))
     except PtftError as error:
         raise ConfigError(
             f"{where} keeps the parameters of {source} frozen and holds only what it trained: "

@@ -98,7 +98,7 @@ def find_rates(
     mesh = checked_mesh(config, model, kind.phases)
     examples = kind.examples(phase, tokenizer, mesh)
     trainable = trainable_of(config, model, start.params, start.source or init_from, None)
-    teacher = teacher_of(config, kind, objective, start, None)
+    teacher = teacher_of(config, kind, objective, start, mesh, None)
 
     def rising(count: Any) -> jax.Array:
         return jnp.float32(lowest) * jnp.float32(highest / lowest) ** (count / updates)
@@ -124,7 +124,8 @@ def find_rates(
     )
     if start.source is not None:
         watch.say(str(start))
-    watch.facts({"model": describe_model(model), "mesh": describe_mesh(mesh)})
+    facts = {} if teacher is None else teacher.facts()
+    watch.facts({"model": describe_model(model), **facts, "mesh": describe_mesh(mesh)})
     rows, batch_size = partial(process_rows, mesh), phase.config.batch_size
     rates, losses, smoothed = [], [], []
     mean, diverged = 0.0, False

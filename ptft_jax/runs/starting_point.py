@@ -14,6 +14,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import Config
+from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.folder import host_params, open_run
 from ptft_jax.runs.record import RunRecord, is_run
 from ptft_jax.training.mesh import put_params
@@ -60,7 +61,9 @@ class StartingPoint:
         count, layers = self.config.num_hidden_layers, tuple(layers)
         if not self.params or not layers:
             return self._reinitialised(reinitialised)
-        if sorted(set(layers)) != list(layers) or not 0 <= layers[0] <= layers[-1] < count:
+        numbers = all(type(layer) is int for layer in layers)
+        ascending = numbers and sorted(set(layers)) == list(layers)
+        if not ascending or not 0 <= layers[0] <= layers[-1] < count:
             raise ConfigError(
                 f"--config.init_layers={layers}: expected ascending numbers from 0 to {count - 1}, "
                 f"as {self.source} has {count} layers."
@@ -68,12 +71,11 @@ class StartingPoint:
         encoder = {**self.params["encoder"]}
         encoder["layers"] = jax.tree.map(lambda array: array[list(layers)], encoder["layers"])
         config = self.config.replace(num_hidden_layers=len(layers))
-        numbers = ", ".join(map(str, layers))
         found = dataclasses.replace(
             self,
             params={**self.params, "encoder": encoder},
             config=config,
-            dropped=(*self.dropped, f"all layers but {numbers}"),
+            dropped=(*self.dropped, f"all layers but {', '.join(map(str, layers))}"),
         )
         return found._reinitialised(reinitialised)
 
@@ -288,6 +290,14 @@ def trainable_of(
 def teacher_of(config: Config, *arguments: Any) -> "Teacher | None":
     """Returns the teacher that a config names, None without one; see `runs.teacher`."""
     if not config.teacher:
+        command = "finetune" if "task" in config else "pretrain"
+        usual = expected(command, config).distillation.to_dict()
+        for name, value in config.distillation.items():
+            if value != usual[name]:
+                raise ConfigError(
+                    f"--config.distillation.{name}={value}: there is no teacher to learn from; "
+                    "expected --config.teacher=RUN_OR_FOLDER as well."
+                )
         return None
     from ptft_jax.runs.teacher import read_teacher
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 from jax.sharding import Mesh
 
+from ptft_jax.data.hub import unmoved
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Batch, Model, Params, build_model
+from ptft_jax.models.config import PROMPTS
 from ptft_jax.models.parts import sha256_of
 from ptft_jax.objectives.distilled import HIDDEN_LOSSES, Distilled
 from ptft_jax.objectives.totals import LogitsObjective
@@ -15,7 +18,7 @@ from ptft_jax.runs.config import Config, check_length
 from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
-from ptft_jax.training.mesh import put_params
+from ptft_jax.training.mesh import check_model, put_params
 
 
 def distilled(task: LogitsObjective, config: Config) -> Distilled:
@@ -39,6 +42,22 @@ def distilled(task: LogitsObjective, config: Config) -> Distilled:
         raise ConfigError(
             f"--config.distillation.hidden_loss={given['hidden_loss']!r}: expected one of "
             f"{', '.join(HIDDEN_LOSSES)}."
+        )
+    for pair in given["layers"]:
+        if not isinstance(pair, tuple | list) or [type(layer) for layer in pair] != [int, int]:
+            raise ConfigError(
+                f"--config.distillation.layers={given['layers']!r}: expected pairs of a layer and "
+                "one of the teacher, like ((1, 2), (2, 4)), or ((1, 2),) for a single one."
+            )
+    if given["layers"] and not given["hidden_weight"]:
+        raise ConfigError(
+            f"--config.distillation.layers={given['layers']!r} with hidden_weight=0: no layers are "
+            "compared; expected distillation.hidden_weight above 0."
+        )
+    if config.get("adapter") and config.adapter.name in PROMPTS and given["hidden_weight"]:
+        raise ConfigError(
+            f"--config.adapter.name={config.adapter.name} with distillation.hidden_weight: at "
+            "[CLS] there is a virtual token, which the teacher has not; expected hidden_weight=0."
         )
     given["layers"] = tuple(tuple(pair) for pair in given["layers"])
     return Distilled(task, **given)
@@ -76,7 +95,12 @@ class Teacher:
 
 
 def read_teacher(
-    config: Config, kind: Any, objective: Any, start: StartingPoint, record: RunRecord | None
+    config: Config,
+    kind: Any,
+    objective: Any,
+    start: StartingPoint,
+    mesh: Mesh,
+    record: RunRecord | None,
 ) -> Teacher:
     """Reads the teacher that a config names.
 
@@ -85,21 +109,28 @@ def read_teacher(
         kind: a `runs.kinds.kind.Kind`.
         objective: what `kind` trains for, a `Distilled`.
         start: what the run starts from.
+        mesh: where it runs.
         record: of the run that goes on.
 
     Raises:
         ConfigError: the teacher does not fit the run, or is not the one that it was started with.
         DataError: the teacher's folder is damaged.
     """
-    named, ours = f"--config.teacher={config.teacher}", start.config
+    asked, ours = os.path.expanduser(config.teacher), start.config
+    source = unmoved(asked, record and record.config.get("teacher")) or asked
+    named = f"--config.teacher={source}"
     # Of a pretraining the masked tokens are learned from it.
     heads = ("mlm",) if "mlm" in ours.heads else ours.heads
     found = load_starting_point(
-        config.teacher, heads, labels=kind.labels, num_labels=ours.num_labels, key="config.teacher"
+        source, heads, labels=kind.labels, num_labels=ours.num_labels, key="config.teacher"
     )
-    theirs = found.config.replace(
-        dtype=ours.dtype, attention=ours.attention, fused=ours.fused, unroll=ours.unroll
-    )
+    sha256 = sha256_of(found.params)
+    if record is not None and record.teacher not in (None, sha256):
+        raise ConfigError(
+            f"{named} holds other parameters (SHA-256 {sha256[:12]}) than those that this run has "
+            f"learned from ({str(record.teacher)[:12]}): bring them back, or start another run."
+        )
+    theirs = found.config.replace(dtype=ours.dtype, attention="auto", fused="auto", unroll=None)
     if found.tokenizer.sha256 != start.tokenizer.sha256:
         raise ConfigError(
             f"{named}: its tokenizer is another one, so that it reads other tokens; expected a "
@@ -118,20 +149,21 @@ def read_teacher(
         )
     if not objective.soft_weight:
         theirs = theirs.replace(heads=())
-        found = dataclasses.replace(
-            found, params={"encoder": {**found.params["encoder"]}, "heads": {}}
-        )
-        found.params["encoder"].pop("pooler", None)
+        encoder = {n: part for n, part in found.params["encoder"].items() if n != "pooler"}
+        found = dataclasses.replace(found, params={"encoder": encoder})
     elif "pooler" in found.new:
         raise ConfigError(f"{named} has no pooler: expected a whole model of this task.")
+    elif "mlm" in heads:
+        for name in ("vocab_size", "padded_vocab_size"):
+            if getattr(ours, name) != getattr(theirs, name):
+                raise ConfigError(
+                    f"{named} has {name}={getattr(theirs, name)}, and the model "
+                    f"{getattr(ours, name)}: their outputs could not be compared; expected the "
+                    "same model.vocab_size and model.vocab_size_multiple."
+                )
+    check_model(theirs, mesh)
     if objective.hidden_weight:
         _check_layers(named, objective.layers, ours, theirs)
-    sha256 = sha256_of(found.params)
-    if record is not None and record.teacher not in (None, sha256):
-        raise ConfigError(
-            f"{named} holds other parameters (SHA-256 {sha256[:12]}) than those that this run has "
-            f"learned from ({str(record.teacher)[:12]}): bring them back, or start another run."
-        )
     return Teacher(str(found.source), build_model(theirs), found.params, sha256, objective)
 
 
@@ -143,11 +175,7 @@ def _check_layers(named: str, layers: Any, ours: Any, theirs: Any) -> None:
         )
     counts = ours.num_hidden_layers, theirs.num_hidden_layers
     for pair in layers:
-        fits = len(pair) == 2 and all(
-            isinstance(layer, int) and 0 <= layer <= count
-            for layer, count in zip(pair, counts, strict=False)
-        )
-        if not fits:
+        if not all(0 <= layer <= count for layer, count in zip(pair, counts, strict=True)):
             raise ConfigError(
                 f"--config.distillation.layers: {pair!r}: expected a layer of the model (up to "
                 f"{counts[0]}) and one of the teacher (up to {counts[1]}), 0 the embeddings."

@@ -196,7 +196,7 @@ def train(
     backends = describe_backends(model.config, kind.rows(examples), device_of(mesh))
     before = folder.record() if folder.exists() else None
     trainable = trainable_of(config, model, start.params, init_from, before)
-    teacher = teacher_of(config, kind, objective, start, before)
+    teacher = teacher_of(config, kind, objective, start, mesh, before)
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
         ScheduleConfig(**config.schedule),
@@ -208,7 +208,7 @@ def train(
     )
     record = RunRecord(
         command=command,
-        config=config.to_dict(),
+        config=config.to_dict() | ({} if teacher is None else {"teacher": teacher.source}),
         model=dataclasses.asdict(model.config),
         init_from=init_from,
         labels=kind.labels,
@@ -303,8 +303,9 @@ def train(
             return {}
         report.begins(end)
         started = time.monotonic()
-        # An encoder that does not run has no FLOPs.
-        ideal = None if config.get("cache_features") else ideal_seconds(model.config, mesh)
+        # An encoder that does not run has no FLOPs, and a teacher has more.
+        counted = not config.get("cache_features") and teacher is None
+        ideal = ideal_seconds(model.config, mesh) if counted else None
 
         # Loop.
         tracer = nullcontext()

@@ -107,7 +107,7 @@ def test_a_model_that_is_its_own_teacher(kind):
     config, params = our_side(model, heads)
     encoder = build_model(config).bind(params)
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
-    objective = Distilled(task, soft_weight=1.0, hidden_weight=1.0, task_weight=1.0)
+    objective = Distilled(task, 0.5, soft_weight=1.0, hidden_weight=1.0, task_weight=1.0)
     batch |= objective.taught(encoder, batch)
     keys = row_keys(0, jnp.int32(0), len(batch["input_ids"]))
     totals = objective(encoder, batch, keys=keys)

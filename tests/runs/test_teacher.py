@@ -72,6 +72,20 @@ def test_the_layers_that_a_run_starts_from(place, tmp_path):
         np.testing.assert_array_equal(found[path], own, path)
 
 
+def test_layers_first_and_outputs_then(place, tmp_path):
+    """TinyBERT's order in two runs, the first of which asks nothing of the teacher's head."""
+    states = {f"distillation.{name}_weight": 0.0 for name in ("soft", "task")}
+    states |= {"distillation.hidden_weight": 1.0, "distillation.hidden_loss": "mse"}
+    config = student(place, **states, **{"distillation.layers": ((0, 0), (1, 2)), "steps": 3})
+    ptft_jax.finetune(config, str(place / "hf"), str(tmp_path / "first"))
+    assert losses(tmp_path / "first")[3] < losses(tmp_path / "first")[1]
+    soft = {"distillation.soft_weight": 1.0, "distillation.temperature": 0.5, "init_layers": ()}
+    prompt = {"adapter.name": "prompt", "adapter.num_virtual_tokens": 3, "mesh.tensor": 2}
+    config = student(place, **soft, **prompt, steps=3)
+    ptft_jax.finetune(config, str(tmp_path / "first"), str(tmp_path / "second"))
+    assert len(set(losses(tmp_path / "second").values())) == 3
+
+
 def others(place, tmp_path):
     """Writes an encoder of other words, and returns where it is."""
     return str(write_encoder(tmp_path / "other", [*TEXTS, "more words"]))
@@ -89,6 +103,14 @@ BAD = [
         {"distillation.hidden_weight": 1.0, "distillation.layers": ((1, 3),)},
         r"layers: \(1, 3\): expected a layer of the model \(up to 1\) and one of the teacher \(up",
     ),
+    ({"init_layers": (False, True)}, "expected ascending numbers from 0 to 1"),
+    ({"distillation.layers": (1, 2)}, r"layers=\(1, 2\): expected pairs .*, or \(\(1, 2\),\) for"),
+    ({"distillation.layers": ((1, 2),)}, "with hidden_weight=0: no layers are compared"),
+    ({"teacher": "", "distillation.temperature": 1.0}, "there is no teacher to learn from"),
+    (
+        {"adapter.name": "prompt", "distillation.hidden_weight": 1.0},
+        r"at \[CLS\] there is a virtual token, which the teacher has not",
+    ),
     ({"init_layers": (1, 0)}, r"init_layers=\(1, 0\): expected ascending numbers from 0 to 1"),
     ({"regularizer.name": "fgm"}, "teacher with regularizer.name=fgm: expected one of the two"),
 ]
@@ -99,7 +121,7 @@ def test_teachers_that_cannot_be(place, tmp_path, changes, message):
     """One line before anything is compiled or written."""
     if changes.get("teacher") == "other":
         changes = {**changes, "teacher": others(place, tmp_path)}
-    elif "teacher" in changes:
+    elif changes.get("teacher"):
         changes = {**changes, "teacher": str(place / changes["teacher"])}
     with pytest.raises(ConfigError, match=message):
         ptft_jax.finetune(student(place, **changes), str(place / "hf"), str(tmp_path / "run"))

@@ -32,7 +32,7 @@ from ptft_jax.models.build import Model, build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.partition import Device
 from ptft_jax.objectives.pretraining import PretrainingObjective
-from ptft_jax.runs.config import Config, check_length, check_numbers, nearest
+from ptft_jax.runs.config import Config, check_length, check_numbers, nearest, refuse_teacher
 from ptft_jax.runs.describe import describe_backends, describe_model
 from ptft_jax.runs.kinds.pretraining import encoder_config, row_shapes
 from ptft_jax.runs.phases import PhaseConfig, phases_of, rows_of
@@ -139,6 +139,7 @@ def _check(values: flags.FlagValues) -> None:
     if values.json and not Path(values.json).absolute().parent.is_dir():
         raise ConfigError(f"--json={values.json}: there is no folder to write it to.")
     check_numbers(values.config)
+    refuse_teacher(values.config, "ptft plan plans")
     if values.config.steps < 1:
         raise ConfigError(f"--config.steps={values.config.steps}: expected at least 1.")
 

@@ -48,16 +48,27 @@ class PackedExamples:
     """
 
     def __init__(
-        self, examples: Unpacked, pad_token_id: int, batch_size: int, unit: int = 1
+        self,
+        examples: Unpacked,
+        pad_token_id: int,
+        batch_size: int,
+        unit: int = 1,
+        virtual_tokens: int = 0,
     ) -> None:
         """Chooses the length of the rows, and by how many rows a batch grows.
 
         `unit`: the rows of a batch are a multiple of it, as `batch_size` is, so that devices and
-        micro-batches get equally many.
+        micro-batches get equally many. `virtual_tokens`: how many the model puts in front of each
+        text, for which rows have room left at their end.
         """
         self._examples = examples
         self._pad_token_id = pad_token_id
-        lengths = examples.lengths
+        self._room = 0
+        if virtual_tokens:
+            first = examples.batch(np.arange(1))
+            texts = first["pooled_positions"][0, 0].size if "pooled_positions" in first else 1
+            self._room = virtual_tokens * texts
+        lengths = examples.lengths + self._room
         self.length = max(_LEAST, 32 * math.ceil(int(lengths.max()) / 32))
         self.buckets = (self.length,)
         # Twice as many as fill a row in the mean: hardly ever too few.
@@ -78,12 +89,13 @@ class PackedExamples:
         Which of them share a row follows from their lengths alone. The arrays are those of the
         unpacked examples: `[R, T]` for each token, `[R, P, …]` for each example, with zero weights
         where there is none; `segment_ids` (from 1 in each row, 0 padding) and `position_ids` int32
-        `[R, T]`; where there are no `pooled_positions`, the first token of each example is in
-        `first_positions` int32 `[R, P]`. Rows at the end may be empty.
+        `[R, T]`. Where there is room for virtual tokens, `first_positions` int32 `[R, S]` are those
+        of the first token of each text. Rows at the end may be empty.
         """
         padded = self._examples.batch(indices)
         lengths = padded["attention_mask"].sum(axis=1)
-        plan = best_fit_decreasing(lengths.astype(np.int64), self.length, self.most)
+        taken = lengths.astype(np.int64) + self._room
+        plan = best_fit_decreasing(taken, self.length, self.most)
         counts = np.diff(plan.first)
         row_of = np.repeat(np.arange(len(plan)), counts)
         order = plan.examples
@@ -124,7 +136,9 @@ class PackedExamples:
             if name in _PLACES:
                 found = found + starts.reshape(-1, *[1] * (found.ndim - 1)).astype(found.dtype)
             batch[name][row_of, place_of] = found
-        if "pooled_positions" not in batch:
+        if self._room and "pooled_positions" in batch:
+            batch["first_positions"] = batch["pooled_positions"].reshape(rows, -1)
+        elif self._room:
             batch["first_positions"] = np.zeros((rows, self.most), np.int32)
             batch["first_positions"][row_of, place_of] = starts
         return batch

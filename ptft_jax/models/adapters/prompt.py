@@ -101,22 +101,24 @@ def with_virtual_tokens(batch: Batch, count: int, pools_first: bool) -> Widened:
     """Puts virtual tokens in front of each example of a batch.
 
     Args:
-        batch: see `BertEncoder`; packed rows have `pooled_positions` or `first_positions` as well,
-            the first token of each example in any number of dimensions.
+        batch: see `BertEncoder`. Packed rows have the first token of each text as well, either as
+            `first_positions` [B, S], and then room for virtual tokens, or as `pooled_positions` in
+            any number of dimensions, and then they are made longer.
         count: how many, V.
         pools_first: whether the place of a first token is to be that of its first virtual token.
     """
     packed = "segment_ids" in batch
     visible = "segment_ids" if packed else "attention_mask"
     tokens = batch["input_ids"].shape[1]
+    has_room = "first_positions" in batch
     if packed:
-        places = "pooled_positions" if "pooled_positions" in batch else "first_positions"
-        firsts_BS = partition.merged(batch[places], 1)
+        firsts_BS = batch["first_positions" if has_room else "pooled_positions"]
+        firsts_BS = partition.merged(firsts_BS, 1)
         positions_BT = batch["position_ids"]
     else:
         firsts_BS = jnp.zeros_like(batch[visible][:, :1])
         positions_BT = jnp.zeros_like(batch[visible]) + jnp.arange(tokens)
-    wide = tokens + count * firsts_BS.shape[1]
+    wide = tokens if has_room else tokens + count * firsts_BS.shape[1]
 
     def local(visible_BT, positions_BT, firsts_BS):
         rows = jnp.arange(len(visible_BT))[:, None]

@@ -23,7 +23,7 @@ from ptft_jax.runs.bench import work
 from ptft_jax.runs.bench.hf_process import HuggingFace, torch_device
 from ptft_jax.runs.bench.machine import peak_memory
 from ptft_jax.runs.bench.rounds import spread, take_turns, times_as_fast
-from ptft_jax.runs.config import Config
+from ptft_jax.runs.config import Config, refuse_teacher
 from ptft_jax.runs.kinds.pretraining import encoder_config
 from ptft_jax.runs.phases import pretraining_settings
 from ptft_jax.training.accelerators import accelerator_of
@@ -199,6 +199,7 @@ class _Ours:
             max(config.steps, 1),
             model.axes(),
         )
+        refuse_teacher(config, "ptft bench train times")
         objective = PretrainingObjective(next_sentence="nsp" in model.config.heads)
         settings = {"seed": config.seed, "accumulate": config.accumulate, "ema": config.ema}
         self._step = make_train_step(model, objective, optimizer, schedule, **settings)

@@ -204,7 +204,8 @@ class FineTuning(Kind):
         if not config.packing:
             return train
         unit = rows_unit(config.accumulate, mesh)
-        return PackedExamples(train, tokenizer.pad_token_id, config.batch_size, unit)
+        virtual = AdapterConfig(**config.adapter).prompt_tokens if config.adapter.name else 0
+        return PackedExamples(train, tokenizer.pad_token_id, config.batch_size, unit, virtual)
 
     def scored(
         self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None

@@ -63,6 +63,11 @@ class Pretraining(Kind):
         """Takes sizes from the config; another run's have to be the same."""
         tokenizer = TextTokenizer.load(self._train.tokenizer_dir)
         config = encoder_config(self.config, tokenizer)
+        if init_from is None and run is None and self.config.init_layers:
+            raise ConfigError(
+                f"--config.init_layers={self.config.init_layers}: there is nothing to take layers "
+                "of; expected --init_from=RUN_OR_FOLDER as well."
+            )
         if init_from is None or run is not None:
             return StartingPoint({}, config, tokenizer)
         found = load_starting_point(init_from, config.heads)

@@ -151,6 +151,12 @@ def _base(opened: TrainedRun, form: str, merge: bool, base_model: str | None) ->
             "PEFT puts no virtual tokens in front of choices, and would leave them out: predict, "
             "evaluate and embed with the run itself."
         )
+    if layers := record.config["init_layers"]:
+        raise ConfigError(
+            f"the adapter stands beside the layers {layers} of {record.init_from}, and PEFT would "
+            "put it beside its first ones: expected --merge, or a run from a folder with these "
+            "layers alone, which an export of a run with init_layers is."
+        )
     source = base_of(record, str(opened.folder.path))
     name = base_model or source.source
     assert name is not None
