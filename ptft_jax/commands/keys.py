@@ -181,6 +181,10 @@ KEYS: Mapping[str, Group] = {
             "regularizer.epsilon": "how far word embeddings are moved: the norm for a text (fgm, "
             "None: 0.5) or the largest entry (smart, None: 0.001)",
             "regularizer.step_size": "of the step up the gradient (smart); None: 0.1",
+            "augment.swap": "probability of neighbouring words of a training text to change "
+            "places, half of all pairs in an epoch",
+            "augment.word_dropout": "of each word to be left out",
+            "augment.token_dropout": "of each token to become the mask",
             "mixout": "probability of each entry of the encoder's matrices to be, in an update, "
             "the value that it began with",
             "reinit_layers": "top layers, and with them the pooler, that start from the seed and "

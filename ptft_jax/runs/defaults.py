@@ -123,6 +123,7 @@ def finetune(kind: str = "classification") -> Config:
             "step_size": placeholder(float),
         }
     )
+    config.augment = ConfigDict({"swap": 0.0, "word_dropout": 0.0, "token_dropout": 0.0})
     config.patience = 0  # evaluations without a better one that end the run; 0: it goes to its end
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True

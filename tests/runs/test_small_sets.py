@@ -80,6 +80,11 @@ def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
         ({"reinit_layers": 2, "trainable": "top1"}, "freeze some of the layers that are drawn"),
         ({"mixout": 1.0}, "mixout=1.0: expected a probability from 0 to below 1"),
         ({"mixout": 0.5, "trainable": "head"}, "mixout: no matrix of the encoder is trained"),
+        ({"augment.swap": 1.0}, "augment.swap=1.0: expected a probability from 0 to below 1"),
+        (
+            {"augment.swap": 0.5, "trainable": "head", "cache_features": True},
+            "with cache_features=True: an encoder that runs once does not see texts change",
+        ),
         ({"regularizer.name": "drop"}, "name='drop': expected one of r_drop, fgm, smart"),
         ({"regularizer.name": "fgm", "regularizer.weight": -1.0}, "weight=-1.0: expected a finite"),
         ({"regularizer.name": "fgm", "regularizer.step_size": 1.0}, "fgm has weight, epsilon;"),

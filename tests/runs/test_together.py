@@ -15,6 +15,7 @@ TOGETHER = {
     "adalora": {
         **{"adapter.name": "adalora", "adapter.initial_rank": 6, "adapter.rank": 3},
         **{"ema": 0.5, "regularizer.name": "fgm", "accumulate": 2, "mesh.fsdp": 2},
+        **{"augment.word_dropout": 0.2, "augment.swap": 0.5, "augment.token_dropout": 0.1},
     },
     "prompt": {
         **{"adapter.name": "prompt", "adapter.num_virtual_tokens": 3, "unfreeze": 0.5},

@@ -189,7 +189,9 @@ class FineTuning(Kind):
         if self.config.adapter.name:
             changes["adapter"] = AdapterConfig(**self.config.adapter)
         train, seed = self.task.splits["train"], self.config.seed
-        self._train = self.make_examples(train, found.tokenizer, seed=seed, shuffle=True)
+        self._train = self._augmented(
+            self.make_examples(train, found.tokenizer, seed=seed, shuffle=True), found.tokenizer
+        )
         self._count(len(self._train))
         model, params = found.config.replace(**changes), found.params
         if run is None and model.adapter is not None:
@@ -197,6 +199,26 @@ class FineTuning(Kind):
 
             params = with_initial(params, model)
         return dataclasses.replace(found, config=model, params=params)
+
+    def _augmented(self, examples: Any, tokenizer: TextTokenizer) -> Any:
+        """Returns training examples that are changed as the config says."""
+        asked = {name: value for name, value in self.config.augment.items() if value}
+        if not asked:
+            return examples
+        from ptft_jax.data.tasks.augmented import Augmentation, Augmented
+
+        settings = Augmentation(**self.config.augment)
+        if settings.moves_words and self.head not in ("classification", "choice"):
+            raise ConfigError(
+                f"--config.augment={asked}: the labels of this task stand at words, which would "
+                "move; expected token_dropout alone."
+            )
+        if self.config.cache_features:
+            raise ConfigError(
+                f"--config.augment={asked} with cache_features=True: an encoder that runs once "
+                "does not see texts change; expected one of the two."
+            )
+        return Augmented(examples, tokenizer, settings, self.config.seed)
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
         config = phase.config
