@@ -26,10 +26,11 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -215,9 +216,9 @@ def _run_ours(args: argparse.Namespace, task: str, seed: int) -> dict[str, Any]:
         *(sys.executable, "-m", "ptft_jax", "finetune", *_flags(args, task)),
         *(f"--config.seed={seed}", f"--init_from={args.model_dir}", f"--run_dir={folder}"),
     ]
-    _, seconds = _timed(command, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="1")
+    made = alone(command)
     results = json.loads((folder / "results.json").read_text())
-    return {"scores": results["dev"], "updates": results["step"], "seconds": seconds}
+    return {"scores": results["dev"], "updates": results["step"], "seconds": made.seconds}
 
 
 def _run_hf(args: argparse.Namespace, task: str, seed: int) -> dict[str, Any]:
@@ -227,23 +228,38 @@ def _run_hf(args: argparse.Namespace, task: str, seed: int) -> dict[str, Any]:
         *(f"--out_dir={args.out_dir}", f"--threads={args.threads}"),
         f"--save={args.out_dir / 'hf'}",
     ]
-    output, seconds = _timed(command)
-    return {**json.loads(output.splitlines()[-1]), "seconds": seconds}
+    made = alone(command)
+    return {**json.loads(made.said.splitlines()[-1]), "seconds": made.seconds}
 
 
-def _timed(command: Sequence[str], **environment: str) -> tuple[str, float]:
-    """Runs a command to its end; returns its output and wall time."""
+class Made(NamedTuple):
+    """What a process has said, its wall time and the most memory that it had."""
+
+    said: str
+    seconds: float
+    peak_mib: float
+
+
+def alone(command: Sequence[str]) -> Made:
+    """Runs a command to its end, on one device where it is ours; ends where it fails."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    own = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     began = time.monotonic()
-    run = subprocess.run(
-        command,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-    )
-    if run.returncode != 0:
-        sys.exit(f"{' '.join(command)}\n{run.stdout}\n{run.stderr}")
-    return run.stdout, time.monotonic() - began
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **own, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert process.stdout is not None
+        said = process.stdout.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - began
+        if status != 0:
+            errors.seek(0)
+            sys.exit(f"{' '.join(command)}\n{said}\n{errors.read().decode()}")
+    return Made(said, seconds, usage.ru_maxrss / 1024)
 
 
 def _train_hf(args: argparse.Namespace) -> None:

@@ -21,15 +21,13 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import t
-from tasks_vs_hf import ROOT, TASKS, cut, default_model
+from tasks_vs_hf import ROOT, TASKS, alone, cut, default_model
 
 from ptft_jax.runs.bench.machine import versions
 
@@ -111,30 +109,16 @@ def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict
         *(flag.format(teacher=teacher) for flag in WAYS[way]),
         *(f"--config.seed={seed}", f"--init_from={model_dir}", f"--run_dir={run_dir}"),
     ]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    own = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    began = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **own, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    said = process.stdout.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - began
-    if status != 0:
-        sys.exit(f"{' '.join(command)}\n{said}")
-    share = re.search(r"([\d,]+) of ([\d,]+) parameters", said)
+    made = alone(command)
+    share = re.search(r"([\d,]+) of ([\d,]+) parameters", made.said)
     checkpoints = run_dir / "checkpoints"
     files = [file for file in checkpoints.rglob("*") if file.is_file()]
     return {
         "score": json.loads((run_dir / "results.json").read_text())["dev"][metric],
         "share": 1.0 if share is None else _number(share[1]) / _number(share[2]),
         "checkpoint_MB": sum(file.stat().st_size for file in files) / 1e6,
-        "peak_MiB": usage.ru_maxrss / 1024,
-        "seconds": seconds,
+        "peak_MiB": made.peak_mib,
+        "seconds": made.seconds,
     }
 
 
