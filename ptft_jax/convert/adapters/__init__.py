@@ -1,1 +1,2 @@
-"""Adapters in PEFT's form: form → lora → adalora; ia3, prefix → prompt; all → names → folder."""
+"""Adapters in PEFT's form: form → lora → adalora; ia3; virtual → prefix, prompt; → names,
+folder."""

@@ -92,11 +92,7 @@ def adapter_files(
     left = {"encoder", *(["pooler"] if base.keeps_pooler else [])}
     of_adapter = {name for name in tensors if bert.canonical(name) in own}
     beside = {name for name in tensors if bert.head_of(name, model_class) not in left} - of_adapter
-    kept = {
-        form.before + name: tensor
-        for name, tensor in tensors.items()
-        if name in of_adapter | beside
-    }
+    kept = {form.before + name: tensors[name] for name in sorted(of_adapter | beside)}
     modules = {name.rsplit(".", 1)[0].split(".")[-1] for name in beside}
     saved = sorted({"pooler" if name == "dense" else name for name in modules})
     targets = "|".join(re.escape(module_of(target)) for target in adapter.targets)

@@ -6,25 +6,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ptft_jax.convert.adapters.form import Form, Tensors
+from ptft_jax.convert.adapters.form import Tensors
+from ptft_jax.convert.adapters.virtual import TENSOR, VirtualTokens
 from ptft_jax.convert.bert import Row
 from ptft_jax.errors import DataError
 from ptft_jax.models.config import AdapterConfig, EncoderConfig
 
-# All of it: of each virtual token the keys of layer 0, its values, the keys of layer 1, …
-TENSOR = "prompt_embeddings"
-# Names of our own, for [U, N x H] of each layer.
+# `TENSOR` has of each virtual token the keys of layer 0, its values, the keys of layer 1, … These
+# are names of our own, for [U, N x H] of each layer.
 _NAME, _KINDS = "encoder.layer.{layer}.prefix.", ("keys", "values")
 
 
-class PrefixTuning(Form):
-    """See `Form`; it acts on no map."""
+class PrefixTuning(VirtualTokens):
+    """See `VirtualTokens`."""
 
-    peft_type = "PREFIX_TUNING"
-    before = "base_model."
+    peft_type, name = "PREFIX_TUNING", "prefix"
     only: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "prefix_projection": (False, None),
-        "num_transformer_submodules": (1, None),
+        **VirtualTokens.only,
     }
 
     def rows(self, adapter: AdapterConfig) -> list[Row]:
@@ -32,19 +31,8 @@ class PrefixTuning(Form):
         return [Row(path + kind, "LUNH", _NAME + kind, "U NH") for kind in _KINDS]
 
     def settings(self, config: EncoderConfig, targets: str) -> dict[str, Any]:
-        assert config.adapter is not None
-        return {
-            "num_virtual_tokens": config.adapter.num_virtual_tokens,
-            "num_layers": config.num_hidden_layers,
-            "num_attention_heads": config.num_attention_heads,
-            "token_dim": config.hidden_size,
-            "encoder_hidden_size": config.hidden_size,
-            "num_transformer_submodules": 1,
-            "prefix_projection": False,
-        }
-
-    def read_settings(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        return {"name": "prefix", "num_virtual_tokens": content.get("num_virtual_tokens", 0)}
+        own = {"encoder_hidden_size": config.hidden_size, "prefix_projection": False}
+        return super().settings(config, targets) | own
 
     def written(self, tensors: Tensors, layers: int) -> Tensors:
         others = {name: one for name, one in tensors.items() if ".prefix." not in name}

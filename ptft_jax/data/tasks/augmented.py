@@ -3,7 +3,7 @@
 What becomes of an example depends on the seed and its global index alone: every epoch has other
 changes, and a run that goes on, or has other batches, the same ones.
 
-Shape suffixes: B examples of a batch, T tokens, U texts of a row.
+Shape suffixes: B examples of a batch, T tokens.
 """
 
 import dataclasses
