@@ -120,12 +120,12 @@ def find_rates(
         accumulate=phase.config.accumulate,
         parts=trainable.parts,
         mixout=config.get("mixout", 0.0),
-        teach=None if teacher is None else teacher.teach,
+        teach=teacher.teach,
     )
     if start.source is not None:
         watch.say(str(start))
-    facts = {} if teacher is None else teacher.facts()
-    watch.facts({"model": describe_model(model), **facts, "mesh": describe_mesh(mesh)})
+    facts = {"model": describe_model(model), **teacher.facts(), "mesh": describe_mesh(mesh)}
+    watch.facts(facts)
     rows, batch_size = partial(process_rows, mesh), phase.config.batch_size
     rates, losses, smoothed = [], [], []
     mean, diverged = 0.0, False
@@ -137,8 +137,7 @@ def find_rates(
     ):
         given = put_params(trainable.of(start.params), model.axes(), mesh)
         state = init_state(model, optimizer, config.seed, given, trainable.parts)
-        constants = trainable.constants(mesh)
-        constants |= {} if teacher is None else teacher.constants(mesh)
+        constants = trainable.constants(mesh) | teacher.constants(mesh)
         step, _ = trainable.with_constants(step, lambda params: None, constants)
         watch.begins(updates)
         for count, batch in zip(range(1, updates + 1), batches, strict=False):

@@ -23,7 +23,6 @@ from ptft_jax.training.step import TrainStep
 if TYPE_CHECKING:
     from ptft_jax.convert.folder import HeadsInfo
     from ptft_jax.models.parts import Parts
-    from ptft_jax.runs.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,8 +286,30 @@ def trainable_of(
     return trainable
 
 
-def teacher_of(config: Config, *arguments: Any) -> "Teacher | None":
-    """Returns the teacher that a config names, None without one; see `runs.teacher`."""
+class Untaught:
+    """Nobody to learn from; see `runs.teacher` for somebody.
+
+    Attributes:
+        source: where the teacher comes from, as a run notes it.
+        sha256: of its parameters.
+        teach: what `make_train_step` takes of it.
+    """
+
+    source = ""
+    sha256: str | None = None
+    teach: Callable[[Params, Any], Any] | None = None
+
+    def facts(self) -> dict[str, str]:
+        """Returns what a run learns from, in words."""
+        return {}
+
+    def constants(self, mesh: Mesh) -> dict[str, Params]:
+        """Returns its parameters by the name that a step has for them, laid out over a mesh."""
+        return {}
+
+
+def teacher_of(config: Config, *arguments: Any) -> Untaught:
+    """Returns the teacher that a config names; see `runs.teacher.read_teacher`."""
     if not config.teacher:
         command = "finetune" if "task" in config else "pretrain"
         usual = expected(command, config).distillation.to_dict()
@@ -298,7 +319,7 @@ def teacher_of(config: Config, *arguments: Any) -> "Teacher | None":
                     f"--config.distillation.{name}={value}: there is no teacher to learn from; "
                     "expected --config.teacher=RUN_OR_FOLDER as well."
                 )
-        return None
+        return Untaught()
     from ptft_jax.runs.teacher import read_teacher
 
     return read_teacher(config, *arguments)

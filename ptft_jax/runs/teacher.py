@@ -9,15 +9,15 @@ from jax.sharding import Mesh
 
 from ptft_jax.data.hub import unmoved
 from ptft_jax.errors import ConfigError
-from ptft_jax.models.build import Batch, Model, Params, build_model
-from ptft_jax.models.config import PROMPTS
+from ptft_jax.models.build import Params, build_model
+from ptft_jax.models.config import PROMPTS, EncoderConfig
 from ptft_jax.models.parts import sha256_of
 from ptft_jax.objectives.distilled import HIDDEN_LOSSES, Distilled
 from ptft_jax.objectives.totals import LogitsObjective
 from ptft_jax.runs.config import Config, check_length
 from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
+from ptft_jax.runs.starting_point import StartingPoint, Untaught, load_starting_point
 from ptft_jax.training.mesh import check_model, put_params
 
 
@@ -63,35 +63,27 @@ def distilled(task: LogitsObjective, config: Config) -> Distilled:
     return Distilled(task, **given)
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A model whose parameters are not trained, and what a step takes of it.
+class Teacher(Untaught):
+    """A model whose parameters are not trained; see `Untaught`."""
 
-    Attributes:
-        source: the folder that it comes from, or NAME@COMMIT of a model of the Hub.
-        model: without dropout.
-        params: its parameters on the host.
-        sha256: of them.
-        objective: of the run.
-    """
+    def __init__(self, found: StartingPoint, config: EncoderConfig, sha256: str, task: Distilled):
+        """Makes a teacher of what was read.
 
-    source: str
-    model: Model
-    params: Params
-    sha256: str
-    objective: Distilled
-
-    def teach(self, params: Params, batch: Batch) -> Batch:
-        """Returns what a batch has beside its own arrays, from the teacher's parameters."""
-        return self.objective.taught(self.model.bind(params), batch)
+        Args:
+            found: its parameters, on the host, and where they come from.
+            config: of the model that computes with them.
+            sha256: of its whole parameters.
+            task: the objective of the run.
+        """
+        self.source, self.sha256 = str(found.source), sha256
+        self._model, self._params = build_model(config), found.params
+        self.teach = lambda params, batch: task.taught(self._model.bind(params), batch)
 
     def facts(self) -> dict[str, str]:
-        """Returns what a run learns from, in words."""
-        return {"teacher": f"{self.source}: {describe_model(self.model)}"}
+        return {"teacher": f"{self.source}: {describe_model(self._model)}"}
 
     def constants(self, mesh: Mesh) -> dict[str, Params]:
-        """Returns the parameters, laid out over a mesh, as a step takes them."""
-        return {"teacher": put_params(self.params, self.model.axes(), mesh)}
+        return {"teacher": put_params(self._params, self._model.axes(), mesh)}
 
 
 def read_teacher(
@@ -164,7 +156,7 @@ def read_teacher(
     check_model(theirs, mesh)
     if objective.hidden_weight:
         _check_layers(named, objective.layers, ours, theirs)
-    return Teacher(str(found.source), build_model(theirs), found.params, sha256, objective)
+    return Teacher(found, theirs, sha256, objective)
 
 
 def _check_layers(named: str, layers: Any, ours: Any, theirs: Any) -> None:

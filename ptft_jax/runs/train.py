@@ -208,7 +208,7 @@ def train(
     )
     record = RunRecord(
         command=command,
-        config=config.to_dict() | ({} if teacher is None else {"teacher": teacher.source}),
+        config=config.to_dict() | {"teacher": teacher.source},
         model=dataclasses.asdict(model.config),
         init_from=init_from,
         labels=kind.labels,
@@ -218,7 +218,7 @@ def train(
         data=dict(kind.fingerprints),
         frozen=trainable.sha256,
         origin=trainable.origin_sha256,
-        teacher=teacher and teacher.sha256,
+        teacher=teacher.sha256,
         randomness=RANDOMNESS,
     )
     # Hosts that fetch a model of the Hub each for itself may have got different ones.
@@ -230,7 +230,7 @@ def train(
     facts = {
         "model": describe_model(model),
         **trainable.facts(),
-        **({} if teacher is None else teacher.facts()),
+        **teacher.facts(),
         **describe_average(config),
         **kind.facts(examples),
         "mesh": describe_mesh(mesh),
@@ -282,8 +282,7 @@ def train(
                 parts = trainable.parts
                 state = init_state(model, optimizer, config.seed, given, parts, averages=averages)
                 meta = {"next_index": 0, "evaluation_due": False}
-            constants = trainable.constants(mesh)
-            constants |= {} if teacher is None else teacher.constants(mesh)
+            constants = trainable.constants(mesh) | teacher.constants(mesh)
             where = {"folder": folder.path, "mesh": mesh, "job": job, "say": report.say}
             examples, scored = trainable.with_features(
                 examples, scored, state.params, constants.get("frozen", {}), **where
@@ -304,7 +303,7 @@ def train(
         report.begins(end)
         started = time.monotonic()
         # An encoder that does not run has no FLOPs, and a teacher has more.
-        counted = not config.get("cache_features") and teacher is None
+        counted = not config.get("cache_features") and not config.teacher
         ideal = ideal_seconds(model.config, mesh) if counted else None
 
         # Loop.
@@ -334,7 +333,7 @@ def train(
                     parts=trainable.parts,
                     mixout=config.get("mixout", 0.0),
                     ema=config.ema,
-                    teach=None if teacher is None else teacher.teach,
+                    teach=teacher.teach,
                 )
                 evaluate = kind.evaluate(model, phase, splits, mesh, job)
                 step, evaluate = trainable.with_constants(step, evaluate, constants)
