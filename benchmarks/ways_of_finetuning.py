@@ -84,7 +84,9 @@ def main() -> int:
                 if not file.exists():
                     result = _run(args.out_dir, model_dir, task, way, seed)
                     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                    print(f"{task} {way} {seed}: {result['score']:.4f}, {result['cpu_seconds']:.0f} s")
+                    print(
+                        f"{task} {way} {seed}: {result['score']:.4f}, {result['cpu_seconds']:.0f} s"
+                    )
                 found.setdefault((task, way), []).append(json.loads(file.read_text()))
     table = _table(args.tasks, args.ways, found)
     print(table)

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from ptft_jax.data.batches import by_length
 from ptft_jax.data.progress import duration
-from ptft_jax.data.tasks.features import Numbered, WithFeatures, places_of, starts_of
+from ptft_jax.data.tasks.training.features import Numbered, WithFeatures, places_of, starts_of
 from ptft_jax.models.build import Batch, Model, Params, take_positions
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import process_rows, put_batch

@@ -9,13 +9,13 @@ from tokenizer_checks import wordpiece
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.features import Numbered
-from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tasks.span import Answer, SpanSplit
 from ptft_jax.data.tasks.span_examples import SpanExamples
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tasks.tagging import TaggingExamples
 from ptft_jax.data.tasks.tags import TaggingSplit
+from ptft_jax.data.tasks.training.features import Numbered
+from ptft_jax.data.tasks.training.packed import PackedExamples
 from ptft_jax.data.tokenizer.models import BERT_TOKENS
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig

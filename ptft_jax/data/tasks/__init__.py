@@ -8,9 +8,7 @@ span             questions about contexts → splits;  span_examples  splits →
 tags             sentences → splits, with the set of their tags
 tagging          splits → examples, and the tag of each word
 choice           contexts with choices: splits and examples
-subset, class_weights   which examples are trained on, and how much each counts
-augmented        training texts that are changed a little
-packed           several examples in a row
+training         what becomes of training examples before a model sees them
 submissions      files of predictions as the benchmarks' servers take them
 suites           the rows of each benchmark
 """

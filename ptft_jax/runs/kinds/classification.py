@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.tasks.class_weights import read_class_weights
 from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.subset import rows_of_each_class
 from ptft_jax.data.tasks.table import Split, TableSettings
+from ptft_jax.data.tasks.training.class_weights import read_class_weights
+from ptft_jax.data.tasks.training.subset import rows_of_each_class
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.classification import ClassificationObjective

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
-from ptft_jax.data.tasks.features import Numbered
-from ptft_jax.data.tasks.packed import PackedExamples
-from ptft_jax.data.tasks.subset import first_rows
+from ptft_jax.data.tasks.training.features import Numbered
+from ptft_jax.data.tasks.training.packed import PackedExamples
+from ptft_jax.data.tasks.training.subset import first_rows
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
@@ -205,7 +205,7 @@ class FineTuning(Kind):
         asked = {name: value for name, value in self.config.augment.items() if value}
         if not asked:
             return examples
-        from ptft_jax.data.tasks.augmented import Augmentation, Augmented
+        from ptft_jax.data.tasks.training.augmented import Augmentation, Augmented
 
         settings = Augmentation(**self.config.augment)
         if settings.moves_words and self.head not in ("classification", "choice"):

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.tasks.class_weights import read_class_weights
 from ptft_jax.data.tasks.tagging import TaggingExamples
 from ptft_jax.data.tasks.tags import TaggingSettings, TaggingSplit, are_entities, inside_ids
+from ptft_jax.data.tasks.training.class_weights import read_class_weights
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.objectives.entities import entity_scores, scheme_of, tag_accuracy
 from ptft_jax.objectives.metrics import check_outputs

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from tokenizer_checks import wordpiece
 
-from ptft_jax.data.tasks.augmented import Augmentation, Augmented
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.packed import PackedExamples
 from ptft_jax.data.tasks.table import Split
+from ptft_jax.data.tasks.training.augmented import Augmentation, Augmented
+from ptft_jax.data.tasks.training.packed import PackedExamples
 from ptft_jax.data.tokenizer.models import BERT_TOKENS
 from ptft_jax.errors import ConfigError
 

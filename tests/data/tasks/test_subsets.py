@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from ptft_jax.data.tasks.class_weights import read_class_weights
-from ptft_jax.data.tasks.subset import first_rows, rows_of_each_class
+from ptft_jax.data.tasks.training.class_weights import read_class_weights
+from ptft_jax.data.tasks.training.subset import first_rows, rows_of_each_class
 from ptft_jax.errors import ConfigError
 
 LABELS = np.random.default_rng(0).choice(3, 200, p=[0.7, 0.2, 0.1])

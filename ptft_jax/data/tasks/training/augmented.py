@@ -13,7 +13,7 @@ import numpy as np
 
 from ptft_jax.data.batches import Batch
 from ptft_jax.data.randomness import uniform
-from ptft_jax.data.tasks.features import Ordered
+from ptft_jax.data.tasks.training.features import Ordered
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ptft_jax.data.batches import Batch
 from ptft_jax.data.ragged import firsts
-from ptft_jax.data.tasks.packed import Unpacked
+from ptft_jax.data.tasks.training.packed import Unpacked
 
 
 class Ordered(Unpacked, Protocol):

@@ -1,0 +1,8 @@
+"""What becomes of a task's training examples before a model sees them.
+
+subset          some of them
+class_weights   how much each class counts
+augmented       texts that change from epoch to epoch
+packed          several in a row
+features        what a frozen encoder made of them, in their place
+"""
