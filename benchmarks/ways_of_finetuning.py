@@ -9,11 +9,11 @@ The rate of each way is that of `WAYS`: higher than of the whole model where few
 `full` with the same seed, from which it learns (outputs alone, or hidden states as well).
 
 Each run is a process of its own on one core, the last of those that the command may use, so that
-two commands with other --tasks can share the work (`taskset -c 0`). A finished run is a line
-of --out_dir/results.jsonl and not made again. The table has, for each way, mean and 95 % interval of each task's
-score over the seeds, the trained share of the parameters, the size of its last checkpoint, the
-largest memory of its process, and the processor's seconds of the whole process, start and
-compilation included; sizes and seconds are medians.
+two commands with other --tasks can share the work (`taskset -c 0`). A finished run is a line of
+--out_dir/results.jsonl and not made again. The table has, for each way, mean and 95 % interval of
+each task's score over the seeds, the trained share of the parameters, the size of its last
+checkpoint, the largest memory of its process, and the processor's seconds of the whole process,
+start and compilation included; sizes and seconds are medians.
 """
 
 import argparse

@@ -204,6 +204,16 @@ KEYS: Mapping[str, Group] = {
             "table.choices_column": "column of the list of choices; in a CSV choices0, choices1, …",
             "table.multi_label": "a text may have several labels, as a list or with bars between",
         },
+        "vectors of texts": {
+            "embedding.pooling": "mean over a text's tokens, or cls, the output at [CLS]",
+            "embedding.loss": "ranking or cosent; empty: cosent where there are scores",
+            "embedding.scale": "what cosines are multiplied by in the loss",
+            "embedding.dims": "numbers of features that the loss is of, like (384, 128, 64); "
+            "empty: all",
+            "table.negative_column": "column of a text that does not mean the same as the first",
+            "table.score_column": "column of how alike the two texts are; without it they mean the "
+            "same",
+        },
         "questions": {
             "version": "1.1: every question has an answer; 2.0: it may have none; empty: as the "
             "task has it",

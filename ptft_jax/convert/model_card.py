@@ -44,6 +44,8 @@ class About:
         base_model: the same on the Hugging Face hub, ORGANISATION/NAME.
         languages: of the texts, as the hub has them: en, de, …
         licence: of the model, as "CC BY-SA 4.0" or "apache-2.0".
+        makes_vectors: whether it was trained to make vectors of texts, and the folder says to
+            sentence-transformers how.
     """
 
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -57,12 +59,14 @@ class About:
     base_model: str | None = None
     languages: Sequence[str] = ()
     licence: str | None = None
+    makes_vectors: bool = False
 
 
 def card(config: EncoderConfig, name: str, about: About) -> str:
     """Returns the text of a model card, with the front matter that the Hugging Face hub reads."""
     model_class = architecture(config)
-    pipeline = _PIPELINES.get(model_class)
+    pipeline = "sentence-similarity" if about.makes_vectors else _PIPELINES.get(model_class)
+    library = "sentence-transformers" if about.makes_vectors else "transformers"
     dataset, hub_id, part = about.dataset
     results = [
         EvalResult(
@@ -82,7 +86,7 @@ def card(config: EncoderConfig, name: str, about: About) -> str:
     licence = licence.strip("-") or None
     is_known = licence is None or licence in _LICENCES
     front_matter = ModelCardData(
-        library_name="transformers" if config.adapter is None else "peft",
+        library_name=library if config.adapter is None else "peft",
         tags=["bert", *(["adapter"] if config.adapter else []), "ptft_jax"],
         pipeline_tag=pipeline,
         language=list(about.languages) or None,
@@ -149,6 +153,11 @@ def _intended_use(config: EncoderConfig, about: About) -> str:
         return (
             "It says whether the second of two texts goes on from the first (class 0) or not (1)."
         )
+    if about.makes_vectors:
+        return (
+            "It turns texts into vectors of length 1, whose products say how alike the texts are: "
+            "for search, clustering and comparison of texts like those it was trained on."
+        )
     return (
         "It turns texts into vectors, one for each token. It is a starting point for fine-tuning "
         "on texts like those it was trained on; as it is, it has no task."
@@ -180,6 +189,14 @@ def _limits(config: EncoderConfig, about: About) -> str:
 
 
 def _usage(config: EncoderConfig, model_class: str, about: About) -> str:
+    if about.makes_vectors:
+        return """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # the folder of this file
+vectors = model.encode(["A text.", "Another one.", "Something else."])
+print(model.similarity(vectors, vectors))
+```"""
     text = '"One text.", "And another."' if about.pairs else '"A text."'
     if "nsp" in config.heads:
         text = '"A sentence.", "The next one."'

@@ -208,6 +208,18 @@ def batch_sharding(ndim: int) -> P | None:
     return batch_spec(ndim) if has_mesh() else None
 
 
+def everywhere[T](tree: T) -> T:
+    """Returns arrays whole on every device."""
+    return jax.tree.map(lambda x: jax.reshard(x, P()), tree) if has_mesh() else tree
+
+
+def split_like(x: jax.Array, other: jax.Array) -> jax.Array:
+    """Returns `x` split as the first dimensions of another array are, which are its own."""
+    if not has_mesh():
+        return x
+    return jax.reshard(x, P(*jax.typeof(other).sharding.spec.partitions[: x.ndim]))
+
+
 def activation_sharding(axes: Axes) -> P | None:
     """Returns the layout of an activation [B, T, *axes] that a parameter's last `axes` produce."""
     return P(BATCH, None, *gathered_spec(axes)) if has_mesh() else None

@@ -75,6 +75,23 @@ class LogitsObjective(Objective, Protocol):
         ...
 
 
+@runtime_checkable
+class CoupledObjective(Objective, Protocol):
+    """An objective whose loss is one of all examples of a batch, by way of vectors of each.
+
+    A micro-batch alone does not have it: it is given `losses`, its examples' parts of the loss, and
+    `cotangents`, the derivative of the whole loss by its vectors; see `training.coupled`.
+    """
+
+    def vectors(self, encoder: Encoder, batch: Batch, keys: RowKeys) -> Float[Array, "B P C D"]:
+        """Returns the vectors of each example."""
+        ...
+
+    def coupled(self, vectors: Float[Array, "*R P C D"], batch: Batch) -> Float[Array, "*R P"]:
+        """Returns each example's part of the loss, from the vectors of all."""
+        ...
+
+
 class TaskObjective(LogitsObjective, ScoringObjective, Protocol):
     """An objective of a task that models are fine-tuned on."""
 

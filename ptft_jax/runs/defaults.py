@@ -185,6 +185,15 @@ KINDS: dict[str, dict[str, Any]] = {
             "label_column": "label",
         },
     },
+    "embedding": {
+        "embedding": {"pooling": "mean", "loss": "", "scale": 20.0, "dims": ()},
+        "table": {
+            "text_column": "sentence1",
+            "text_pair_column": "sentence2",
+            "negative_column": "negative",
+            "score_column": "score",
+        },
+    },
     "span": {
         "version": "",
         "doc_stride": 128,

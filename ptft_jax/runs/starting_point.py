@@ -166,13 +166,11 @@ def load_starting_point(
     kept = {head for head in has if head in heads}
     if config.num_labels != num_labels or (labels or None) != (source_labels or None):
         kept -= {"classification", "tagging"}
+    encoder = params["encoder"].items()
+    found = {name: value for name, value in params.get("heads", {}).items() if name in kept}
     params = {
-        "encoder": {
-            name: value
-            for name, value in params["encoder"].items()
-            if name != "pooler" or "pooler" in kept
-        },
-        "heads": {name: value for name, value in params.get("heads", {}).items() if name in kept},
+        "encoder": {name: one for name, one in encoder if name != "pooler" or "pooler" in kept},
+        **({"heads": found} if found else {}),
     }
     changes = {"heads": heads} | ({} if num_labels is None else {"num_labels": num_labels})
     return StartingPoint(

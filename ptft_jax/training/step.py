@@ -14,9 +14,16 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from ptft_jax.models import partition
-from ptft_jax.models.build import Batch, Model, Params
+from ptft_jax.models.build import Batch, Encoder, Model, Params
 from ptft_jax.models.dropout import row_keys, step_key
-from ptft_jax.objectives.totals import Objective, ScoringObjective, Totals, add, loss_of
+from ptft_jax.objectives.totals import (
+    CoupledObjective,
+    Objective,
+    ScoringObjective,
+    Totals,
+    add,
+    loss_of,
+)
 from ptft_jax.training.mesh import (
     exchange_gradients,
     place_params,
@@ -205,11 +212,14 @@ def make_train_step(
         weight = objective.weights(batch)
         others = sum_gradients_locally(frozen or {})
 
-        def totals_of(params: Params, batch: Batch, keys: jax.Array) -> Totals:
+        def encoder_of(params: Params) -> Encoder:
             whole = params if parts is None else parts.join(params, others)
+            return model.bind(whole, first_layer)
+
+        def totals_of(params: Params, batch: Batch, keys: jax.Array) -> Totals:
             if teach is not None and teacher is not None:
                 batch = batch | teach(teacher, batch)
-            return objective(model.bind(whole, first_layer), batch, keys=keys)
+            return objective(encoder_of(params), batch, keys=keys)
 
         def part_loss(params: Params, part: Batch, keys: jax.Array) -> tuple[jax.Array, Totals]:
             totals = totals_of(params, part, keys)
@@ -240,6 +250,12 @@ def make_train_step(
                 jax.tree.map(jnp.zeros_like, jax.eval_shape(totals_of, params, batch, keys_B)),
             )
             micro_batches = _split({**batch, "keys": keys_B}, accumulate)
+            if isinstance(objective, CoupledObjective):
+                from ptft_jax.training.coupled import with_cotangents  # few objectives are
+
+                micro_batches = with_cotangents(
+                    objective, partial(encoder_of, params), micro_batches
+                )
             (grads, totals), _ = jax.lax.scan(body, nothing, micro_batches)
         grads = exchange_gradients(grads)
         if unmixed is not None:

@@ -2,10 +2,9 @@
 
 Fine-tunes an encoder on labelled data, and scores it. The configs are for classes, scores or
 several labels of texts (glue, superglue, clue, text), tags of words (tagging), answers in a text
-(squad) and multiple choice (choice); the first lines of each say what --config.data_dir has to
-hold. It may be a data set of Hugging Face's `datasets`, hf:NAME; without it GLUE comes from
-tensorflow_datasets. The same command started again resumes the
-run.
+(squad), multiple choice (choice) and vectors of texts (embed); the first lines of each say what
+--config.data_dir has to hold. It may be a data set of Hugging Face's `datasets`, hf:NAME; without
+it GLUE comes from tensorflow_datasets. The same command started again resumes the run.
 
 A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the benchmark, and
 --seeds=0,1,2,3,4 for a run with each seed: RUN/TASK/seed-N, and a table of all scores in RUN.
@@ -41,9 +40,11 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         return
     run_dir = flag("run_dir", folder.path)
     record = folder.record()
-    head = record.encoder_config.heads[-1]
+    head = (record.encoder_config.heads or ("",))[-1]
     asked = "$'one text\\tanother'" if record.pairs else '"a text"'
-    asked = _ASKED.get(head, asked)
+    ask = f"ptft predict {run_dir} {_ASKED.get(head, asked)}"
+    if not head:
+        ask = f'echo "a text" | ptft embed {run_dir} --input=- --output=vectors.npy'
     made(
         make_console(),
         "fine-tuned",
@@ -51,7 +52,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         | ({"report": str(folder.report_file)} if folder.report_file.is_file() else {}),
         [
             f"ptft evaluate {run_dir}",
-            f"ptft predict {run_dir} {asked}",
+            ask,
             exporting(record, folder.path, folder.path.resolve().name),
         ],
     )

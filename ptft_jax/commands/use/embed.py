@@ -4,8 +4,9 @@ Turns each line of a text file into a vector: row i of the array, float32 [lines
 line i, an empty one too. `-` reads standard input. Of a table (.csv, .tsv, .jsonl, .parquet) it is
 each row's text, in the column that --text_column names.
 
---pooling: mean over a text's tokens, cls for the output at [CLS], or pooler. Without it a folder of
-sentence-transformers decides by its modules.json, and the others take the mean.
+--pooling: mean over a text's tokens, cls for the output at [CLS], or pooler. Without it vectors are
+made as the model was trained, or as a folder of sentence-transformers says, else by the mean.
+--dims=64 keeps the first 64 features, for a model that was trained for it.
 """
 
 from pathlib import Path
@@ -17,8 +18,8 @@ from ptft_jax.commands.screen import count, made, make_console, warnings_as_line
 from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import define_input_flags, read_input
 from ptft_jax.errors import ConfigError
+from ptft_jax.objectives.embedding import POOLINGS
 from ptft_jax.runs.config import check_place
-from ptft_jax.runs.trained.embeddings import POOLINGS, Recipe, recipe_of
 from ptft_jax.runs.trained.open import load_run
 from ptft_jax.training.storage import replacing, storing
 
@@ -29,6 +30,9 @@ def define_flags(values: flags.FlagValues) -> None:
     define_input_flags(values, pairs=False)
     flags.DEFINE_string("output", None, "File to make, FILE.npy.", flag_values=values)
     flags.DEFINE_enum("pooling", None, POOLINGS, "How vectors are made.", flag_values=values)
+    flags.DEFINE_integer(
+        "dims", None, "Features to keep of each vector.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_integer(
         "batch_size", 32, "Texts computed at once.", lower_bound=1, flag_values=values
     )
@@ -49,9 +53,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     texts = [
         text if isinstance(text, str) else text[0] for text in read_input(values, opened).texts
     ]
-    recipe = Recipe(values.pooling) if values.pooling else recipe_of(opened.path)
     with warnings_as_lines():
-        vectors = opened.embed(texts, values.pooling, values.batch_size)
+        vectors = opened.embed(texts, values.pooling, values.batch_size, values.dims)
     with storing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output) as file:
@@ -62,7 +65,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         {
             "file": str(output),
             "vectors": f"{count(len(vectors))} of {vectors.shape[1]} float32 numbers",
-            "pooling": recipe.pooling + (", then length 1" if recipe.normalize else ""),
+            "pooling": opened.describe_vectors(values.pooling),
         },
         [f'python -c \'import numpy; print(numpy.load("{output}", mmap_mode="r").shape)\''],
     )

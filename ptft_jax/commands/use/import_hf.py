@@ -15,6 +15,7 @@ from absl import flags
 
 from ptft_jax.commands.screen import facts, flag, made, make_console
 from ptft_jax.convert.folder import made_whole, read_hf_folder
+from ptft_jax.convert.sentence_folder import recipe_files
 from ptft_jax.data.hub import locate
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
@@ -22,7 +23,6 @@ from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.record import RunRecord
 from ptft_jax.runs.starting_point import imported_record
-from ptft_jax.runs.trained.embeddings import recipe_files
 from ptft_jax.training.step import TrainState
 
 

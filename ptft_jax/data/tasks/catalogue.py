@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.files.reading import nearest
 from ptft_jax.data.tasks.suites.clue import CLUE
+from ptft_jax.data.tasks.suites.embedding import EMBEDDING
 from ptft_jax.data.tasks.suites.glue import GLUE
 from ptft_jax.data.tasks.suites.squad import SQUAD
 from ptft_jax.data.tasks.suites.superglue import SUPERGLUE
@@ -46,6 +47,7 @@ TASKS: dict[str, Task] = {
     "text": TableTask(),
     **TAGGING,
     "choice": ChoiceTask("own", language=None),
+    **EMBEDDING,
 }
 """Name → row."""
 

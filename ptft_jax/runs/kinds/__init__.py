@@ -7,4 +7,5 @@ classification   labelled texts, or pairs, with classes or scores
 span             questions about contexts
 tagging          sentences with a tag for each word: entities, slots, parts of speech
 choice           one of several choices
+embedding        vectors of texts
 """

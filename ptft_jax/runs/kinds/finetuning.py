@@ -39,12 +39,12 @@ class FineTuning(Kind):
     """A run on a task; see `Kind`. A kind of task is a class below this one.
 
     Attributes:
-        head: the head of `models.config.LINEAR_HEADS` that it trains.
+        head: the head of `models.config.LINEAR_HEADS` that it trains; "" for none.
         task: the loaded task: `name`, `splits`, `label_names`, `metrics` (the first decides which
             checkpoint is best), `eval_splits` (scored in training, the first decides).
     """
 
-    head: ClassVar[str]
+    head: ClassVar[str] = ""
 
     def __init__(self, config: Config):
         self.config = config
@@ -166,6 +166,8 @@ class FineTuning(Kind):
     @property
     def heads(self) -> tuple[str, ...]:
         """All heads of the model."""
+        if not self.head:
+            return ()
         return ("pooler", self.head) if LINEAR_HEADS[self.head].pooled else (self.head,)
 
     # What is the same for all.
@@ -208,7 +210,7 @@ class FineTuning(Kind):
         from ptft_jax.data.tasks.training.augmented import Augmentation, Augmented
 
         settings = Augmentation(**self.config.augment)
-        if settings.moves_words and self.head not in ("classification", "choice"):
+        if settings.moves_words and self.head in ("tagging", "span"):
             raise ConfigError(
                 f"--config.augment={asked}: the labels of this task stand at words, which would "
                 "move; expected token_dropout alone."

@@ -161,6 +161,10 @@ def kind_of(command: str, config: Config) -> Kind:
             from ptft_jax.runs.kinds.tagging import Tagging
 
             return Tagging(config)
+        if kind == "embedding":
+            from ptft_jax.runs.kinds.embedding import Embedding
+
+            return Embedding(config)
         from ptft_jax.runs.kinds.choice import Choice
 
         return Choice(config)

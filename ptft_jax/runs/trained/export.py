@@ -12,6 +12,7 @@ from ptft_jax.convert.adapters.names import FORMS
 from ptft_jax.convert.bert import ARCHITECTURES
 from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
 from ptft_jax.convert.model_card import About, card, corpus_summary
+from ptft_jax.convert.sentence_folder import files_of, recipe_files
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus.store import MANIFEST, Manifest
 from ptft_jax.data.hub import hub_name
@@ -23,7 +24,7 @@ from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
 from ptft_jax.runs.partly_trained import base_of
 from ptft_jax.runs.record import RunRecord, is_run, read_record
-from ptft_jax.runs.trained.embeddings import recipe_files
+from ptft_jax.runs.trained.embeddings import is_trained, recipe_of
 from ptft_jax.training.metric_sinks import read_metrics
 
 _TRAINING_KEYS = (
@@ -102,9 +103,13 @@ def export(
         base_model=on_hub if base and os.path.isdir(base.name) else base_model or on_hub,
         languages=languages or ([language] if language else []),
         licence=licence,
+        makes_vectors=is_trained(opened) and base is None,
     )
     text = card(config, Path(out_dir).resolve().name, about)
-    files = recipe_files(opened.folder.path)
+    if is_trained(opened):
+        files = files_of(recipe_of(opened), config.hidden_size)
+    else:
+        files = recipe_files(opened.folder.path)
     problem, tokenizer = opened.record.problem_type, opened.tokenizer
     write_hf_folder(out_dir, params, config, tokenizer, text, labels, problem, files, base)
     verification = verify_against_torch(

@@ -21,7 +21,7 @@ from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
 from ptft_jax.runs.record import is_run
 from ptft_jax.runs.starting_point import imported_record
 from ptft_jax.runs.train import Results
-from ptft_jax.runs.trained.embeddings import embed
+from ptft_jax.runs.trained.embeddings import embed, recipe_of
 from ptft_jax.runs.trained.evaluate import evaluate
 from ptft_jax.runs.trained.export import Exported, export
 from ptft_jax.runs.trained.predictions import predict
@@ -168,7 +168,11 @@ class Run:
         return predict(self._trained, texts, top, progress)
 
     def embed(
-        self, texts: Iterable[str], pooling: str | None = None, batch_size: int = 32
+        self,
+        texts: Iterable[str],
+        pooling: str | None = None,
+        batch_size: int = 32,
+        dims: int | None = None,
     ) -> np.ndarray:
         """Turns texts into vectors, which depend neither on their order nor on the batch.
 
@@ -177,18 +181,25 @@ class Run:
         Args:
             texts: texts; an empty one gets a vector as well.
             pooling: "mean" over a text's tokens, "cls" for the output at [CLS], or "pooler". None
-                does as the folder's modules.json says (sentence-transformers), a normalisation
-                included; without such a file it is the mean.
+                does as the model was trained, or as the folder's modules.json says
+                (sentence-transformers), a normalisation included; else it is the mean.
             batch_size: texts computed at once.
+            dims: how many features to keep, the first ones, of a model trained for that
+                (`config.embedding.dims`); None: all.
 
         Returns:
             A row per text, float32 [N, D].
 
         Raises:
-            ConfigError: an unknown pooling, or a model without a pooler.
+            ConfigError: an unknown pooling, a model without a pooler, or more features than it has.
             DataError: the model's outputs are not finite, or a file that says how is damaged.
         """
-        return embed(self._trained, texts, pooling, batch_size)
+        return embed(self._trained, texts, pooling, batch_size, dims)
+
+    def describe_vectors(self, pooling: str | None = None) -> str:
+        """Returns in words how `embed` makes vectors."""
+        recipe = recipe_of(self._trained, pooling)
+        return recipe.pooling + (", then length 1" if recipe.normalize else "")
 
     def evaluate(
         self,

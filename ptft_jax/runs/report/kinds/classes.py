@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ptft_jax.data.tasks.choice import ChoiceExamples
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.objectives.metrics import softmax
@@ -162,12 +163,12 @@ def shown(split: Split, row: int) -> list[tuple[str, str]]:
     return [("A", split.texts_a[row]), ("B", split.texts_b[row])]
 
 
-def of_rows(examples: ClassificationExamples) -> list[Slice]:
+def of_rows(examples: ClassificationExamples | ChoiceExamples) -> list[Slice]:
     """Returns the slices by length, and by whether a text was cut."""
     return [*by_size(examples.lengths, "tokens"), Slice("cut by max_seq_length", examples.is_cut)]
 
 
-def lengths_of(examples: ClassificationExamples) -> Html:
+def lengths_of(examples: ClassificationExamples | ChoiceExamples) -> Html:
     """Shows how long the rows of a split are."""
     limit = examples.buckets[-1]
     return lengths(examples.lengths, examples.is_cut, limit, "examples", "")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ptft_jax.data.tasks.choice import ChoiceExamples
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.objectives.metrics import METRICS
@@ -17,7 +18,7 @@ from ptft_jax.runs.report.slices import by_size, text_slices, worst_slices
 
 def analysis(
     split: Split,
-    examples: ClassificationExamples,
+    examples: ClassificationExamples | ChoiceExamples,
     predictions: np.ndarray,
     metrics: Sequence[str],
 ) -> Analysis:

@@ -1,0 +1,165 @@
+"""Training of vectors of texts: on pairs that mean the same, or on scores of likeness."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ptft_jax.data.tasks.embedding import EmbeddingExamples, EmbeddingSettings, EmbeddingSplit
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.embedding import LOSSES, Contrast, Likeness
+from ptft_jax.objectives.metrics import check_outputs, compute_metrics
+from ptft_jax.runs.config import Config
+from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.report.kinds import vectors as report
+from ptft_jax.runs.report.parts import Analysis
+
+_POOLINGS = ("mean", "cls")
+
+
+class Embedding(FineTuning):
+    """Vectors of texts; see `FineTuning`."""
+
+    pairs = False
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        chosen = config.embedding
+        has_scores = self.task.splits["train"].scores is not None
+        self._loss = chosen.loss or ("cosent" if has_scores else "ranking")
+        for name, known in (("loss", LOSSES), ("pooling", _POOLINGS)):
+            value = self._loss if name == "loss" else chosen[name]
+            if value not in known:
+                raise ConfigError(
+                    f"--config.embedding.{name}={value!r}: expected {' or '.join(known)}."
+                )
+        if self._loss == "cosent" and not has_scores:
+            raise ConfigError(
+                f"--config.embedding.loss=cosent: {self.task.splits['train'].source} has no scores "
+                f"of likeness; expected ranking, or a column {config.table.score_column!r}."
+            )
+        if self._loss == "ranking" and config.batch_size < 2:
+            raise ConfigError(
+                "--config.batch_size=1: a pair is told from the others of its batch; expected at "
+                "least 2."
+            )
+        if not 0 < chosen.scale < np.inf:
+            raise ConfigError(f"--config.embedding.scale={chosen.scale}: expected more than 0.")
+
+    def settings(self, config: Config) -> EmbeddingSettings:
+        return EmbeddingSettings(**config.table)
+
+    def plain_objective(self) -> Any:
+        return Likeness(self.config.embedding.pooling)
+
+    def objective(self, model: EncoderConfig) -> Contrast:
+        for name in ("teacher", "cache_features", "regularizer.name"):
+            value = self.config
+            for part in name.split("."):
+                value = value[part]
+            if value:
+                raise ConfigError(
+                    f"--config.{name}={value}: this is not for vectors of texts; leave it out."
+                )
+        chosen = self.config.embedding
+        dims = tuple(chosen.dims)
+        whole = all(type(dim) is int and 1 <= dim <= model.hidden_size for dim in dims)
+        if not whole or len(set(dims)) < len(dims):
+            raise ConfigError(
+                f"--config.embedding.dims={dims}: expected different numbers from 1 to "
+                f"{model.hidden_size}, the features of this model, or ()."
+            )
+        return Contrast(chosen.pooling, self._loss, chosen.scale, dims)
+
+    def make_examples(
+        self, split: EmbeddingSplit, tokenizer: TextTokenizer, **more: Any
+    ) -> EmbeddingExamples:
+        length, buckets = self.config.max_seq_length, self.config.length_buckets
+        return EmbeddingExamples(split, tokenizer, length, length_buckets=buckets, **more)
+
+    def decode(
+        self, split: EmbeddingSplit, examples: EmbeddingExamples, outputs: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Returns the vectors of each example's texts, [N, C, D]."""
+        check_outputs(outputs["vectors"])
+        return outputs["vectors"][:, 0]
+
+    def score(self, split: EmbeddingSplit, predictions: np.ndarray) -> dict[str, float]:
+        """Returns the correlations of cosines with scores, or how well texts find each other.
+
+        The latter are the share of first texts of which the nearest text of the split is their own,
+        and the mean of 1 / the rank of their own. Where the loss is of several numbers of features
+        there is also the first metric of each, "spearman/64".
+        """
+        names = self.task.metrics if split.scores is None else ("spearman", "pearson")
+        found = _scores(split, predictions, names)
+        for dim in self.config.embedding.dims:
+            shorter = _scores(split, predictions[:, :, :dim], names[:1])
+            found[f"{names[0]}/{dim}"] = shorter[names[0]]
+        return found
+
+    def analysis(
+        self, split: EmbeddingSplit, examples: EmbeddingExamples, predictions: np.ndarray
+    ) -> Analysis:
+        if split.scores is not None:
+            return report.of_scores(split, examples, cosines(predictions))
+        ranks, nearest = ranks_of(split, predictions)
+        return report.of_ranks(split, examples, ranks, nearest)
+
+    def rows(self, examples: list[EmbeddingExamples]) -> list[tuple[int, bool]]:
+        return [(tokens, True) for rows in examples for tokens in rows.buckets]
+
+    def facts(self, examples: list[EmbeddingExamples]) -> dict[str, str]:
+        chosen = self.config.embedding
+        dims = f", of the first {', '.join(map(str, chosen.dims))} features" if chosen.dims else ""
+        words = f"{self._loss}, {chosen.pooling} of tokens, cosines times {chosen.scale:g}{dims}"
+        return {**super().facts(examples), "loss": words}
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    """Returns the cosines of the first two texts of each example, float32 [N]."""
+    unit = _unit(vectors)
+    return np.sum(unit[:, 0] * unit[:, 1], axis=-1)
+
+
+def ranks_of(split: EmbeddingSplit, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Returns the rank of each first text's own second one among all others, and the nearest.
+
+    The others are all different second and third texts of the split; ranks are int64 [N], from 1.
+    """
+    numbers: dict[str, int] = {}
+    rows, own = [], np.empty(len(split), np.int64)
+    for row, texts in enumerate(split.texts):
+        for place, text in enumerate(texts[1:], start=1):
+            if text not in numbers:
+                numbers[text] = len(numbers)
+                rows.append((row, place))
+        own[row] = numbers[texts[1]]
+    unit, names = _unit(vectors), list(numbers)
+    others = np.stack([unit[row, place] for row, place in rows])
+    ranks, nearest = np.empty(len(split), np.int64), []
+    for start in range(0, len(split), _BLOCK):
+        here = slice(start, start + _BLOCK)
+        near = unit[here, 0] @ others.T
+        mine = np.take_along_axis(near, own[here, None], axis=1)
+        ranks[here] = 1 + np.sum(near > mine, axis=1)
+        nearest += [names[number] for number in near.argmax(axis=1)]
+    return ranks, nearest
+
+
+# Texts whose cosines with all others are held at once.
+_BLOCK = 1024
+
+
+def _scores(split: EmbeddingSplit, vectors: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    if split.scores is not None:
+        return compute_metrics(names, cosines(vectors)[:, None], split.scores)
+    ranks, _ = ranks_of(split, vectors)
+    found = {"accuracy": float(np.mean(ranks == 1)), "mrr": float(np.mean(1 / ranks))}
+    return {name: found[name] for name in names}
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
