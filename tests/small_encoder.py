@@ -19,7 +19,9 @@ from ptft_jax.models.config import EncoderConfig
 TEXTS = [text for text, _ in sentences(24, 1)]
 
 
-def write_encoder(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:
+def write_encoder(
+    folder: Path, texts: Iterable[str], seed: int = 0, heads: tuple[str, ...] = ("pooler",)
+) -> Path:
     """Writes an encoder of two layers of 16 that knows the words of some texts.
 
     Without dropout, of which `command_line.DROPOUT` tells.
@@ -35,7 +37,7 @@ def write_encoder(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:
         max_position_embeddings=64,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        heads=("pooler",),
+        heads=heads,
     )
     params = build_model(config).init(jax.random.key(seed))
     return write_hf_folder(folder, params, config, tokenizer, "A card.")

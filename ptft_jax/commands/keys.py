@@ -204,6 +204,16 @@ KEYS: Mapping[str, Group] = {
             "table.choices_column": "column of the list of choices; in a CSV choices0, choices1, …",
             "table.multi_label": "a text may have several labels, as a list or with bars between",
         },
+        "few examples": {
+            "few_shot.way": "setfit (vectors of pairs, then a classifier), prompt (words in a "
+            "gap), or empty",
+            "few_shot.template": "of prompt, like `{text} It was [MASK].`; of pairs with {text_a} "
+            "and {text_b}",
+            "few_shot.words": "of prompt, words for each class in the order of the labels, "
+            "`bad|awful,good`, or a JSON object; empty: the labels",
+            "few_shot.calibrate": "of prompt: less what classes have where a text says nothing",
+            "few_shot.pairs": "of setfit, pairs of each text with its class; as many with others",
+        },
         "vectors of texts": {
             "embedding.pooling": "mean over a text's tokens, or cls, the output at [CLS]",
             "embedding.loss": "ranking or cosent; empty: cosent where there are scores",

@@ -213,6 +213,11 @@ def everywhere[T](tree: T) -> T:
     return jax.tree.map(lambda x: jax.reshard(x, P()), tree) if has_mesh() else tree
 
 
+def split_by_row(x: jax.Array) -> jax.Array:
+    """Returns [B, …] split by row alone."""
+    return jax.reshard(x, batch_spec(x.ndim)) if has_mesh() else x
+
+
 def split_like(x: jax.Array, other: jax.Array) -> jax.Array:
     """Returns `x` split as the first dimensions of another array are, which are its own."""
     if not has_mesh():

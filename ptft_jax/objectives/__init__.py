@@ -1,6 +1,8 @@
 """Losses and metrics as sums (totals): pretraining, and one module for each kind of task.
 
 classification, tagging, span, choice   what fine-tuning minimises
+embedding                               what vectors of texts are trained for
+prompted                                classes by words at a gap
 regularized, distilled                  what may be asked of a model beside its task
 metrics                                 the benchmarks' own scores, on the host
 """

@@ -56,6 +56,29 @@ def normalized(vectors: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextVectors:
+    """The vectors of single texts, at length 1; there is no loss."""
+
+    pooling: str = "mean"
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """Returns the number of real texts."""
+        return {"embedding": jnp.sum(batch["weights"])}
+
+    def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
+        """Returns `vectors` [B, 1, D] of a batch of `ClassificationExamples`."""
+        hidden_BTD = encoder.last_hidden_state(batch)
+        mask_BT, starts_BP = batch["attention_mask"], batch["pooled_positions"]
+        return {
+            "vectors": normalized(pooled(encoder, hidden_BTD, mask_BT, starts_BP, self.pooling))
+        }
+
+    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
+        """Returns a loss of 0."""
+        return Totals({"embedding": jnp.zeros(())}, self.weights(batch), {})
+
+
+@dataclasses.dataclass(frozen=True)
 class Likeness:
     """How far the cosine of an example's two texts is from how alike they are: its square.
 

@@ -201,7 +201,9 @@ def check_numbers(config: Config) -> None:
         if value is not None and value < least:
             raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
     if config.get("epochs") is not None and not config.steps and not 0 < config.epochs < math.inf:
-        raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
+        # A prompt needs no training.
+        if config.epochs != 0 or "few_shot" not in config or config.few_shot.way != "prompt":
+            raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
     if not 0 <= config.get("unfreeze", 0.0) < 1:
         raise ConfigError(
             f"--config.unfreeze={config.unfreeze}: expected a share of the run, from 0 and below 1."

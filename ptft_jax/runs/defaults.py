@@ -160,6 +160,8 @@ def finetune(kind: str = "classification") -> Config:
 KINDS: dict[str, dict[str, Any]] = {
     "classification": {
         "examples_per_class": 0,
+        # way: prompt, setfit, or "" for a head on the pooler.
+        "few_shot": {"way": "", "template": "", "words": "", "calibrate": False, "pairs": 20},
         "class_weights": "",
         "label_smoothing": 0.0,
         "table": {

@@ -200,7 +200,7 @@ def train(
     optimizer, schedule = make_optimizer(
         OptimizerConfig(**config.optimizer),
         ScheduleConfig(**config.schedule),
-        steps,
+        max(steps, 1),  # a prompt may be scored as it is
         trainable.axes,
         trainable.factors,
         trainable.opens,

@@ -43,7 +43,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     head = (record.encoder_config.heads or ("",))[-1]
     asked = "$'one text\\tanother'" if record.pairs else '"a text"'
     ask = f"ptft predict {run_dir} {_ASKED.get(head, asked)}"
-    if not head:
+    if not record.labels and not head:
         ask = f'echo "a text" | ptft embed {run_dir} --input=- --output=vectors.npy'
     made(
         make_console(),

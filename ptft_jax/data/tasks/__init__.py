@@ -8,6 +8,8 @@ span             questions about contexts → splits;  span_examples  splits →
 tags             sentences → splits, with the set of their tags
 tagging          splits → examples, and the tag of each word
 choice           contexts with choices: splits and examples
+embedding        pairs of texts that are alike: splits and examples
+prompted         texts in a template with a gap, and the words for it
 training         what becomes of training examples before a model sees them
 submissions      files of predictions as the benchmarks' servers take them
 suites           the rows of each benchmark

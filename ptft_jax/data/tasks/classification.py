@@ -46,13 +46,13 @@ def format_texts(
     max_seq_length: int,
 ) -> Formatted:
     """Tokenises texts, or pairs, cuts them and puts the special tokens around them."""
-    tokens_a, lengths_a = _encode(texts_a, tokenizer)
+    tokens_a, lengths_a = encode_texts(texts_a, tokenizer)
     special, tokens_b = 2, None
     lengths_b = np.zeros_like(lengths_a)
     if texts_b is not None:
         special = 3
-        tokens_b, lengths_b = _encode(texts_b, tokenizer)
-    kept_a, kept_b = _longest_first(lengths_a, lengths_b, max_seq_length - special)
+        tokens_b, lengths_b = encode_texts(texts_b, tokenizer)
+    kept_a, kept_b = longest_first(lengths_a, lengths_b, max_seq_length - special)
     lengths, first_lengths = kept_a + kept_b + special, kept_a + 2
     starts = firsts(lengths)
     tokens = np.full(int(lengths.sum()), tokenizer.sep_token_id, np.int32)
@@ -97,10 +97,13 @@ class ClassificationExamples(InEpochs):
         self._labels = split.labels
         self._seed = seed
         self._shuffle = shuffle
-        self._texts = format_texts(split.texts_a, split.texts_b, tokenizer, max_seq_length)
+        self._texts = self._formatted(split, tokenizer, max_seq_length)
         self.lengths = self._texts.lengths
         self.is_cut = self._texts.is_cut
         self.num_truncated = int(self._texts.is_cut.sum())
+
+    def _formatted(self, split: Split, tokenizer: TextTokenizer, max_seq_length: int) -> Formatted:
+        return format_texts(split.texts_a, split.texts_b, tokenizer, max_seq_length)
 
     def __len__(self) -> int:
         return len(self._texts.lengths)
@@ -146,7 +149,7 @@ def length_buckets_of(max_seq_length: int, length_buckets: Sequence[int] | None)
     return (*sorted({b for b in length_buckets if b < max_seq_length}), max_seq_length)
 
 
-def _encode(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[np.ndarray, np.ndarray]:
+def encode_texts(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of all texts in one int32 array, and the number of tokens of each text."""
     tokens, lengths = [np.zeros(0, np.int32)], []
     for block in batched(texts, _BLOCK):
@@ -156,7 +159,7 @@ def _encode(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[np.ndarray,
     return np.concatenate(tokens), np.array(lengths, np.int64)
 
 
-def _longest_first(
+def longest_first(
     lengths_a: np.ndarray, lengths_b: np.ndarray, room: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many tokens of A and of B remain when at most `room` of both fit.

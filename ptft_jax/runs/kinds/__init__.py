@@ -8,4 +8,6 @@ span             questions about contexts
 tagging          sentences with a tag for each word: entities, slots, parts of speech
 choice           one of several choices
 embedding        vectors of texts
+prompted         classes by words that a masked language model fills in
+setfit           classes by vectors that were trained on pairs
 """

@@ -55,14 +55,7 @@ class Embedding(FineTuning):
         return Likeness(self.config.embedding.pooling)
 
     def objective(self, model: EncoderConfig) -> Contrast:
-        for name in ("teacher", "cache_features", "regularizer.name"):
-            value = self.config
-            for part in name.split("."):
-                value = value[part]
-            if value:
-                raise ConfigError(
-                    f"--config.{name}={value}: this is not for vectors of texts; leave it out."
-                )
+        refuse_what_needs_outputs(self.config)
         chosen = self.config.embedding
         dims = tuple(chosen.dims)
         whole = all(type(dim) is int and 1 <= dim <= model.hidden_size for dim in dims)
@@ -116,6 +109,20 @@ class Embedding(FineTuning):
         dims = f", of the first {', '.join(map(str, chosen.dims))} features" if chosen.dims else ""
         words = f"{self._loss}, {chosen.pooling} of tokens, cosines times {chosen.scale:g}{dims}"
         return {**super().facts(examples), "loss": words}
+
+
+def refuse_what_needs_outputs(config: Config) -> None:
+    """Raises ConfigError for what compares the outputs of a head: vectors have none."""
+    regularizer = config.regularizer.name
+    for name, value in (
+        ("teacher", config.teacher),
+        ("cache_features", config.cache_features),
+        ("regularizer.name", regularizer),
+    ):
+        if value:
+            raise ConfigError(
+                f"--config.{name}={value}: this is not for vectors of texts; leave it out."
+            )
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:

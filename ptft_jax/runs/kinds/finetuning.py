@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,9 @@ from ptft_jax.training.evaluation import evaluate_with_outputs
 from ptft_jax.training.loop import until_stopped
 from ptft_jax.training.mesh import process_rows, put_batch, rows_unit
 from ptft_jax.training.step import make_scoring_step
+
+# From parameters and examples to a mean loss and the outputs of all rows.
+Ask = Callable[[Params, Any], tuple[float, dict[str, np.ndarray]]]
 
 
 class FineTuning(Kind):
@@ -253,22 +256,16 @@ class FineTuning(Kind):
         job: Job,
     ) -> Evaluate:
         """Returns the function from parameters to {split: {loss, the task's metrics}}."""
-        config = phase.config
-        batch_size = config.eval_batch_size or config.batch_size // config.accumulate
-        step = make_scoring_step(model, self.plain_objective())
-        rows = partial(process_rows, mesh)
-        put: Any = partial(put_batch, mesh=mesh)
+        ask = self.asking(model, phase, mesh, job)
 
         def score(params: Params, name: str) -> dict[str, float]:
-            split, order = self.task.splits[name], by_length(splits[name])
-            batches = evaluation_batches(splits[name], batch_size, rows, order=order)
-            means, found = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
-            outputs = {key: values[np.argsort(order)] for key, values in found.items()}
+            split = self.task.splits[name]
+            loss, outputs = ask(params, splits[name])
             predictions = self.decode(split, splits[name], outputs)
             scores = self.score(split, predictions)
-            check_loss(means["loss"])
+            check_loss(loss)
             self._last[name] = splits[name], predictions
-            return {"loss": means["loss"], **scores}
+            return {"loss": loss, **scores}
 
         def run(params: Params) -> dict[str, dict[str, float]]:
             results = {}
@@ -278,6 +275,25 @@ class FineTuning(Kind):
             return results
 
         return run
+
+    def asking(self, model: Model, phase: PhaseConfig, mesh: Mesh, job: Job) -> Ask:
+        """Returns the function from parameters and examples to the plain objective's mean loss, and
+        to its outputs for all rows in their own order.
+        """
+        config = phase.config
+        batch_size = config.eval_batch_size or config.batch_size // config.accumulate
+        step = make_scoring_step(model, self.plain_objective())
+        rows = partial(process_rows, mesh)
+        put: Any = partial(put_batch, mesh=mesh)
+
+        def ask(params: Params, examples: Any) -> tuple[float, dict[str, np.ndarray]]:
+            order = by_length(examples)
+            batches = evaluation_batches(examples, batch_size, rows, order=order)
+            means, found = evaluate_with_outputs(step, params, until_stopped(batches, job), put)
+            own = np.argsort(order)
+            return means["loss"], {key: values[own] for key, values in found.items()}
+
+        return ask
 
     def findings(self) -> list[str]:
         found = {

@@ -149,6 +149,8 @@ def kind_of(command: str, config: Config) -> Kind:
         from ptft_jax.data.tasks.catalogue import find_task
 
         kind = find_task(config.task).kind
+        if kind == "classification" and config.few_shot.way:
+            return _few_shot(config)
         if kind == "classification":
             from ptft_jax.runs.kinds.classification import Classification
 
@@ -171,6 +173,21 @@ def kind_of(command: str, config: Config) -> Kind:
     raise ConfigError(
         "an imported model has no task of its own: fine-tune it with `ptft finetune --init_from`, "
         "or pretrain on from it."
+    )
+
+
+def _few_shot(config: Config) -> Kind:
+    """Returns the kind of a classification by another way than a head on the pooler."""
+    if config.few_shot.way == "prompt":
+        from ptft_jax.runs.kinds.prompted import Prompted
+
+        return Prompted(config)
+    if config.few_shot.way == "setfit":
+        from ptft_jax.runs.kinds.setfit import SetFit
+
+        return SetFit(config)
+    raise ConfigError(
+        f"--config.few_shot.way={config.few_shot.way!r}: expected prompt, setfit, or nothing."
     )
 
 

@@ -95,11 +95,17 @@ def recipe_of(run: TrainedRun, pooling: str | None = None) -> Recipe:
         limit, lowercase = read_limits(run.folder.path)
         return Recipe(pooling, False, limit, lowercase)
     if is_trained(run):
-        return Recipe(run.config.embedding.pooling, True, run.config.max_seq_length)
+        way = run.config.embedding.pooling if "embedding" in run.config else "mean"
+        return Recipe(way, True, run.config.max_seq_length)
     found = read_recipe(run.folder.path)
     return found or Recipe("mean", False, *read_limits(run.folder.path))
 
 
 def is_trained(run: TrainedRun) -> bool:
     """Says whether a run was trained to make vectors."""
-    return "embedding" in run.config
+    return "embedding" in run.config or few_shot_way(run) == "setfit"
+
+
+def few_shot_way(run: TrainedRun) -> str:
+    """Returns `few_shot.way` of a run, "" where there is none."""
+    return run.config.few_shot.way if "few_shot" in run.config else ""

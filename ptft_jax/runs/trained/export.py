@@ -22,6 +22,7 @@ from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
+from ptft_jax.runs.kinds.setfit import CLASSIFIER
 from ptft_jax.runs.partly_trained import base_of
 from ptft_jax.runs.record import RunRecord, is_run, read_record
 from ptft_jax.runs.trained.embeddings import is_trained, recipe_of
@@ -108,6 +109,8 @@ def export(
     text = card(config, Path(out_dir).resolve().name, about)
     if is_trained(opened):
         files = files_of(recipe_of(opened), config.hidden_size)
+        if (classifier := opened.folder.path / CLASSIFIER).is_file():
+            files[CLASSIFIER] = classifier.read_bytes()
     else:
         files = recipe_files(opened.folder.path)
     problem, tokenizer = opened.record.problem_type, opened.tokenizer

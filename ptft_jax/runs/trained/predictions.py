@@ -22,6 +22,7 @@ from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
 from ptft_jax.runs.trained.choices import choose
+from ptft_jax.runs.trained.embeddings import few_shot_way
 from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import (
     PACKAGE,
@@ -71,7 +72,7 @@ def predict(
         return []
     if tags:
         return tag(run, texts, told)
-    if "classification" in run.model_config.heads:
+    if "classification" in run.model_config.heads or few_shot_way(run):
         return _classify(run, texts, top, told)
     if "span" in run.model_config.heads:
         return answer(run, _questions(run, texts), top, told)
@@ -109,8 +110,14 @@ def _classify_some(
 ) -> tuple[list[dict[str, Any]], int]:
     problem_type = run.record.problem_type or "single_label_classification"
     names = run.record.labels or tuple(map(str, range(run.model_config.num_labels)))
-    examples = _examples(run, [parts for _, parts in asked])
-    logits = outputs_of(run, ClassificationObjective(), examples, told)["logits"][:, 0]
+    parts = [parts for _, parts in asked]
+    if few_shot_way(run):
+        from ptft_jax.runs.trained.few_shot import logits_of
+
+        examples, logits = logits_of(run, _split(parts), buckets_for(run, parts), told)
+    else:
+        examples = _examples(run, parts)
+        logits = outputs_of(run, ClassificationObjective(), examples, told)["logits"][:, 0]
     results = []
     for (text, _), row in zip(asked, logits, strict=True):
         if problem_type == "regression":
@@ -196,7 +203,9 @@ def _filled(text: str, mask: str, tokens: list[str]) -> str:
 def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
     """Returns each text as a list of one, or of the two of a pair, as the run was trained."""
     heads = run.model_config.heads
-    takes_pairs = run.record.pairs if "classification" in heads else "span" in heads or None
+    takes_pairs = "span" in heads or None
+    if "classification" in heads or few_shot_way(run):
+        takes_pairs = run.record.pairs
     if takes_pairs is None:
         # An encoder of unknown training, or one that learned single sentences and pairs alike.
         takes_pairs = any(isinstance(text, tuple) or "\t" in text for text in texts)
@@ -230,14 +239,17 @@ def _questions(run: TrainedRun, texts: list[Text]) -> list[tuple[str, str]]:
 
 def _examples(run: TrainedRun, parts: list[list[str]]) -> ClassificationExamples:
     """Tokenises texts as those that the run was trained on."""
-    split = Split(
+    buckets, split = buckets_for(run, parts), _split(parts)
+    return ClassificationExamples(split, run.tokenizer, limit_of(run), length_buckets=buckets)
+
+
+def _split(parts: list[list[str]]) -> Split:
+    return Split(
         texts_a=[two[0] for two in parts],
         texts_b=[two[1] for two in parts] if len(parts[0]) == 2 else None,
         labels=None,
         source="text",
     )
-    buckets = buckets_for(run, parts)
-    return ClassificationExamples(split, run.tokenizer, limit_of(run), length_buckets=buckets)
 
 
 # Kept between calls and between runs of one shape: who asks again need not wait for a compilation.

@@ -1,6 +1,7 @@
 """What becomes of a task's training examples before a model sees them.
 
 subset          some of them
+label_pairs     pairs of them, by class
 class_weights   how much each class counts
 augmented       texts that change from epoch to epoch
 packed          several in a row

@@ -1,0 +1,137 @@
+"""Classification with few examples: vectors learn which texts are of one class, then a classifier.
+
+Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts" (SetFit).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.embedding import EmbeddingExamples
+from ptft_jax.data.tasks.table import Split
+from ptft_jax.data.tasks.training.label_pairs import pairs_by_label
+from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
+from ptft_jax.errors import ConfigError
+from ptft_jax.models.build import Model, Params
+from ptft_jax.models.config import EncoderConfig
+from ptft_jax.objectives.embedding import Likeness, TextVectors
+from ptft_jax.objectives.metrics import check_outputs, softmax
+from ptft_jax.runs.config import Config
+from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.kinds.classification import Classification
+from ptft_jax.runs.kinds.embedding import refuse_what_needs_outputs
+from ptft_jax.runs.kinds.kind import Evaluate
+from ptft_jax.runs.phases import PhaseConfig
+from ptft_jax.training.cluster.job import Job
+from ptft_jax.training.storage import write_atomically
+
+CLASSIFIER = "classifier.json"
+
+
+class Classifier(NamedTuple):
+    """A logistic regression on vectors: weights float64 [K, D], bias [K]."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+
+    @classmethod
+    def fitted(cls, vectors: np.ndarray, labels: np.ndarray, count: int) -> "Classifier":
+        """Fits one to vectors [N, D] and int labels [N] of `count` classes."""
+        from sklearn.linear_model import LogisticRegression
+
+        found = LogisticRegression(max_iter=1000).fit(vectors.astype(np.float64), labels)
+        weights, bias = np.zeros((count, vectors.shape[1])), np.full(count, -1e4)
+        if len(found.classes_) == 2:  # of which scikit-learn has one row
+            weights[found.classes_] = np.concatenate([np.zeros_like(found.coef_), found.coef_])
+            bias[found.classes_] = 0, found.intercept_[0]
+        else:
+            weights[found.classes_], bias[found.classes_] = found.coef_, found.intercept_
+        return cls(weights, bias)
+
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns the logits [N, K] of vectors [N, D], in float32."""
+        return (vectors @ self.weights.T + self.bias).astype(np.float32)
+
+
+class SetFit(Classification):
+    """Classes by vectors that were trained on pairs; see `FineTuning`."""
+
+    head = ""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self._check_single_label("few_shot.way", config.few_shot.way)
+        if self.pairs:
+            raise ConfigError(
+                f"--config.few_shot.way={config.few_shot.way}: this is for single texts, and those "
+                f"of {self.task.name} are pairs; expected another way."
+            )
+        if config.few_shot.pairs < 1:
+            raise ConfigError(
+                f"--config.few_shot.pairs={config.few_shot.pairs}: expected 1 or more."
+            )
+        self._classifier: Classifier | None = None
+
+    def plain_objective(self) -> Any:
+        return TextVectors()
+
+    def objective(self, model: EncoderConfig) -> Likeness:
+        refuse_what_needs_outputs(self.config)
+        return Likeness()
+
+    def make_examples(self, split: Split, tokenizer: TextTokenizer, **more: Any) -> Any:
+        if not more.get("shuffle"):
+            return super().make_examples(split, tokenizer, **more)
+        pairs = pairs_by_label(split, self.config.few_shot.pairs, self.config.seed)
+        length, buckets = self.config.max_seq_length, self.config.length_buckets
+        return EmbeddingExamples(pairs, tokenizer, length, length_buckets=buckets, **more)
+
+    def scored(
+        self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
+    ) -> dict[str, Any]:
+        self._texts = self.make_examples(self.task.splits["train"], tokenizer)
+        return super().scored(phase, tokenizer, split)
+
+    def evaluate(
+        self, model: Model, phase: PhaseConfig, splits: Mapping[str, Any], mesh: Mesh, job: Job
+    ) -> Evaluate:
+        score = super().evaluate(model, phase, splits, mesh, job)
+        ask, labels = self.asking(model, phase, mesh, job), self.task.splits["train"].labels
+
+        def run(params: Params) -> Mapping[str, Mapping[str, float]]:
+            vectors = ask(params, self._texts)[1]["vectors"][:, 0]
+            check_outputs(vectors)
+            self._classifier = Classifier.fitted(vectors, labels, self.num_labels)
+            return score(params)
+
+        return run
+
+    def decode(
+        self, split: Split, examples: ClassificationExamples, outputs: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Returns the logits, [N, K], of a classifier fitted to the training texts' vectors."""
+        check_outputs(outputs["vectors"])
+        assert self._classifier is not None
+        return self._classifier.logits(outputs["vectors"][:, 0])
+
+    def score(self, split: Split, predictions: np.ndarray) -> dict[str, float]:
+        assert split.labels is not None
+        right = softmax(predictions)[np.arange(len(split)), split.labels]
+        return {**super().score(split, predictions), "loss": float(-np.log(right + 1e-30).mean())}
+
+    def rows(self, examples: list[EmbeddingExamples]) -> list[tuple[int, bool]]:
+        return [(tokens, True) for rows in examples for tokens in rows.buckets]
+
+    def write_report(
+        self, folder: RunFolder, path: Path, step: int, results: Mapping[str, Mapping[str, Any]]
+    ) -> str | None:
+        if path == folder.report_file and self._classifier is not None:
+            found = {name: one.tolist() for name, one in self._classifier._asdict().items()}
+            content = {"step": step, "labels": self.labels, **found}
+            write_atomically(folder.path / CLASSIFIER, json.dumps(content))
+        return super().write_report(folder, path, step, results)
