@@ -210,7 +210,7 @@ KEYS: Mapping[str, Group] = {
             "few_shot.template": "of prompt, like `{text} It was [MASK].`; of pairs with {text_a} "
             "and {text_b}",
             "few_shot.words": "of prompt, words for each class in the order of the labels, "
-            "`bad|awful,good`, or a JSON object; empty: the labels",
+            "`bad/awful,good`, or a JSON object; empty: the labels",
             "few_shot.calibrate": "of prompt: less what classes have where a text says nothing",
             "few_shot.pairs": "of setfit, pairs of each text with its class; as many with others",
         },

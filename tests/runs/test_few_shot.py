@@ -15,7 +15,7 @@ import ptft_jax
 from ptft_jax.errors import ConfigError
 
 TEMPLATE = "{text} It was [MASK] ."
-WORDS = "dull|slow,bright"
+WORDS = "dull/slow,bright"
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def read_words(
     """Returns the ids of the words that stand for each class, in the order of the labels.
 
     Args:
-        text: "bad|awful,good|great" in the order of the labels, or a JSON object from labels to
+        text: "bad/awful,good/great" in the order of the labels, or a JSON object from labels to
             words or lists of them; "": the labels themselves.
         labels: names of the classes.
         tokenizer: to which each word has to be one token.
@@ -145,7 +145,7 @@ def read_words(
         found = [given[label] for label in labels]
         words = [[one] if isinstance(one, str) else list(one) for one in found]
     else:
-        words = [part.split("|") for part in text.split(",")] if text else [[one] for one in labels]
+        words = [part.split("/") for part in text.split(",")] if text else [[one] for one in labels]
     if len(words) != len(labels) or not all(words):
         raise ConfigError(
             f"{key}: words for {len(words)} classes; expected some for each of {', '.join(labels)}"
