@@ -220,6 +220,8 @@ KEYS: Mapping[str, Group] = {
             "embedding.scale": "what cosines are multiplied by in the loss",
             "embedding.dims": "numbers of features that the loss is of, like (384, 128, 64); "
             "empty: all",
+            "table.first_column": "column of the first of two texts",
+            "table.second_column": "column of the one that is like it",
             "table.negative_column": "column of a text that does not mean the same as the first",
             "table.score_column": "column of how alike the two texts are; without it they mean the "
             "same",

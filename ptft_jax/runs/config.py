@@ -200,10 +200,11 @@ def check_numbers(config: Config) -> None:
         value = config.get(name)
         if value is not None and value < least:
             raise ConfigError(f"--config.{name}={value}: expected at least {least}.")
-    if config.get("epochs") is not None and not config.steps and not 0 < config.epochs < math.inf:
-        # A prompt needs no training.
-        if config.epochs != 0 or "few_shot" not in config or config.few_shot.way != "prompt":
-            raise ConfigError(f"--config.epochs={config.epochs}: expected a number above 0.")
+    epochs, few_shot = config.get("epochs"), config.get("few_shot")
+    if epochs is not None and not config.steps and not 0 < epochs < math.inf:
+        is_asked_as_it_is = epochs == 0 and few_shot is not None and few_shot.way == "prompt"
+        if not is_asked_as_it_is:
+            raise ConfigError(f"--config.epochs={epochs}: expected a number above 0.")
     if not 0 <= config.get("unfreeze", 0.0) < 1:
         raise ConfigError(
             f"--config.unfreeze={config.unfreeze}: expected a share of the run, from 0 and below 1."

@@ -190,8 +190,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "embedding": {
         "embedding": {"pooling": "mean", "loss": "", "scale": 20.0, "dims": ()},
         "table": {
-            "text_column": "sentence1",
-            "text_pair_column": "sentence2",
+            "first_column": "sentence1",
+            "second_column": "sentence2",
             "negative_column": "negative",
             "score_column": "score",
         },

@@ -151,7 +151,7 @@ def test_the_tasks_of_glue(tmp_path):
         ({"embedding.scale": 0.0}, "embedding.scale=0.0: expected more than 0"),
         ({"batch_size": 1}, "batch_size=1: a pair is told from the others"),
         ({"regularizer.name": "r_drop"}, "regularizer.name=r_drop: this is not for vectors"),
-        ({"table.text_column": "first"}, "first"),
+        ({"table.first_column": "first"}, "first"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -39,8 +39,8 @@ class EmbeddingSettings:
     has pairs that mean the same.
     """
 
-    text_column: str = "sentence1"
-    text_pair_column: str = "sentence2"
+    first_column: str = "sentence1"
+    second_column: str = "sentence2"
     negative_column: str = "negative"
     score_column: str = "score"
 
@@ -136,7 +136,7 @@ class EmbeddingTask:
 def _own_tables(
     name: str, data_dir: str | Path | None, settings: EmbeddingSettings
 ) -> Mapping[str, Table]:
-    wanted = (settings.text_column, settings.text_pair_column)
+    wanted = (settings.first_column, settings.second_column)
     optional = [name for name in (settings.score_column, settings.negative_column) if name]
     if is_hf(data_dir):
         found = benchmark_tables(data_dir or "", "", "", _PREPARED, wanted, optional or [""], None)
@@ -160,7 +160,7 @@ def _own_tables(
 
 
 def _split_of(table: Table, settings: EmbeddingSettings) -> EmbeddingSplit:
-    pair = (settings.text_column, settings.text_pair_column)
+    pair = (settings.first_column, settings.second_column)
     check_texts(table, pair)
     first, second = (table.columns[name] for name in pair)
     negatives = table.columns.get(settings.negative_column) or [None] * len(table)
@@ -170,7 +170,7 @@ def _split_of(table: Table, settings: EmbeddingSettings) -> EmbeddingSplit:
         for text in texts[-1]:
             if not isinstance(text, str):
                 raise DataError(f"{table.at(row)}: {text!r} is no text; expected one in quotes")
-            check_characters(table, row, settings.text_column, text)
+            check_characters(table, row, settings.first_column, text)
     found = None
     if settings.score_column in table.columns:
         found = scores(table, settings.score_column, None)
