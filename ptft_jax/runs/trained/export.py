@@ -288,6 +288,8 @@ def _training(opened: TrainedRun) -> dict[str, Any]:
     # Where steps are named, they and not the epochs end a run.
     counted = "epochs" if config.get("steps") else "steps"
     known = {name: config[name] for name in _TRAINING_KEYS if name in config and name != counted}
+    teacher = _origin(config.get("teacher") or None)[0]
+    known |= {"teacher": teacher} if teacher else {}
     return {**known, "steps": opened.step} if known else {}
 
 
