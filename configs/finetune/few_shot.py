@@ -9,7 +9,7 @@ The way is SetFit's, for encoders of sentences; `--config.few_shot.way=prompt` a
 language model for the word in a template instead, with `few_shot.template` and `few_shot.words`,
 and with `--config.epochs=0` it is not trained at all.
 
-Pairs, rate and batch size are those of the setfit library.
+Pairs, rate and batch size are those of Tunstall et al. 2022, section 4.
 """
 
 from ptft_jax.runs import defaults

@@ -84,6 +84,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of -log of the labels' probabilities, of logits `[N, K]` and int labels `[N]`."""
+    right = softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean())
+
+
 def distinct_choices(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """The choice of each example, int64 `[N]`, where those of a group have the same choices.
 

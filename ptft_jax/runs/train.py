@@ -382,6 +382,7 @@ def train(
             report.ends(made, {**results, "best": {"step": best}})
     if job.is_first:
         if ends:
+            kind.keep(folder, scored)
             write_results(folder.path, {**results, "step": scored})
         if made < steps:
             early = f"ended early, after {share(made, steps, patience)}"

@@ -89,7 +89,7 @@ def test_a_run_from_pairs_to_sentence_transformers(place, kind, tmp_path):
     np.testing.assert_allclose(shorter, expected, rtol=1e-4)
     with pytest.raises(ConfigError, match="dims=17: expected a number from 1 to 16"):
         run.embed(TEXTS, dims=17)
-    with pytest.raises(ConfigError, match="an encoder without a head that predicts"):
+    with pytest.raises(ConfigError, match="makes vectors of texts: ask `ptft embed`"):
         run.predict(TEXTS)
 
 
@@ -139,6 +139,38 @@ def test_the_tasks_of_glue(tmp_path):
     assert sts.splits["train"].texts == nli.splits["dev"].texts == [["a", "b"], ["c", "d"]]
     np.testing.assert_array_equal(nli.splits["dev"].likeness, [1, 0])
     assert nli.metrics == ("spearman", "pearson")
+
+
+def test_what_is_the_nearest(tmp_path):
+    """Of its own text's copy, of other right ones and of ties; scores that only train lacks."""
+    from ptft_jax.data.tasks.embedding import EmbeddingSplit
+    from ptft_jax.runs.kinds.embedding import ranks_of
+
+    split = EmbeddingSplit([["a", "b"], ["b", "a"], ["a", "c"]], None, "dev")
+    vectors = np.eye(3)[[[0, 1], [1, 0], [0, 2]]] + 0.1
+    assert ranks_of(split, vectors)[0].tolist() == [1, 2, 1]
+    alike = EmbeddingSplit([[f"{n}", f"other {n}"] for n in range(5)], None, "dev")
+    assert ranks_of(alike, np.ones((5, 2, 3)))[0].tolist() == [5] * 5
+
+
+def test_rows_may_lack_what_is_optional(place, tmp_path):
+    """Train without scores and dev with them, each in the file's own order of keys."""
+    folder = write(tmp_path / "data", [{"sentence1": "a", "sentence2": "b", "score": 1}] * 2)
+    rows = [{"sentence1": text, "sentence2": TEXTS[0]} for text in TEXTS]
+    rows[5]["negative"] = TEXTS[1]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dev = [
+        {"sentence1": text, "sentence2": TEXTS[n // 2], "score": n} for n, text in enumerate(TEXTS)
+    ]
+    (folder / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dev))
+    config = config_of(folder, steps=1)
+    ptft_jax.finetune(config, str(place / "hf"), str(tmp_path / "run"))
+    run = ptft_jax.load_run(tmp_path / "run")
+    assert run.evaluate()["dev"].keys() == {"loss", "spearman", "pearson"}
+    assert run.evaluate(split="train")["train"].keys() == {"loss", "accuracy", "mrr"}
+    asked = ["--input=" + str(folder / "dev.jsonl"), "--output=" + str(tmp_path / "v.npy")]
+    assert main(["embed", f"--run_dir={tmp_path / 'run'}", *asked]) == 0
+    assert main(["predict", f"--run_dir={tmp_path / 'run'}", "--split=dev"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ptft_jax.errors import ConfigError
 
 TEMPLATE = "{text} It was [MASK] ."
 WORDS = "dull/slow,bright"
+SETFIT = {"few_shot.way": "setfit", "few_shot.template": "", "few_shot.words": ""}
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +55,19 @@ def prompt_of(place, **changes):
     return config_of(place, **{**given, **changes})
 
 
-def their_probabilities(folder, texts):
-    """Returns those of the two classes that PyTorch's masked language model gives, [N, 2]."""
+def their_probabilities(folder, texts, gap=0):
+    """Returns those of the two classes that PyTorch's masked language model gives, [N, 2].
+
+    `gap`: which mask is the template's, where a text has one.
+    """
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
     found = []
     for text in texts:
         inputs = tokenizer(TEMPLATE.replace("{text}", text), return_tensors="pt")
-        gap = int((inputs.input_ids[0] == tokenizer.mask_token_id).nonzero()[0, 0])
+        place = int((inputs.input_ids[0] == tokenizer.mask_token_id).nonzero()[gap, 0])
         with torch.no_grad():
-            words = model(**inputs).logits[0, gap].softmax(-1)
+            words = model(**inputs).logits[0, place].softmax(-1)
         dull, slow, bright = words[tokenizer.convert_tokens_to_ids(["dull", "slow", "bright"])]
         one, other = float(dull + slow) / 2, float(bright)
         found.append([one / (one + other), other / (one + other)])
@@ -112,27 +116,29 @@ def test_without_an_example_and_calibrated(place, tmp_path):
     np.testing.assert_allclose(of_both(run.predict(TEXTS[:6])), expected, atol=1e-5)
     calibrated = prompt_of(place, **nothing, **{"few_shot.calibrate": True})
     ptft_jax.finetune(calibrated, str(place / "mlm"), str(tmp_path / "calibrated"))
-    prior = their_probabilities(place / "mlm", ["N/A", "", "[UNK]"])
-    answers = ptft_jax.load_run(tmp_path / "calibrated").predict(TEXTS[:6])
-    odds = of_both(answers)[:, 1] / of_both(answers)[:, 0]
-    plain_odds = expected[:, 1] / expected[:, 0]
-    assert len(set(np.round(odds / plain_odds, 4))) == 1
-    assert not np.allclose(odds, plain_odds, rtol=1e-3) or np.allclose(
-        prior.mean(0), 0.5, atol=1e-3
-    )
+    prior = their_probabilities(place / "mlm", ["N/A", "", "[MASK]"], gap=-1).mean(axis=0)
+    odds = of_both(ptft_jax.load_run(tmp_path / "calibrated").predict(TEXTS[:6]))
+    wanted = expected / prior
+    wanted /= wanted.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(odds, wanted, atol=1e-5)
 
 
 def test_pairs_and_soft_tokens(place, tmp_path):
-    """Both texts in a template, and virtual tokens in front of it that are trained as well."""
+    """Both texts in a template, and trained virtual tokens in front of it, packed or not."""
     changes = {
         "few_shot.template": "{text_a} ? [MASK] , {text_b}",
         **{"table.text_pair_column": "other", "data_dir": str(place / "pairs")},
         **{"adapter.name": "prompt", "adapter.num_virtual_tokens": 3, "max_seq_length": 32},
+        **{"model.hidden_dropout_prob": 0.0, "model.attention_probs_dropout_prob": 0.0},
     }
-    config = prompt_of(place, **changes)
-    ptft_jax.finetune(config, str(place / "mlm"), str(tmp_path / "run"))
-    answers = ptft_jax.load_run(tmp_path / "run").predict([(TEXTS[0], TEXTS[1])])
-    assert answers[0]["label"] in "ab"
+    for name, packing in (("packed", True), ("alone", False)):
+        config = prompt_of(place, **changes, packing=packing)
+        ptft_jax.finetune(config, str(place / "mlm"), str(tmp_path / name))
+    assert losses(tmp_path / "packed") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    run = ptft_jax.load_run(tmp_path / "packed")
+    assert run.predict([(TEXTS[0], TEXTS[1])])[0]["label"] in "ab"
+    with pytest.raises(ConfigError, match="no virtual tokens in front of the texts of a BertForMa"):
+        run.export(tmp_path / "peft", form="peft")
 
 
 def test_vectors_with_a_classifier(place, tmp_path):
@@ -155,8 +161,16 @@ def test_vectors_with_a_classifier(place, tmp_path):
     logits = vectors @ np.array(classifier["weights"]).T + classifier["bias"]
     labels = [classifier["labels"][one] for one in logits.argmax(axis=1)]
     assert labels == [one["label"] for one in answers]
+    # With other data the classifier is the run's own, and a page about them changes nothing.
+    shutil.copytree(place / "data", tmp_path / "data")
+    again = run.evaluate(tmp_path / "data", report=run_dir / "report.html")["dev"]
+    assert again == pytest.approx(found["dev"])
+    assert run.predict(TEXTS) == answers
+    early = ptft_jax.load_run(run_dir, "2")
+    early.export(tmp_path / "early")
+    assert not (tmp_path / "early" / "classifier.json").exists()
     with pytest.raises(ConfigError, match="is of step 4, and this is the checkpoint of step 2"):
-        ptft_jax.load_run(run_dir, "2").predict(TEXTS)
+        early.predict(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +183,19 @@ def test_vectors_with_a_classifier(place, tmp_path):
         ({"few_shot.words": "dull"}, "words for 1 classes; expected some for each of a, b"),
         ({"few_shot.words": "dull,dull"}, "a word stands twice"),
         ({"few_shot.words": '{"a": "dull"}'}, "expected words for each of a, b"),
-        ({"few_shot.way": "magic"}, "few_shot.way='magic': expected prompt, setfit, or nothing"),
+        ({"few_shot.words": '{"a": 5, "b": "x"}'}, "expected a word, or a list of words"),
+        ({"augment.word_dropout": 0.1}, "or the gap to fill in, stand at words"),
+        ({"few_shot.way": ""}, "few_shot.template=.* is for few_shot.way='prompt'"),
+        (
+            {**SETFIT, "few_shot.way": "magic"},
+            "few_shot.way='magic': expected prompt, setfit, or nothing",
+        ),
         ({"max_seq_length": 6}, "the template alone has"),
         ({"examples_per_class": 13}, "the class 'a' has 12 training examples"),
-        ({"few_shot.way": "setfit", "few_shot.pairs": 0}, "few_shot.pairs=0: expected 1 or more"),
+        ({**SETFIT, "class_weights": "balanced"}, "pairs of texts do not use it"),
+        ({**SETFIT, "few_shot.pairs": 0}, "few_shot.pairs=0: expected 1 or more"),
         (
-            {"few_shot.way": "setfit", "table.text_pair_column": "other"},
+            {**SETFIT, "table.text_pair_column": "other"},
             "this is for single texts, and those of text are pairs",
         ),
     ],

@@ -85,7 +85,7 @@ def test_a_run_of_each_kind(kind, encoder, tmp_path):
     run_dir = tmp_path / "run"
     if kind is tagging:
         config.augment.swap = 0.5
-        with pytest.raises(ConfigError, match="the labels of this task stand at words"):
+        with pytest.raises(ConfigError, match="stand at words, which would move"):
             ptft_jax.finetune(config, str(encoder), str(run_dir))
         config.augment = {"swap": 0.0, "word_dropout": 0.0, "token_dropout": 0.3}
     found = ptft_jax.finetune(config, str(encoder), str(run_dir))
@@ -143,7 +143,9 @@ def test_a_prompt_in_front_of_what_is_no_single_text(kind, encoder, tmp_path):
     assert scored == pytest.approx({key: found["dev"][key] for key in scored})
     assert len(run.predict(asked)) == len(asked)
     if kind is choice:
-        with pytest.raises(ConfigError, match="PEFT puts no virtual tokens in front of choices"):
+        with pytest.raises(
+            ConfigError, match="PEFT puts no virtual tokens in front of the texts of a BertForM"
+        ):
             run.export(tmp_path / "peft", form="peft")
     else:
         exported = run.export(tmp_path / "peft", form="peft")

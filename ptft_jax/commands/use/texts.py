@@ -140,7 +140,8 @@ def _columns_of(run: Run) -> tuple[str, ...]:
         return texts
     table = run.config.get("table") or {}
     pair = table.get("text_pair_column")
-    return (table.get("text_column", "text"), *([pair] if pair else []))
+    first = table.get("text_column") or table.get("first_column", "text")
+    return (first, *([pair] if pair else []))
 
 
 def _read_lines(source: str) -> list[str]:

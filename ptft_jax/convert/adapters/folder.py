@@ -29,7 +29,7 @@ from ptft_jax.models.parts import sha256_of
 WEIGHTS = "adapter_model.safetensors"
 _SHA256 = "base_sha256"
 # PEFT's names of what a class is for; those of other classes are found by the class.
-_TASK_TYPES = {
+TASK_TYPES = {
     "BertForSequenceClassification": "SEQ_CLS",
     "BertForTokenClassification": "TOKEN_CLS",
     "BertForQuestionAnswering": "QUESTION_ANS",
@@ -98,7 +98,7 @@ def adapter_files(
     targets = "|".join(re.escape(module_of(target)) for target in adapter.targets)
     content = {
         "peft_type": form.peft_type,
-        "task_type": _TASK_TYPES.get(model_class),
+        "task_type": TASK_TYPES.get(model_class),
         "auto_mapping": {
             "base_model_class": model_class,
             "parent_library": "transformers.models.bert.modeling_bert",
@@ -168,7 +168,7 @@ def read_adapter(path: Path) -> ReadAdapter:
         raise DataError(f"{file}: {error}") from error
     own = read_json_object(path / "config.json", "…") if (path / "config.json").is_file() else {}
     mapping = content.get("auto_mapping") or {}
-    by_task = {task: name for name, task in _TASK_TYPES.items()}
+    by_task = {task: name for name, task in TASK_TYPES.items()}
     return ReadAdapter(
         config=adapter,
         base=Base(name, notes.get(_SHA256), not any("pooler." in key for key in tensors)),

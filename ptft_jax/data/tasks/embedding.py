@@ -16,18 +16,18 @@ from ptft_jax.data.batches import Batch
 from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.data.tasks.files.labels import check_characters, check_texts, scores
-from ptft_jax.data.tasks.files.prepared import benchmark_tables
+from ptft_jax.data.tasks.files.prepared import SPLITS, lacks, open_splits
 from ptft_jax.data.tasks.files.reading import (
+    Record,
     Table,
     find_split,
     fingerprint_of,
     listing,
     read_table,
+    table_of,
 )
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
-
-_PREPARED = {"train": "train", "dev": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -138,19 +138,35 @@ def _own_tables(
 ) -> Mapping[str, Table]:
     wanted = (settings.first_column, settings.second_column)
     optional = [name for name in (settings.score_column, settings.negative_column) if name]
+
+    def flatten(record: Record) -> list[Record]:
+        # Of JSON lines some may have what others have not.
+        known = {name: record[name] for name in wanted if name in record}
+        return [known | {name: record.get(name) for name in optional}]
+
+    tables = {}
     if is_hf(data_dir):
-        found = benchmark_tables(data_dir or "", "", "", _PREPARED, wanted, optional or [""], None)
-        return {split: table for split, (table, _) in found.items()}
+        found = open_splits(data_dir or "", "", "")
+        for split, known in SPLITS.items():
+            theirs = next((name for name in known if name in found), None)
+            if theirs is not None:
+                source = found[theirs]
+                rows = source.records()
+                tables[split] = table_of(
+                    Path(source.source), rows, wanted, optional, flatten, "row"
+                )
+            elif split != "test":
+                raise lacks(data_dir or "", " or ".join(known), found)
+        return tables
     if not data_dir or not Path(data_dir).is_dir():
         raise ConfigError(
             f"--config.data_dir={data_dir or ''}: the task '{name}' needs a folder with train and "
             "dev (and perhaps test) as .csv, .tsv, .jsonl or .parquet, or hf:NAME"
         )
-    tables = {}
-    for split in _PREPARED:
+    for split in SPLITS:
         path = find_split(data_dir, split)
         if path is not None:
-            tables[split] = read_table(path, wanted, optional=optional)
+            tables[split] = read_table(path, wanted, optional=optional, flatten=flatten)
         elif split != "test":
             raise ConfigError(
                 f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet; "
@@ -172,7 +188,8 @@ def _split_of(table: Table, settings: EmbeddingSettings) -> EmbeddingSplit:
                 raise DataError(f"{table.at(row)}: {text!r} is no text; expected one in quotes")
             check_characters(table, row, settings.first_column, text)
     found = None
-    if settings.score_column in table.columns:
+    known = table.columns.get(settings.score_column, ())
+    if any(score not in (None, "") for score in known):
         found = scores(table, settings.score_column, None)
     return EmbeddingSplit(texts, found, str(table.path))
 

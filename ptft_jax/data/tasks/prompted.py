@@ -140,10 +140,13 @@ def read_words(
             given = json.loads(text)
         except ValueError as error:
             raise ConfigError(f"{key}: no JSON ({error})") from error
-        if set(given) != set(labels):
+        if not isinstance(given, dict) or set(given) != set(labels):
             raise ConfigError(f"{key}: expected words for each of {', '.join(labels)}")
         found = [given[label] for label in labels]
-        words = [[one] if isinstance(one, str) else list(one) for one in found]
+        words = [[one] if isinstance(one, str) else one for one in found]
+        lists = all(isinstance(some, list) for some in words)
+        if not lists or not all(isinstance(word, str) for some in words for word in some):
+            raise ConfigError(f"{key}: expected a word, or a list of words, for each label")
     else:
         words = [part.split("/") for part in text.split(",")] if text else [[one] for one in labels]
     if len(words) != len(labels) or not all(words):

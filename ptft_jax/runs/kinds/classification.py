@@ -33,6 +33,13 @@ class Classification(FineTuning):
         self.pairs = self.task.splits["train"].texts_b is not None
         self.problem_type = self.task.problem_type
         self._class_weights = self._read_class_weights()
+        if (way := config.get("few_shot", {}).get("way")) != "prompt":
+            for name in ("template", "words", "calibrate"):
+                if value := config.get("few_shot", {}).get(name):
+                    raise ConfigError(
+                        f"--config.few_shot.{name}={value!r} is for few_shot.way='prompt': it "
+                        f"is {way!r}: leave it out."
+                    )
 
     def training_rows(self, train: Split) -> np.ndarray:
         config, each = self.config, self.config.examples_per_class

@@ -40,6 +40,12 @@ class Embedding(FineTuning):
                 f"--config.embedding.loss=cosent: {self.task.splits['train'].source} has no scores "
                 f"of likeness; expected ranking, or a column {config.table.score_column!r}."
             )
+        if self._loss == "ranking" and has_scores:
+            raise ConfigError(
+                "--config.embedding.loss=ranking: it takes all pairs for equal in meaning, and "
+                f"those of {self.task.splits['train'].source} have scores; expected cosent, or a "
+                "file without them."
+            )
         if self._loss == "ranking" and config.batch_size < 2:
             raise ConfigError(
                 "--config.batch_size=1: a pair is told from the others of its batch; expected at "
@@ -86,7 +92,7 @@ class Embedding(FineTuning):
         and the mean of 1 / the rank of their own. Where the loss is of several numbers of features
         there is also the first metric of each, "spearman/64".
         """
-        names = self.task.metrics if split.scores is None else ("spearman", "pearson")
+        names = ("accuracy", "mrr") if split.scores is None else ("spearman", "pearson")
         found = _scores(split, predictions, names)
         for dim in self.config.embedding.dims:
             shorter = _scores(split, predictions[:, :, :dim], names[:1])
@@ -103,6 +109,11 @@ class Embedding(FineTuning):
 
     def rows(self, examples: list[EmbeddingExamples]) -> list[tuple[int, bool]]:
         return [(tokens, True) for rows in examples for tokens in rows.buckets]
+
+    def remarks(self, examples: list[EmbeddingExamples]) -> list[str]:
+        more = sum(len(texts) > 2 for texts in self.task.splits["train"].texts)
+        unused = f"{more:,} third texts of training examples are not used: cosent compares pairs"
+        return [*super().remarks(examples), *([unused] if more and self._loss == "cosent" else [])]
 
     def facts(self, examples: list[EmbeddingExamples]) -> dict[str, str]:
         chosen = self.config.embedding
@@ -134,24 +145,31 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 def ranks_of(split: EmbeddingSplit, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Returns the rank of each first text's own second one among all others, and the nearest.
 
-    The others are all different second and third texts of the split; ranks are int64 [N], from 1.
+    The others are all different second and third texts of the split but for those equal to the
+    first, and those that are right for it in another example; ranks are int64 [N], from 1. Of texts
+    that are equally near the own one comes last.
     """
     numbers: dict[str, int] = {}
     rows, own = [], np.empty(len(split), np.int64)
+    right: dict[str, set[int]] = {}
     for row, texts in enumerate(split.texts):
         for place, text in enumerate(texts[1:], start=1):
             if text not in numbers:
                 numbers[text] = len(numbers)
                 rows.append((row, place))
         own[row] = numbers[texts[1]]
+        right.setdefault(texts[0], set()).add(int(own[row]))
     unit, names = _unit(vectors), list(numbers)
     others = np.stack([unit[row, place] for row, place in rows])
     ranks, nearest = np.empty(len(split), np.int64), []
     for start in range(0, len(split), _BLOCK):
         here = slice(start, start + _BLOCK)
         near = unit[here, 0] @ others.T
+        for place, texts in enumerate(split.texts[here]):
+            itself = {numbers[texts[0]]} if texts[0] in numbers else set()
+            near[place, list((right[texts[0]] | itself) - {int(own[start + place])})] = -np.inf
         mine = np.take_along_axis(near, own[here, None], axis=1)
-        ranks[here] = 1 + np.sum(near > mine, axis=1)
+        ranks[here] = np.sum(near >= mine, axis=1)
         nearest += [names[number] for number in near.argmax(axis=1)]
     return ranks, nearest
 

@@ -43,11 +43,13 @@ class FineTuning(Kind):
 
     Attributes:
         head: the head of `models.config.LINEAR_HEADS` that it trains; "" for none.
+        words_may_move: whether labels are of whole texts, and not of places in them.
         task: the loaded task: `name`, `splits`, `label_names`, `metrics` (the first decides which
             checkpoint is best), `eval_splits` (scored in training, the first decides).
     """
 
     head: ClassVar[str] = ""
+    words_may_move: ClassVar[bool] = True
 
     def __init__(self, config: Config):
         self.config = config
@@ -213,10 +215,10 @@ class FineTuning(Kind):
         from ptft_jax.data.tasks.training.augmented import Augmentation, Augmented
 
         settings = Augmentation(**self.config.augment)
-        if settings.moves_words and self.head in ("tagging", "span"):
+        if settings.moves_words and not self.words_may_move:
             raise ConfigError(
-                f"--config.augment={asked}: the labels of this task stand at words, which would "
-                "move; expected token_dropout alone."
+                f"--config.augment={asked}: labels, or the gap to fill in, stand at words, which "
+                "would move; expected token_dropout alone."
             )
         if self.config.cache_features:
             raise ConfigError(

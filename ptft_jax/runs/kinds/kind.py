@@ -120,6 +120,10 @@ class Kind(ABC):
         """Returns what to know about the outputs of the last evaluation, in lines."""
         return []
 
+    def keep(self, folder: RunFolder, step: int) -> None:
+        """Writes what else a finished run has to keep of its last evaluation, that of `step`."""
+        return
+
     def write_report(
         self,
         folder: RunFolder,
@@ -149,7 +153,8 @@ def kind_of(command: str, config: Config) -> Kind:
         from ptft_jax.data.tasks.catalogue import find_task
 
         kind = find_task(config.task).kind
-        if kind == "classification" and config.few_shot.way:
+        # A run of before there was another way has no such key.
+        if kind == "classification" and config.get("few_shot", {}).get("way"):
             return _few_shot(config)
         if kind == "classification":
             from ptft_jax.runs.kinds.classification import Classification

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from ptft_jax.data.tasks.prompted import PromptedExamples, Template, read_words
+from ptft_jax.data.tasks.prompted import MASK, PromptedExamples, Template, read_words
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
-from ptft_jax.objectives.metrics import softmax
+from ptft_jax.objectives.metrics import log_loss, softmax
 from ptft_jax.objectives.prompted import PromptedObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
@@ -22,11 +22,13 @@ from ptft_jax.runs.starting_point import StartingPoint
 from ptft_jax.training.cluster.job import Job
 
 # Texts that say nothing (Zhao et al. 2021, "Calibrate Before Use", section 5).
-_NOTHING = ("N/A", "", "[MASK]")
+_NOTHING = ("N/A", "", MASK)
 
 
 class Prompted(Classification):
     """Classes by words at the gap of a template; see `FineTuning`."""
+
+    words_may_move = False
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -72,7 +74,7 @@ class Prompted(Classification):
     def scored(
         self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
     ) -> dict[str, Any]:
-        self._nothing = self.make_examples(nothing(self.pairs), tokenizer)
+        self._nothing = self.make_examples(nothing(self.pairs, tokenizer), tokenizer)
         return super().scored(phase, tokenizer, split)
 
     def decode(
@@ -80,6 +82,13 @@ class Prompted(Classification):
     ) -> np.ndarray:
         """Returns the logits, [N, K], less those of texts that say nothing, if so configured."""
         return super().decode(split, examples, outputs) - self._prior
+
+    def score(self, split: Split, predictions: np.ndarray) -> dict[str, float]:
+        found = super().score(split, predictions)
+        if not self.config.few_shot.calibrate:
+            return found
+        assert split.labels is not None
+        return found | {"loss": log_loss(predictions, split.labels)}
 
     def evaluate(
         self, model: Model, phase: PhaseConfig, splits: Mapping[str, Any], mesh: Mesh, job: Job
@@ -97,9 +106,9 @@ class Prompted(Classification):
         return run
 
 
-def nothing(pairs: bool) -> Split:
+def nothing(pairs: bool, tokenizer: TextTokenizer) -> Split:
     """Returns texts that say nothing, with labels that do not matter."""
-    texts = [*_NOTHING]
+    texts = [text.replace(MASK, tokenizer.mask_token) for text in _NOTHING]
     return Split(texts, texts if pairs else None, np.zeros(len(texts), np.int32), "no text")
 
 

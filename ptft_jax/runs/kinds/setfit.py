@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.embedding import EmbeddingExamples
 from ptft_jax.data.tasks.table import Split
@@ -20,7 +21,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.embedding import Likeness, TextVectors
-from ptft_jax.objectives.metrics import check_outputs, softmax
+from ptft_jax.objectives.metrics import check_outputs, log_loss
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.classification import Classification
@@ -53,6 +54,29 @@ class Classifier(NamedTuple):
             weights[found.classes_], bias[found.classes_] = found.coef_, found.intercept_
         return cls(weights, bias)
 
+    @staticmethod
+    def step_in(folder: Path) -> int | None:
+        """Returns the step of which a run's folder holds the classifier; None: there is none."""
+        file = folder / CLASSIFIER
+        return read_json_object(file)["step"] if file.is_file() else None
+
+    @classmethod
+    def read(cls, folder: Path, step: int) -> "Classifier":
+        """Reads that of a run's folder; raises ConfigError where there is none of this step."""
+        found = cls.step_in(folder)
+        if found is None:
+            raise ConfigError(
+                f"{folder} has no {CLASSIFIER}, which is made at the end of a run; let it go to "
+                "its end, or ask `ptft embed` for vectors."
+            )
+        if found != step:
+            raise ConfigError(
+                f"{folder / CLASSIFIER} is of step {found}, and this is the checkpoint of step "
+                f"{step}; expected --checkpoint={found}."
+            )
+        content = read_json_object(folder / CLASSIFIER)
+        return cls(np.array(content["weights"]), np.array(content["bias"]))
+
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """Returns the logits [N, K] of vectors [N, D], in float32."""
         return (vectors @ self.weights.T + self.bias).astype(np.float32)
@@ -75,7 +99,14 @@ class SetFit(Classification):
             raise ConfigError(
                 f"--config.few_shot.pairs={config.few_shot.pairs}: expected 1 or more."
             )
-        self._classifier: Classifier | None = None
+        for name in ("class_weights", "label_smoothing"):
+            if config[name]:
+                raise ConfigError(
+                    f"--config.{name}={config[name]!r}: pairs of texts do not use it; leave it out."
+                )
+        # That of a finished run, to score with; None: it is fitted to the training texts.
+        self.classifier: Classifier | None = None
+        self._fitted: Classifier | None = None
 
     def plain_objective(self) -> Any:
         return TextVectors()
@@ -104,9 +135,11 @@ class SetFit(Classification):
         ask, labels = self.asking(model, phase, mesh, job), self.task.splits["train"].labels
 
         def run(params: Params) -> Mapping[str, Mapping[str, float]]:
-            vectors = ask(params, self._texts)[1]["vectors"][:, 0]
-            check_outputs(vectors)
-            self._classifier = Classifier.fitted(vectors, labels, self.num_labels)
+            self._fitted = self.classifier
+            if self._fitted is None:
+                vectors = ask(params, self._texts)[1]["vectors"][:, 0]
+                check_outputs(vectors)
+                self._fitted = Classifier.fitted(vectors, labels, self.num_labels)
             return score(params)
 
         return run
@@ -116,22 +149,19 @@ class SetFit(Classification):
     ) -> np.ndarray:
         """Returns the logits, [N, K], of a classifier fitted to the training texts' vectors."""
         check_outputs(outputs["vectors"])
-        assert self._classifier is not None
-        return self._classifier.logits(outputs["vectors"][:, 0])
+        assert self._fitted is not None
+        return self._fitted.logits(outputs["vectors"][:, 0])
 
     def score(self, split: Split, predictions: np.ndarray) -> dict[str, float]:
         assert split.labels is not None
-        right = softmax(predictions)[np.arange(len(split)), split.labels]
-        return {**super().score(split, predictions), "loss": float(-np.log(right + 1e-30).mean())}
+        loss = log_loss(predictions, split.labels)
+        return {**super().score(split, predictions), "loss": loss}
 
     def rows(self, examples: list[EmbeddingExamples]) -> list[tuple[int, bool]]:
         return [(tokens, True) for rows in examples for tokens in rows.buckets]
 
-    def write_report(
-        self, folder: RunFolder, path: Path, step: int, results: Mapping[str, Mapping[str, Any]]
-    ) -> str | None:
-        if path == folder.report_file and self._classifier is not None:
-            found = {name: one.tolist() for name, one in self._classifier._asdict().items()}
-            content = {"step": step, "labels": self.labels, **found}
-            write_atomically(folder.path / CLASSIFIER, json.dumps(content))
-        return super().write_report(folder, path, step, results)
+    def keep(self, folder: RunFolder, step: int) -> None:
+        assert self._fitted is not None
+        found = {name: one.tolist() for name, one in self._fitted._asdict().items()}
+        content = {"step": step, "labels": self.labels, **found}
+        write_atomically(folder.path / CLASSIFIER, json.dumps(content))

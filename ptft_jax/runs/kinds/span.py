@@ -45,6 +45,7 @@ class Span(FineTuning):
     """Answers to questions about contexts; see `FineTuning`."""
 
     head = "span"
+    words_may_move = False
     pairs = True
 
     def settings(self, config: Config) -> SpanSettings:

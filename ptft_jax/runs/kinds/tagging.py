@@ -24,6 +24,7 @@ class Tagging(FineTuning):
     """Tags of words; see `FineTuning`."""
 
     head = "tagging"
+    words_may_move = False
     pairs = False
 
     def __init__(self, config: Config):

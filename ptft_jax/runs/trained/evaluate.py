@@ -3,6 +3,7 @@
 import copy
 import warnings
 from pathlib import Path
+from typing import cast
 
 import jax
 from jax.sharding import Mesh
@@ -11,7 +12,9 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.kind import Kind, kind_of
+from ptft_jax.runs.kinds.setfit import Classifier, SetFit
 from ptft_jax.runs.train import Results, checked_mesh
+from ptft_jax.runs.trained.embeddings import few_shot_way
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.memory import fitting
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_params
@@ -48,6 +51,8 @@ def evaluate(
         config.null_score_threshold = threshold_of(run)
     kind = kind_of(run.record.command, config)
     check_data(run, kind, others=data is not None)
+    if data is not None and few_shot_way(run) == "setfit":
+        cast(SetFit, kind).classifier = Classifier.read(run.folder.path, run.step)
     # As in the phase that the checkpoint belongs to.
     phase = next((p for p in kind.phases if run.step <= p.until), kind.phases[-1])
     splits = kind.scored(phase, run.tokenizer, split)

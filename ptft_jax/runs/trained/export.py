@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptft_jax.convert.adapters.folder import Base
+from ptft_jax.convert.adapters.folder import TASK_TYPES, Base
 from ptft_jax.convert.adapters.names import FORMS
 from ptft_jax.convert.bert import ARCHITECTURES
 from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
@@ -22,7 +22,7 @@ from ptft_jax.models.build import Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
-from ptft_jax.runs.kinds.setfit import CLASSIFIER
+from ptft_jax.runs.kinds.setfit import CLASSIFIER, Classifier
 from ptft_jax.runs.partly_trained import base_of
 from ptft_jax.runs.record import RunRecord, is_run, read_record
 from ptft_jax.runs.trained.embeddings import is_trained, recipe_of
@@ -109,8 +109,8 @@ def export(
     text = card(config, Path(out_dir).resolve().name, about)
     if is_trained(opened):
         files = files_of(recipe_of(opened), config.hidden_size)
-        if (classifier := opened.folder.path / CLASSIFIER).is_file():
-            files[CLASSIFIER] = classifier.read_bytes()
+        if Classifier.step_in(opened.folder.path) == opened.step:
+            files[CLASSIFIER] = (opened.folder.path / CLASSIFIER).read_bytes()
     else:
         files = recipe_files(opened.folder.path)
     problem, tokenizer = opened.record.problem_type, opened.tokenizer
@@ -154,10 +154,11 @@ def _base(opened: TrainedRun, form: str, merge: bool, base_model: str | None) ->
             f"a folder of PEFT's holds an adapter and a head, and this run has trained more of the "
             f"encoder (trainable={trains!r}): expected --merge."
         )
-    if adapter.first_position and "choice" in opened.model_config.heads:
+    model_class = architecture(opened.model_config)
+    if adapter.first_position and model_class not in TASK_TYPES:
         raise ConfigError(
-            "PEFT puts no virtual tokens in front of choices, and would leave them out: predict, "
-            "evaluate and embed with the run itself."
+            f"PEFT puts no virtual tokens in front of the texts of a {model_class}, and would "
+            "leave them out: predict, evaluate and embed with the run itself."
         )
     if layers := record.config["init_layers"]:
         raise ConfigError(

@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.prompted import PromptedExamples, Template, read_words
 from ptft_jax.data.tasks.table import Split
-from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.embedding import TextVectors
 from ptft_jax.objectives.prompted import PromptedObjective
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.prompted import nothing, prior_of
-from ptft_jax.runs.kinds.setfit import CLASSIFIER, Classifier
+from ptft_jax.runs.kinds.setfit import Classifier
 from ptft_jax.runs.trained.texts import Share, limit_of, outputs_of
 
 
@@ -26,30 +24,14 @@ def logits_of(
     if settings.way == "setfit":
         examples = ClassificationExamples(split, run.tokenizer, limit, length_buckets=buckets)
         vectors = outputs_of(run, TextVectors(), examples, told)["vectors"][:, 0]
-        return examples, _classifier(run).logits(vectors)
+        return examples, Classifier.read(run.folder.path, run.step).logits(vectors)
     template = Template(settings.template, split.texts_b is not None)
     words = read_words(settings.words, run.record.labels or (), run.tokenizer)
     objective = PromptedObjective(words=words)
     examples = PromptedExamples(template, split, run.tokenizer, limit, length_buckets=buckets)
     logits = outputs_of(run, objective, examples, told)["logits"][:, 0]
     if settings.calibrate:
-        empty = nothing(split.texts_b is not None)
+        empty = nothing(split.texts_b is not None, run.tokenizer)
         blank = PromptedExamples(template, empty, run.tokenizer, limit)
         logits = logits - prior_of(outputs_of(run, objective, blank, told)["logits"][:, 0])
     return examples, logits
-
-
-def _classifier(run: TrainedRun) -> Classifier:
-    file = run.folder.path / CLASSIFIER
-    if not file.is_file():
-        raise ConfigError(
-            f"{run.folder.path} has no {CLASSIFIER}, which is made at the end of a run; let it go "
-            "to its end, or ask `ptft embed` for vectors."
-        )
-    content = read_json_object(file)
-    if content["step"] != run.step:
-        raise ConfigError(
-            f"{file} is of step {content['step']}, and this is the checkpoint of step {run.step}; "
-            f"expected --checkpoint={content['step']}."
-        )
-    return Classifier(np.array(content["weights"]), np.array(content["bias"]))

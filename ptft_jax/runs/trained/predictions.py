@@ -22,7 +22,7 @@ from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
 from ptft_jax.runs.trained.choices import choose
-from ptft_jax.runs.trained.embeddings import few_shot_way
+from ptft_jax.runs.trained.embeddings import few_shot_way, is_trained
 from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import (
     PACKAGE,
@@ -78,6 +78,10 @@ def predict(
         return answer(run, _questions(run, texts), top, told)
     if "mlm" in run.model_config.heads:
         return _fill_masks(run, texts, top, told)
+    if is_trained(run):
+        raise ConfigError(
+            f"{run.folder.path} makes vectors of texts: ask `ptft embed`, or `embed` in Python."
+        )
     raise ConfigError(
         f"{run.folder.path} is an encoder without a head that predicts: fine-tune it first, "
         "`ptft finetune --init_from`."

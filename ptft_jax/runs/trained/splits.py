@@ -8,6 +8,7 @@ import numpy as np
 
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.choice import ChoiceSplit
+from ptft_jax.data.tasks.embedding import EmbeddingSplit
 from ptft_jax.data.tasks.span import SpanSplit
 from ptft_jax.data.tasks.submissions import Submission
 from ptft_jax.data.tasks.table import Split
@@ -57,6 +58,11 @@ def texts_of(split: Any) -> list[Any]:
     if isinstance(split, ChoiceSplit):
         rows = zip(split.contexts, split.choices, strict=True)
         return [(context, *choices) for context, choices in rows]
+    if isinstance(split, EmbeddingSplit):
+        raise ConfigError(
+            "--split: this run makes vectors of texts; expected `ptft embed --input=FILE`, or "
+            "`ptft evaluate --split` for scores."
+        )
     if isinstance(split, SpanSplit):
         contexts = [split.contexts[number] for number in split.context_of]
         return list(zip(split.questions, contexts, strict=True))

@@ -13,7 +13,7 @@ from ptft_jax.data.tasks.files.reading import Flatten, Record, Table, table_of
 from ptft_jax.errors import ConfigError, DataError
 
 # Our split → the names that it goes by.
-_SPLITS = {
+SPLITS = {
     "train": ("train",),
     "dev": ("validation", "dev", "valid", "val"),
     "test": ("test",),
@@ -54,7 +54,7 @@ def benchmark_tables(
             table = table_of(Path(source.source), records, wanted, optional, flatten, "row")
             tables[split] = table, source.class_names(optional[0])
         elif not split.startswith("test"):
-            raise _lacks(data_dir or prepared, theirs, found)
+            raise lacks(data_dir or prepared, theirs, found)
     return tables
 
 
@@ -66,7 +66,7 @@ def own_tables(
     A label that is the number of a class becomes its name.
     """
     found, tables, names = read_hf(data_dir), {}, ()
-    for split, known in _SPLITS.items():
+    for split, known in SPLITS.items():
         theirs = next((name for name in known if name in found), None)
         if theirs is not None:
             source = found[theirs]
@@ -77,7 +77,7 @@ def own_tables(
             records = _with_names(source.records(columns), label, names)
             tables[split] = table_of(Path(source.source), records, required, (label,), None, "row")
         elif split != "test":
-            raise _lacks(data_dir, " or ".join(known), found)
+            raise lacks(data_dir, " or ".join(known), found)
     return tables, names
 
 
@@ -125,5 +125,5 @@ def _known(hub: str) -> str:
     return hub
 
 
-def _lacks(where: str | Path, split: str, found: Iterable[str]) -> ConfigError:
+def lacks(where: str | Path, split: str, found: Iterable[str]) -> ConfigError:
     return ConfigError(f"{where} has no split {split}; there are: {', '.join(found)}")

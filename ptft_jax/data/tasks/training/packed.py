@@ -136,7 +136,7 @@ class PackedExamples:
             if name in _PLACES:
                 found = found + starts.reshape(-1, *[1] * (found.ndim - 1)).astype(found.dtype)
             batch[name][row_of, place_of] = found
-        if self._room and "pooled_positions" in batch:
+        if self._room and inner is not None:
             batch["first_positions"] = batch["pooled_positions"].reshape(rows, -1)
         elif self._room:
             batch["first_positions"] = np.zeros((rows, self.most), np.int32)
