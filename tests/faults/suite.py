@@ -89,7 +89,7 @@ SCENARIOS = {
         0.5,
     ),
     "different_configs": Scenario(
-        lambda place: states.different_configs(place, ("learning rate",)),
+        None,  # training/cluster/test_distributed
         lambda place: states.different_configs(place),
         0.5,
     ),

@@ -72,19 +72,13 @@ class Case:
         )
 
 
-DATA = [
-    Case((8, 1, 1), 2),
-    Case((8, 1, 1), 3, accumulate=2, packed=True, dropout=False),
-]
+DATA = [Case((8, 1, 1), 3, accumulate=2, packed=True)]
 FSDP = [
     Case((1, 8, 1), 2, packed=True),
     Case((1, 8, 1), 4, accumulate=2, dropout=False),
     Case((1, 8, 1), 3, remat=True, dropout=False),
 ]
-TENSOR = [
-    Case((1, 1, 8), 2, packed=True),
-    Case((1, 1, 8), 3, accumulate=2, remat=True, dropout=False),
-]
+TENSOR = [Case((1, 1, 8), 3, accumulate=2, remat=True, packed=True)]
 MIXED = [Case((2, 2, 2), 3, accumulate=2, dropout=False)]
 
 
@@ -232,7 +226,7 @@ def test_unrolled_layers_free_what_a_loop_frees(sizes, rows, tokens, remat, most
     config = EncoderConfig(
         vocab_size=512,
         hidden_size=256,
-        num_hidden_layers=8,
+        num_hidden_layers=6,
         num_attention_heads=4,
         intermediate_size=1024,
         max_position_embeddings=tokens,

@@ -37,8 +37,8 @@ class Classification(FineTuning):
             for name in ("template", "words", "calibrate"):
                 if value := config.get("few_shot", {}).get(name):
                     raise ConfigError(
-                        f"--config.few_shot.{name}={value!r} is for few_shot.way='prompt': it "
-                        f"is {way!r}: leave it out."
+                        f"--config.few_shot.{name}={value!r} is for few_shot.way='prompt', "
+                        f"not {way!r}: leave it out."
                     )
 
     def training_rows(self, train: Split) -> np.ndarray:
