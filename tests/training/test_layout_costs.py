@@ -78,7 +78,10 @@ FSDP = [
     Case((1, 8, 1), 4, accumulate=2, dropout=False),
     Case((1, 8, 1), 3, remat=True, dropout=False),
 ]
-TENSOR = [Case((1, 1, 8), 3, accumulate=2, remat=True, packed=True)]
+TENSOR = [
+    Case((1, 1, 8), 2, packed=True),
+    Case((1, 1, 8), 3, accumulate=2, remat=True, dropout=False),
+]
 MIXED = [Case((2, 2, 2), 3, accumulate=2, dropout=False)]
 
 
@@ -226,7 +229,7 @@ def test_unrolled_layers_free_what_a_loop_frees(sizes, rows, tokens, remat, most
     config = EncoderConfig(
         vocab_size=512,
         hidden_size=256,
-        num_hidden_layers=6,
+        num_hidden_layers=8,
         num_attention_heads=4,
         intermediate_size=1024,
         max_position_embeddings=tokens,
