@@ -86,8 +86,11 @@ def main() -> int:
                     with (args.out_dir / RESULTS).open("a", encoding="utf-8") as file:
                         file.write(line + "\n")
                     print(line)
+    known = _results(args.out_dir)
     found = {
-        key: [runs[seed] for seed in args.seeds] for key, runs in _results(args.out_dir).items()
+        (task, way): [known[task, way][seed] for seed in args.seeds]
+        for task in args.tasks
+        for way in args.ways
     }
     table = _table(args.tasks, args.ways, found)
     print(table)

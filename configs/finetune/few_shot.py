@@ -1,4 +1,4 @@
-"""Classification with a few examples of each class: sst2, snips_intents, or a table of your own.
+"""Classification with a few examples of each class: sst2, snips, or a table of your own.
 
     ptft finetune --config=configs/finetune/few_shot.py:sst2 --config.data_dir=GLUE_DIR \\
         --init_from=RUN_OR_HF_DIR --run_dir=RUN

@@ -120,11 +120,9 @@ class EmbeddingTask:
         """
         if self.read is not None:
             return EmbeddingData(name, self.read(data_dir))
-        tables = _own_tables(name, data_dir, settings or EmbeddingSettings())
-        splits = {
-            split: _split_of(table, settings or EmbeddingSettings())
-            for split, table in tables.items()
-        }
+        settings = settings or EmbeddingSettings()
+        tables = _own_tables(name, data_dir, settings)
+        splits = {split: _split_of(table, settings) for split, table in tables.items()}
         if splits["train"].scores is not None and not np.ptp(splits["train"].scores):
             raise DataError(
                 f"{splits['train'].source}: all scores are {splits['train'].scores[0]:g}; expected "

@@ -20,6 +20,7 @@ class Choice(FineTuning):
     """One of several choices; see `FineTuning`."""
 
     head = "choice"
+    has_segments = True
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -69,6 +70,3 @@ class Choice(FineTuning):
         self, split: ChoiceSplit, examples: ChoiceExamples, predictions: np.ndarray
     ) -> Analysis:
         return choice.analysis(split, examples, predictions)
-
-    def rows(self, examples: list[ChoiceExamples]) -> list[tuple[int, bool]]:
-        return [(tokens, True) for rows in examples for tokens in rows.buckets]

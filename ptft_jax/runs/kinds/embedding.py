@@ -23,6 +23,7 @@ class Embedding(FineTuning):
     """Vectors of texts; see `FineTuning`."""
 
     pairs = False
+    has_segments = True
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -106,9 +107,6 @@ class Embedding(FineTuning):
             return report.of_scores(split, examples, cosines(predictions))
         ranks, nearest = ranks_of(split, predictions)
         return report.of_ranks(split, examples, ranks, nearest)
-
-    def rows(self, examples: list[EmbeddingExamples]) -> list[tuple[int, bool]]:
-        return [(tokens, True) for rows in examples for tokens in rows.buckets]
 
     def remarks(self, examples: list[EmbeddingExamples]) -> list[str]:
         more = sum(len(texts) > 2 for texts in self.task.splits["train"].texts)

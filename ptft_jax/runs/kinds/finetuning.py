@@ -44,12 +44,14 @@ class FineTuning(Kind):
     Attributes:
         head: the head of `models.config.LINEAR_HEADS` that it trains; "" for none.
         words_may_move: whether labels are of whole texts, and not of places in them.
+        has_segments: whether several texts of an example share a row, packed or not.
         task: the loaded task: `name`, `splits`, `label_names`, `metrics` (the first decides which
             checkpoint is best), `eval_splits` (scored in training, the first decides).
     """
 
     head: ClassVar[str] = ""
     words_may_move: ClassVar[bool] = True
+    has_segments: ClassVar[bool] = False
 
     def __init__(self, config: Config):
         self.config = config
@@ -324,7 +326,7 @@ class FineTuning(Kind):
         return None
 
     def rows(self, examples: list[Any]) -> list[tuple[int, bool]]:
-        packed = self.config.packing
+        packed = self.config.packing or self.has_segments
         return [(tokens, packed) for rows in examples for tokens in rows.buckets]
 
     def facts(self, examples: list[Any]) -> dict[str, str]:

@@ -86,6 +86,7 @@ class SetFit(Classification):
     """Classes by vectors that were trained on pairs; see `FineTuning`."""
 
     head = ""
+    has_segments = True
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -156,9 +157,6 @@ class SetFit(Classification):
         assert split.labels is not None
         loss = log_loss(predictions, split.labels)
         return {**super().score(split, predictions), "loss": loss}
-
-    def rows(self, examples: list[EmbeddingExamples]) -> list[tuple[int, bool]]:
-        return [(tokens, True) for rows in examples for tokens in rows.buckets]
 
     def keep(self, folder: RunFolder, step: int) -> None:
         assert self._fitted is not None

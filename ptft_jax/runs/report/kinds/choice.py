@@ -7,8 +7,9 @@ import numpy as np
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.objectives.metrics import softmax
 from ptft_jax.runs.report.html import Html, percent, section, table
+from ptft_jax.runs.report.kinds.classes import lengths_of
 from ptft_jax.runs.report.measures import wilson
-from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, lengths, reliability, worst_errors
+from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, reliability, worst_errors
 from ptft_jax.runs.report.slices import Slice, by_size, text_slices, worst_slices
 
 
@@ -62,13 +63,7 @@ def analysis(split: ChoiceSplit, examples: ChoiceExamples, logits: np.ndarray) -
                     for row in worst.tolist()
                 ],
             ),
-            lengths(
-                examples.lengths,
-                examples.is_cut,
-                examples.buckets[-1],
-                "examples",
-                "All choices of an example together.",
-            ),
+            lengths_of(examples, "All choices of an example together."),
         ],
     )
 

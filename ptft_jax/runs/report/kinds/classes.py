@@ -168,7 +168,7 @@ def of_rows(examples: ClassificationExamples | ChoiceExamples) -> list[Slice]:
     return [*by_size(examples.lengths, "tokens"), Slice("cut by max_seq_length", examples.is_cut)]
 
 
-def lengths_of(examples: ClassificationExamples | ChoiceExamples) -> Html:
-    """Shows how long the rows of a split are."""
+def lengths_of(examples: ClassificationExamples | ChoiceExamples, about: str = "") -> Html:
+    """Shows how long the rows of a split are; `about`: what a row holds."""
     limit = examples.buckets[-1]
-    return lengths(examples.lengths, examples.is_cut, limit, "examples", "")
+    return lengths(examples.lengths, examples.is_cut, limit, "examples", about)

@@ -6,8 +6,9 @@ from ptft_jax.data.tasks.embedding import EmbeddingExamples, EmbeddingSplit
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.runs.report.html import Html, section, table
 from ptft_jax.runs.report.kinds import scores
+from ptft_jax.runs.report.kinds.classes import lengths_of
 from ptft_jax.runs.report.measures import bootstrap_of, wilson
-from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, lengths, worst_errors
+from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, worst_errors
 from ptft_jax.runs.report.slices import Slice, by_size, text_slices, worst_slices
 
 
@@ -52,13 +53,7 @@ def of_ranks(
                     for row in worst.tolist()
                 ],
             ),
-            lengths(
-                examples.lengths,
-                examples.is_cut,
-                examples.buckets[-1],
-                "examples",
-                "All texts of an example together.",
-            ),
+            lengths_of(examples, "All texts of an example together."),
         ],
     )
 
