@@ -171,10 +171,12 @@ def _run(arguments: list[str]) -> int:
     if prints:
         rest.remove(_PRINT_CONFIG)
     if name == "finetune" or name in _CONFIG_OF_EITHER:
-        from ptft_jax.commands.train import many
+        from ptft_jax.commands.train import continual, many
 
-        several = many if name == "finetune" else module
-        if several is module or many.is_asked(rest):
+        several: Any = module
+        if name == "finetune":
+            several = continual if continual.is_asked(rest) else many
+        if several is not many or many.is_asked(rest):
             plan = several.planned(rest)
             several.show(plan) if prints else several.run(plan)
             return 0

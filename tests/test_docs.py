@@ -15,7 +15,7 @@ from absl import flags
 
 from ptft_jax import cli
 from ptft_jax.commands.keys import KEYS
-from ptft_jax.commands.train import many
+from ptft_jax.commands.train import continual, many
 from ptft_jax.data.tasks.catalogue import tasks_of
 from ptft_jax.runs import defaults
 from ptft_jax.runs.config import flatten
@@ -83,7 +83,8 @@ def parses(arguments: list[str], monkeypatch) -> None:
     module = cli.module_of(name)
     reached = []
     monkeypatch.setattr(module, "run", lambda *_: reached.append(name))
-    monkeypatch.setattr(many, "run", lambda plan: reached.append(name))
+    for several in (many, continual):
+        monkeypatch.setattr(several, "run", lambda plan: reached.append(name))
     assert cli.main(arguments) == 0
     assert reached == [name] or {"--help", "-h"} & set(arguments)
 

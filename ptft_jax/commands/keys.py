@@ -214,6 +214,24 @@ KEYS: Mapping[str, Group] = {
             "few_shot.calibrate": "of prompt: less what classes have where a text says nothing",
             "few_shot.pairs": "of setfit, pairs of each text with its class; as many with others",
         },
+        "several tasks": {
+            "tasks": "names of tasks of labelled texts, in their order, each perhaps with the "
+            "folder of its files, `imdb@DIR`",
+            "continual.way": "sequence: a run for each task, from the one before; together: one "
+            "run; alone: the task of `continual.stage`",
+            "continual.stage": "of sequence and alone, the number of the task; 0: all, one after "
+            "another",
+            "continual.replay": "of sequence, share of the training examples that are of earlier "
+            "tasks",
+            "continual.memory": "training examples kept of each earlier task to be replayed; 0 all",
+            "continual.temperature": "a task of n examples is drawn in proportion to the power "
+            "1 / `temperature` of n: 1 by number, 2 by the root",
+            "continual.ewc": "weight of elastic weight consolidation; 0 none",
+            "continual.fisher_examples": "examples of each task by whose gradients it knows what "
+            "mattered",
+            "continual.lwf": "weight of the divergence from what the run before says of earlier "
+            "tasks (learning without forgetting); 0 none",
+        },
         "vectors of texts": {
             "embedding.pooling": "mean over a text's tokens, or cls, the output at [CLS]",
             "embedding.loss": "ranking or cosent; empty: cosent where there are scores",

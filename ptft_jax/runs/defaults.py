@@ -172,6 +172,19 @@ KINDS: dict[str, dict[str, Any]] = {
             "multi_label": False,
         },
     },
+    "several": {
+        "tasks": (),
+        "continual": {
+            "way": "sequence",
+            "stage": 0,
+            "replay": 0.0,
+            "memory": 0,
+            "temperature": 1.0,
+            "ewc": 0.0,
+            "fisher_examples": 256,
+            "lwf": 0.0,
+        },
+    },
     "tagging": {
         "word_column": 0,
         "tag_column": -1,

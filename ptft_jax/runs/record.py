@@ -31,7 +31,8 @@ class RunRecord:
         data: SHA-256 of what the run is trained and scored on, by name; {} for an imported run.
         frozen: SHA-256 of the parameters of `init_from` that the run leaves as they are; None where
             all are trained.
-        origin: SHA-256 of the values of `init_from` that mixout mixes in; None without.
+        origin: SHA-256 of the values of `init_from` that mixout mixes in, or that the encoder is
+            pulled back to; None without.
         teacher: SHA-256 of the parameters of `config.teacher`; None without one.
         randomness: the version of dropout's masks (`ptft_jax.models.dropout`); None for an imported
             run, and for one that was made before there were versions.

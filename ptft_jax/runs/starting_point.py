@@ -192,7 +192,8 @@ class Trainable:
         opens: after which share of the run each begins to learn; None: at its start.
         axes: the logical axes of the trained parameters.
         sha256: of the frozen parameters; None where there are none.
-        origin_sha256: of the values that mixout mixes in; None without.
+        origin_sha256: of the values that mixout mixes in, or that the encoder is pulled back to;
+            None without.
     """
 
     parts: "Parts | None" = None
@@ -206,15 +207,19 @@ class Trainable:
         self._frozen: Params = {}
         self._origin: Params = {}
 
-    def keep_origin(self, params: Params, init_from: str | None, record: RunRecord | None) -> None:
-        """Keeps the starting values of the encoder's trained matrices, for mixout.
+    def keep_origin(
+        self, params: Params, init_from: str | None, record: RunRecord | None, matrices: bool
+    ) -> None:
+        """Keeps the starting values of the encoder's trained parameters, or its matrices alone.
 
         Raises:
             ConfigError: there are none, or they are not those that the run was started with.
         """
         from ptft_jax.models.parts import sha256_of
 
-        self._origin = _kernels({"encoder": self.of(params).get("encoder", {})})
+        self._origin = {"encoder": self.of(params).get("encoder", {})}
+        if matrices:
+            self._origin = _kernels(self._origin)
         if not self._origin:
             raise ConfigError(
                 "mixout: no matrix of the encoder is trained that has a value in --init_from to "
@@ -224,8 +229,8 @@ class Trainable:
         if record is not None and record.origin not in (None, self.origin_sha256):
             raise ConfigError(
                 f"{init_from} holds other parameters (SHA-256 {self.origin_sha256[:12]}) than "
-                f"those that this run was started from and mixes in ({record.origin[:12]}): bring "
-                "them back, or start another run from the new ones."
+                f"those that this run was started from and stays near ({record.origin[:12]}): "
+                "bring them back, or start another run from the new ones."
             )
 
     def facts(self) -> dict[str, str]:
@@ -279,8 +284,8 @@ def trainable_of(
         trainable = PartlyTrained(config, model, params, init_from, record)
     else:
         trainable = Trainable(model)
-    if config.get("mixout"):
-        trainable.keep_origin(params, init_from, record)
+    if config.get("mixout") or is_elastic(config):
+        trainable.keep_origin(params, init_from, record, matrices=not is_elastic(config))
     return trainable
 
 
@@ -335,7 +340,13 @@ def _kernels(params: Params) -> Params:
 
 def rereads_source(config: Config) -> bool:
     """Says whether a run that goes on needs what it started from: no checkpoint holds that."""
-    return freezes(config) or bool(config.get("mixout"))
+    return freezes(config) or bool(config.get("mixout")) or is_elastic(config)
+
+
+def is_elastic(config: Config) -> bool:
+    """Says whether parameters are pulled back to where they were after an earlier task."""
+    given = config.get("continual")
+    return given is not None and given.ewc > 0 and given.way == "sequence" and given.stage > 1
 
 
 def has_rules(config: Config) -> bool:

@@ -283,6 +283,7 @@ def train(
                 state = init_state(model, optimizer, config.seed, given, parts, averages=averages)
                 meta = {"next_index": 0, "evaluation_due": False}
             constants = trainable.constants(mesh) | teacher.constants(mesh)
+            constants |= kind.constants(model, start, mesh, folder, job)
             where = {"folder": folder.path, "mesh": mesh, "job": job, "say": report.say}
             examples, scored = trainable.with_features(
                 examples, scored, state.params, constants.get("frozen", {}), **where

@@ -191,13 +191,13 @@ def make_train_step(
         teach: returns what `objective` wants in a batch from a teacher's parameters; None: nothing.
 
     Returns:
-        A function (state, batch, frozen, origin, teacher) -> (state, metrics), where `frozen` are
-        the parameters that are not trained, `origin` the values that `mixout` mixes in, and
-        `teacher` the parameters of `teach`, none of which is donated; they may be left out where
-        there are none. The metrics are float32
-        scalars of this very step: `loss`, the objective's metrics, `grad_norm` (before clipping),
-        `learning_rate`, `tokens` (attended tokens in the batch), and the state's `skipped` and
-        `skipped_in_row`.
+        A function (state, batch, frozen, origin, teacher, importance) -> (state, metrics), where
+        `frozen` are the parameters that are not trained, `origin` the values that `mixout` mixes
+        in, or that `importance` pulls back to (`training.elastic`), and `teacher` the parameters of
+        `teach`, none of which is donated; they may be left out where there are none. The metrics
+        are float32 scalars of this very step: `loss` (without the pull, which is `penalty`), the
+        objective's metrics, `grad_norm` (before clipping), `learning_rate`, `tokens` (attended
+        tokens in the batch), and the state's `skipped` and `skipped_in_row`.
     """
 
     first_layer = 0 if parts is None else parts.first_layer
@@ -208,6 +208,7 @@ def make_train_step(
         frozen: Params | None = None,
         origin: Params | None = None,
         teacher: Params | None = None,
+        importance: Params | None = None,
     ) -> tuple[TrainState, Metrics]:
         weight = objective.weights(batch)
         others = sum_gradients_locally(frozen or {})
@@ -228,7 +229,7 @@ def make_train_step(
         gradient = jax.grad(part_loss, has_aux=True)
         keys_B = row_keys(seed, state.step, batch["attention_mask"].shape[0])
         params, unmixed = state.params, None
-        if origin:
+        if origin and mixout:
             from ptft_jax.training.mixout import mixed  # few runs do
 
             key = jax.random.key_data(step_key(seed, state.step))
@@ -260,6 +261,12 @@ def make_train_step(
         grads = exchange_gradients(grads)
         if unmixed is not None:
             (grads,) = unmixed(grads)
+        penalty = {}
+        if importance:
+            from ptft_jax.training.elastic import pulled  # few runs do
+
+            assert origin is not None
+            grads, penalty["penalty"] = pulled(grads, state.params, origin, importance)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         loss, grad_norm = loss_of(totals, weight), optax.tree.norm(grads)
@@ -285,6 +292,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             **{name: total / jnp.maximum(n, 1.0) for name, (total, n) in totals.metrics.items()},
+            **penalty,
             "grad_norm": grad_norm,
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
             "tokens": jnp.sum(batch["attention_mask"]).astype(jnp.float32),

@@ -52,6 +52,7 @@ def define_reading_flags(values: flags.FlagValues, folder: str = "Folder of the 
 
 # For commands that read both.
 RUN_OR_HF = "Folder of a run, or a Hugging Face folder."
+TASK = "Of a run on several tasks the one that is meant."
 
 
 def run(values: flags.FlagValues, positional: list[str]) -> None:

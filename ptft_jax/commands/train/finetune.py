@@ -42,7 +42,9 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     record = folder.record()
     head = (record.encoder_config.heads or ("",))[-1]
     asked = "$'one text\\tanother'" if record.pairs else '"a text"'
-    ask = f"ptft predict {run_dir} {_ASKED.get(head, asked)}"
+    one = [f"--task={(record.labels or ('',))[0].partition('/')[0]}"]
+    one = one if record.config["task"] == "several" else []
+    ask = f"ptft predict {' '.join([run_dir, *one])} {_ASKED.get(head, asked)}"
     if not record.labels and not head:
         ask = f'echo "a text" | ptft embed {run_dir} --input=- --output=vectors.npy'
     made(
@@ -53,6 +55,6 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         [
             f"ptft evaluate {run_dir}",
             ask,
-            exporting(record, folder.path, folder.path.resolve().name),
+            exporting(record, folder.path, folder.path.resolve().name, *one),
         ],
     )

@@ -16,10 +16,11 @@ import shlex
 from absl import flags
 
 from ptft_jax.commands.screen import flag, made, make_console
-from ptft_jax.commands.train.evaluate import define_reading_flags
+from ptft_jax.commands.train.evaluate import TASK, define_reading_flags
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.trained.export import export
+from ptft_jax.runs.trained.one_task import of_task
 
 _FOR_THE_CARD = {
     "base_model": "For the model card: what training started from, ORGANISATION/NAME on the hub; "
@@ -35,6 +36,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out_dir", None, "Folder to make.", flag_values=values)
     text = "Class of transformers, like BertForMaskedLM; else the one with all heads of the run."
     flags.DEFINE_string("architecture", None, text, flag_values=values)
+    flags.DEFINE_string("task", None, TASK, flag_values=values)
     flags.DEFINE_enum("format", "hf", ["hf", "peft"], "What to write.", flag_values=values)
     text = "Fold the adapter into the weights."
     flags.DEFINE_bool("merge", False, text, flag_values=values)
@@ -51,6 +53,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             raise ConfigError(f"--{name} is missing: name the folder.")
     out_dir = values.out_dir
     opened = open_run(values.run_dir, values.checkpoint)
+    if values.task:
+        opened = of_task(opened, values.task)
     exported = export(
         opened,
         out_dir,

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands.screen import count, made, make_console, progress_bars, warnings_as_lines
-from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
+from ptft_jax.commands.train.evaluate import RUN_OR_HF, TASK, define_reading_flags
 from ptft_jax.commands.use.submit import is_submission, submit
 from ptft_jax.commands.use.texts import (
     COLUMNS,
@@ -61,6 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("adapter", None, text, flag_values=values)
     text = "File to make, .csv, .tsv, .jsonl, .json or .conll; with --split=test a folder or .zip."
     flags.DEFINE_string("output", None, text, flag_values=values)
+    flags.DEFINE_string("task", None, TASK, flag_values=values)
     text = "Split of the run's task to predict, like test, instead of texts or a file."
     flags.DEFINE_string("split", None, text, flag_values=values)
     text = "Folder of the task's files for --split; else that of the run's training."
@@ -90,10 +91,14 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
                 f"--output={output}: expected .csv, .tsv or .jsonl, in which a column says which "
                 "--adapter a row is of."
             )
+    if values.task and (values.adapter or values.split):
+        raise ConfigError("--task: expected --run_dir and texts or --input=FILE beside it.")
     if values.adapter:
         runs = load_runs(values.adapter)
     else:
         runs = [load_run(values.run_dir, values.checkpoint)]
+        if values.task:
+            runs = [runs[0].of_task(values.task)]
     opened = runs[0]
     asked = Asked(positional, {"text": positional})
     if values.split:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from ptft_jax.data.tasks.choice import ChoiceTask
 from ptft_jax.data.tasks.files.reading import nearest
+from ptft_jax.data.tasks.several import SeveralTask
 from ptft_jax.data.tasks.suites.clue import CLUE
 from ptft_jax.data.tasks.suites.embedding import EMBEDDING
 from ptft_jax.data.tasks.suites.glue import GLUE
@@ -48,6 +49,7 @@ TASKS: dict[str, Task] = {
     **TAGGING,
     "choice": ChoiceTask("own", language=None),
     **EMBEDDING,
+    "several": SeveralTask(),
 }
 """Name → row."""
 

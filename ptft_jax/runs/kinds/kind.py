@@ -116,6 +116,12 @@ class Kind(ABC):
     def remarks(self, examples: Any) -> list[str]:
         """Returns what to know about each phase's training examples, in lines."""
 
+    def constants(
+        self, model: Model, start: StartingPoint, mesh: Mesh, folder: RunFolder, job: Job
+    ) -> dict[str, Params]:
+        """Returns what else a step takes beside state and batch, by name, laid out over a mesh."""
+        return {}
+
     def findings(self) -> list[str]:
         """Returns what to know about the outputs of the last evaluation, in lines."""
         return []
@@ -168,6 +174,10 @@ def kind_of(command: str, config: Config) -> Kind:
             from ptft_jax.runs.kinds.tagging import Tagging
 
             return Tagging(config)
+        if kind == "several":
+            from ptft_jax.runs.kinds.several import Several
+
+            return Several(config)
         if kind == "embedding":
             from ptft_jax.runs.kinds.embedding import Embedding
 

@@ -39,6 +39,8 @@ def evaluate(
             "that is there."
         )
     config = copy.deepcopy(run.config)
+    if "continual" in config and run.record.config["task"] != "several":
+        raise ConfigError(f"{run.folder.path}: expected the run itself, which scores all tasks.")
     if data is not None:
         config.data_dir = str(data)
         for name in ("max_train_examples", "examples_per_class"):

@@ -26,6 +26,7 @@ from ptft_jax.runs.kinds.setfit import CLASSIFIER, Classifier
 from ptft_jax.runs.partly_trained import base_of
 from ptft_jax.runs.record import RunRecord, is_run, read_record
 from ptft_jax.runs.trained.embeddings import is_trained, recipe_of
+from ptft_jax.runs.trained.one_task import check_task
 from ptft_jax.training.metric_sinks import read_metrics
 
 _TRAINING_KEYS = (
@@ -82,6 +83,7 @@ def export(
     licence: str | None = None,
 ) -> Exported:
     """Writes a Hugging Face folder; see `Run.export`."""
+    check_task(opened)
     check_place("out_dir", out_dir)
     check_out_dir(out_dir)
     base = _base(opened, form, merge, base_model)
@@ -269,6 +271,14 @@ def _scores(opened: TrainedRun) -> dict[str, dict[str, float]]:
                 splits[entry["split"]] = {
                     name: value for name, value in entry.items() if name not in ("step", "split")
                 }
+    config = opened.record.config
+    if "continual" in config:  # of one of its tasks the splits have its name
+        task = config["task"]
+        splits = {
+            f"dev{split.removeprefix(task)}": metrics
+            for split, metrics in splits.items()
+            if split == task or split.startswith(f"{task}_")
+        }
     return {
         split: {name: value for name, value in metrics.items() if value is not None}
         for split, metrics in splits.items()

@@ -24,6 +24,7 @@ from ptft_jax.runs.train import Results
 from ptft_jax.runs.trained.embeddings import embed, recipe_of
 from ptft_jax.runs.trained.evaluate import evaluate
 from ptft_jax.runs.trained.export import Exported, export
+from ptft_jax.runs.trained.one_task import of_task
 from ptft_jax.runs.trained.predictions import predict
 from ptft_jax.runs.trained.texts import Text, limit_of
 from ptft_jax.training.cluster.job import Job
@@ -120,6 +121,13 @@ class Run:
 
         params = jax.tree_util.tree_map_with_path(shared, self._trained.params)
         self._trained = dataclasses.replace(self._trained, params=params)
+
+    def of_task(self, task: str) -> "Run":
+        """Returns a model of one of the tasks of a run on several, to ask and to export.
+
+        Raises ConfigError where it was not trained on it.
+        """
+        return Run(of_task(self._trained, task))
 
     def __repr__(self) -> str:
         heads = ", ".join(self.model_config.heads) or "none"

@@ -23,6 +23,7 @@ from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
 from ptft_jax.runs.trained.choices import choose
 from ptft_jax.runs.trained.embeddings import few_shot_way, is_trained
+from ptft_jax.runs.trained.one_task import check_task
 from ptft_jax.runs.trained.tagging import tag
 from ptft_jax.runs.trained.texts import (
     PACKAGE,
@@ -64,6 +65,7 @@ def predict(
             one whose [MASK] lies beyond the length of the run's texts.
     """
     told = progress or (lambda done, total: None)
+    check_task(run)
     if "choice" in run.model_config.heads:
         return choose(run, texts, told)
     tags = "tagging" in run.model_config.heads
