@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # Sets everything up and runs the tests: bash launch/test.sh [pytest arguments; default: all of them]
+#
+#   bash launch/test.sh -m "not slow" -n 2    those of .ci/run, in two processes
+#   bash launch/test.sh -m slow               the long ones alone, tests/slow.txt
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -11,11 +11,15 @@ if os.environ.get("JAX_PLATFORMS") != "cuda":
     # Tests compile much and compute little: without LLVM's optimisations a tiny train step compiles
     # in a third of the time. What XLA partitions and which collectives it inserts stay the same.
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+    if "--xla_backend_optimization_level" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Commands keep compiled programs in the user's cache folder; tests have one of their own, so that
 # none depends on what was compiled before. All tests and the processes that they start share it.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ptft-test-cache-")
+# So do the workers of pytest-xdist, which the process that hands out tests starts.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ptft-test-cache-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/xla"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
@@ -43,6 +47,22 @@ def shared_data() -> Path:
     return folder
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tells of the mark of `slow.txt`."""
+    config.addinivalue_line("markers", "slow: takes ten seconds of a processor; see slow.txt")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `slow.txt` names."""
+    lines = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()
+    slow = tuple(f"tests/{line}" for line in lines if not line.startswith("#"))
+    for item in items:
+        if item.nodeid.startswith(slow):
+            item.add_marker("slow")
+
+
 def pytest_unconfigure() -> None:
     """Removes the cache of compiled programs."""
+    if IS_WORKER:
+        return
     shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
