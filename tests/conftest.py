@@ -17,8 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Commands keep compiled programs in the user's cache folder; tests have one of their own, so that
 # none depends on what was compiled before. All tests and the processes that they start share it.
 # So do the workers of pytest-xdist, which the process that hands out tests starts.
-IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-if not IS_WORKER:
+if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ptft-test-cache-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/xla"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
@@ -63,6 +62,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_unconfigure() -> None:
     """Removes the cache of compiled programs."""
-    if IS_WORKER:
-        return
-    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
