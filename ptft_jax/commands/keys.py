@@ -176,11 +176,12 @@ KEYS: Mapping[str, Group] = {
             "max_train_examples": "training examples to use, drawn by the seed; 0 all",
             "examples_per_class": "training examples to use of each class, drawn by the seed; 0 "
             "all",
-            "regularizer.name": "r_drop, fgm or smart; empty: none",
+            "regularizer.name": "r_drop, fgm, smart or mixup; empty: none",
             "regularizer.weight": "of the loss that it adds; None: 1",
             "regularizer.epsilon": "how far word embeddings are moved: the norm for a text (fgm, "
             "None: 0.5) or the largest entry (smart, None: 0.001)",
             "regularizer.step_size": "of the step up the gradient (smart); None: 0.1",
+            "regularizer.alpha": "of the Beta distribution of shares (mixup); None: 0.4",
             "augment.swap": "probability of neighbouring words of a training text to change "
             "places, half of all pairs in an epoch",
             "augment.word_dropout": "of each word to be left out",

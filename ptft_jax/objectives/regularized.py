@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys, fold_rows
+from ptft_jax.objectives.mixup import Mixup
 from ptft_jax.objectives.totals import LogitsObjective, Objective, Totals
 
 # Row keys are folded with these for a second pass and for noise; see `totals.head_keys`.
@@ -133,7 +134,7 @@ class Smart:
         return _with_divergence(self.task, totals, added, self.weight, batch)
 
 
-REGULARIZERS = {"r_drop": RDrop, "fgm": FastGradient, "smart": Smart}
+REGULARIZERS = {"r_drop": RDrop, "fgm": FastGradient, "smart": Smart, "mixup": Mixup}
 
 
 def regularizer_settings(name: str, given: Mapping[str, float | None]) -> dict[str, float]:
@@ -162,7 +163,7 @@ def regularizer_settings(name: str, given: Mapping[str, float | None]) -> dict[s
     return known | chosen
 
 
-def regularized(task: LogitsObjective, name: str, settings: Mapping[str, Any]) -> Objective:
+def regularized(task: Any, name: str, settings: Mapping[str, Any]) -> Objective:
     """Returns the objective of a task under a regularizer; "" is none."""
     return REGULARIZERS[name](task, **settings) if name else task
 

@@ -117,10 +117,11 @@ def finetune(kind: str = "classification") -> Config:
     config.max_train_examples = 0  # 0: all
     config.regularizer = ConfigDict(
         {
-            "name": "",  # r_drop, fgm or smart
+            "name": "",  # r_drop, fgm, smart or mixup
             "weight": placeholder(float),  # None: what is the regularizer's own
             "epsilon": placeholder(float),
             "step_size": placeholder(float),
+            "alpha": placeholder(float),
         }
     )
     config.augment = ConfigDict({"swap": 0.0, "word_dropout": 0.0, "token_dropout": 0.0})

@@ -21,6 +21,7 @@ from torch.nn.functional import kl_div, log_softmax, logsigmoid
 
 from ptft_jax.models.build import build_model
 from ptft_jax.models.dropout import row_keys
+from ptft_jax.objectives.mixup import Mixup, following
 from ptft_jax.objectives.regularized import FastGradient, RDrop, Smart, noise, second_keys
 from ptft_jax.objectives.totals import loss_of
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch, put_params
@@ -177,3 +178,53 @@ def test_two_passes_with_other_masks():
     expected = ((losses[0] + losses[1]) / 2 * weights).sum() / weights.sum() + 2.0 * added
     assert added.item() > 0.01
     np.testing.assert_allclose(loss_of(found, twice.weights(batch)), expected.item(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [classification, multi_label, regression])
+def test_mixup_is_that_of_pytorch(kind):
+    """Loss and gradient of pooled vectors mixed by given shares, against either label."""
+    model, arguments, objective, batch, config, params = sides(kind)
+    # As a packed row of two has them: an example and the next one, the last one and the first.
+    pairs = {name: value.reshape(3, 2, *value.shape[1:]) for name, value in batch.items()}
+    batch = {
+        name: pairs[name].reshape(3, -1)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    tokens = batch["input_ids"].shape[1] // 2
+    batch["segment_ids"] = jnp.tile(jnp.repeat(jnp.array([1, 2]), tokens), (3, 1))
+    batch["segment_ids"] *= batch["attention_mask"]
+    batch["position_ids"] = jnp.tile(jnp.arange(tokens), (3, 2))
+    batch["pooled_positions"] = jnp.tile(jnp.array([0, tokens]), (3, 1))
+    for name in ("labels", "weights"):
+        batch[name] = pairs[name][:, :, 0]
+    share = np.random.default_rng(0).random(ROWS).astype(np.float32)
+    batch["shares"] = jnp.asarray(share.reshape(3, 2))
+    found = loss_and_gradients(config, params, Mixup(objective), batch)
+    other = np.arange(ROWS).reshape(3, 2)[:, ::-1].reshape(-1)
+    share = torch.tensor(share)
+    base = {name: value for name, value in arguments.items() if name != "labels"}
+    pooled = model.bert(**base).pooler_output
+    mixed = share[:, None] * pooled + (1 - share[:, None]) * pooled[other.tolist()]
+    logits, labels = model.classifier(mixed), arguments["labels"]
+    losses = [
+        torch.stack([LOSSES[kind](logits[row], of[row]) for row in range(ROWS)])
+        for of in (labels, labels[other.tolist()])
+    ]
+    loss = (share * losses[0] + (1 - share) * losses[1]).mean()
+    loss.backward()
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert found["grad_norm"] == pytest.approx(norm_of(model), rel=1e-3)
+
+
+LOSSES = {
+    classification: torch.nn.functional.cross_entropy,
+    multi_label: torch.nn.functional.binary_cross_entropy_with_logits,
+    regression: lambda logits, label: (logits[0] - label) ** 2,
+}
+
+
+def test_who_is_mixed_with_whom():
+    """The next real example of the row; one that is alone with itself; fillers with nobody."""
+    weights = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], jnp.float32)
+    expected = [[1, 2, 0, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert following({"weights": weights}).tolist() == expected

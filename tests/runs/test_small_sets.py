@@ -68,7 +68,7 @@ def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
     shutil.rmtree(base)
     (tmp_path / "other").rename(base)
     shutil.rmtree(run_dir / "checkpoints" / "4")
-    with pytest.raises(ConfigError, match=r"holds other parameters .* mixes in"):
+    with pytest.raises(ConfigError, match=r"holds other parameters .* stays near"):
         ptft_jax.finetune(config, None, str(run_dir))
 
 
@@ -88,6 +88,9 @@ def test_a_run_goes_on_with_the_values_that_it_began_with(place, tmp_path):
         ({"regularizer.name": "drop"}, "name='drop': expected one of r_drop, fgm, smart"),
         ({"regularizer.name": "fgm", "regularizer.weight": -1.0}, "weight=-1.0: expected a finite"),
         ({"regularizer.name": "fgm", "regularizer.step_size": 1.0}, "fgm has weight, epsilon;"),
+        ({"regularizer.name": "mixup", "packing": False}, "expected packing=True"),
+        ({"regularizer.name": "mixup", "class_weights": "1,2"}, "without class_weights"),
+        ({"regularizer.name": "mixup", "regularizer.alpha": 0.0}, "alpha=0.0: expected a finite"),
         ({"regularizer.weight": 1.0}, "weight=1.0: there is no regularizer.name"),
         (
             {
@@ -113,6 +116,18 @@ def test_the_loss_is_what_the_config_says(place):
     task = ClassificationObjective(label_smoothing=0.1)
     assert kind.objective(EncoderConfig()) == FastGradient(task, weight=1.0, epsilon=2.0)
     assert kind.plain_objective() == ClassificationObjective()
+
+
+def test_mesh_and_micro_batches_do_not_change_which_are_mixed(place, tmp_path):
+    """The partner is in the same row, wherever that lies."""
+    found = []
+    meshes: list[dict] = [{}, {"mesh.fsdp": 4, "mesh.tensor": 2, "accumulate": 2}]
+    for number, mesh in enumerate(meshes):
+        changes = {"regularizer.name": "mixup", "steps": 3, "batch_size": 16, **mesh}
+        config = task_config(place, **changes, **{"optimizer.learning_rate": 1e-2})
+        ptft_jax.finetune(config, str(place / "hf"), str(tmp_path / f"{number}"))
+        found.append(losses(tmp_path / f"{number}"))
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 def test_pretraining_has_none_of_them(tmp_path, capsys):

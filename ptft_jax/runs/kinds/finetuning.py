@@ -15,11 +15,13 @@ from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.data.tasks.training.features import Numbered
 from ptft_jax.data.tasks.training.packed import PackedExamples
+from ptft_jax.data.tasks.training.shares import WithShares
 from ptft_jax.data.tasks.training.subset import first_rows
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import LINEAR_HEADS, AdapterConfig, EncoderConfig
+from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.regularized import regularized, regularizer_settings
 from ptft_jax.objectives.totals import Objective, TaskObjective
 from ptft_jax.runs.config import Config
@@ -140,6 +142,8 @@ class FineTuning(Kind):
                 "--config.regularizer.name=r_drop: the model has no dropout, so that both passes "
                 "would be the same; expected a rate above 0, as of model.hidden_dropout_prob."
             )
+        if name == "mixup":
+            self._check_mixup()
         if name in ("fgm", "smart") and self.config.cache_features:
             raise ConfigError(
                 f"--config.regularizer.name={name}: it moves word embeddings, which an encoder "
@@ -153,6 +157,19 @@ class FineTuning(Kind):
         from ptft_jax.runs.teacher import distilled
 
         return distilled(self.task_objective(), self.config)
+
+    def _check_mixup(self) -> None:
+        task = self.task_objective()
+        if not isinstance(task, ClassificationObjective) or task.class_weights:
+            raise ConfigError(
+                "--config.regularizer.name=mixup: it mixes what a classifier reads, whose examples "
+                "count alike; expected a task of labelled texts, without class_weights."
+            )
+        if not self.config.packing:
+            raise ConfigError(
+                "--config.regularizer.name=mixup with packing=False: an example is mixed with the "
+                "next one of its row; expected packing=True."
+            )
 
     def training_rows(self, train: Any) -> np.ndarray:
         """Returns the rows of the train split that are used, ascending.
@@ -232,6 +249,8 @@ class FineTuning(Kind):
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
         config = phase.config
         train: Any = Numbered(self._train) if config.cache_features else self._train
+        if config.regularizer.name == "mixup":
+            train = WithShares(train, self._regularizer["alpha"], config.seed)
         if not config.packing:
             return train
         unit = rows_unit(config.accumulate, mesh)
