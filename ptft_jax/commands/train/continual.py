@@ -132,7 +132,9 @@ def planned(arguments: list[str]) -> Plan:
         for stage, task in enumerate(tasks, start=1):
             name = f"{stage}-{task}"
             words = [f"--config.continual.stage={stage}", f"--config.seed={seed}"]
-            lonely = [*words, "--config.continual.way=alone"]
+            # What keeps earlier tasks has nothing to keep there.
+            none = [f"--config.continual.{key}=0" for key in ("replay", "ewc", "lwf")]
+            lonely = [*words, "--config.continual.way=alone", *none]
             before = None if adapters or not chain else chain[-1]
             if before is not None and lwf:
                 words += [
