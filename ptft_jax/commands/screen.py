@@ -160,7 +160,7 @@ def made(console: Console, title: str, what: Mapping[str, str], following: Seque
     if what:
         box = Panel(_named(what), title=title, title_align="left", box=ROUNDED, expand=False)
         console.print(box)
-    if following:
+    if following := [command for command in following if command]:
         console.print("next", style="bold")
         for command in following:
             say(console, f"  {_continued(command, max(40, console.width - 4))}")
@@ -190,8 +190,23 @@ def resume_command(command: str, run_dir: Path) -> str:
 
 
 def exporting(record: "RunRecord", run_dir: object, name: str, *more: str) -> str:
-    """Returns the command line that exports a run to `hf/NAME`; of an adapter, the adapter."""
-    form = ["--format=peft"] if record.encoder_config.adapter else []
+    """Returns the command line that exports a run to `hf/NAME`; of an adapter the adapter, where
+    PEFT can have it, or all of it where it can be folded in. "" where neither can be.
+    """
+    form = []
+    if (adapter := record.encoder_config.adapter) is not None:
+        from ptft_jax.convert.adapters.names import FORMS
+        from ptft_jax.models.config import ADAPTERS
+        from ptft_jax.runs.record import is_run
+
+        if adapter.name not in FORMS:
+            return ""
+        source, config = Path(str(record.init_from)), record.config
+        alone = config["trainable"] in ("all", "head") and not config["init_layers"]
+        alone = alone and not (source.is_dir() and is_run(source, str(source)))
+        if not alone and not ADAPTERS[adapter.name]:
+            return ""
+        form = ["--format=peft" if alone else "--merge"]
     words = flag("run_dir", run_dir), *more, *form, flag("out_dir", f"hf/{name}")
     return f"ptft export {' '.join(words)}"
 

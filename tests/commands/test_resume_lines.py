@@ -1,5 +1,6 @@
 """The command line with which a run goes on is shown where a person needs it, and is true."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -14,8 +15,10 @@ from command_line import losses, prepare_corpus, pretrain_flags, results, run, t
 
 from ptft_jax.commands import screen
 from ptft_jax.commands.parsing import parse
+from ptft_jax.models.config import AdapterConfig, EncoderConfig
 from ptft_jax.runs.config import load_config
 from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.record import RunRecord
 
 STEPS = 120
 
@@ -135,3 +138,24 @@ def test_long_commands_can_be_copied(width, monkeypatch, capsys):
         assert shlex.split(shown) == shlex.split(command)
     short = [line for line in said.splitlines() if "xxx" not in line]
     assert max(map(len, short)) <= width
+
+
+@pytest.mark.parametrize(
+    ("adapter", "config", "form"),
+    [
+        ("lora", {}, "--format=peft"),
+        ("lora", {"trainable": "top1"}, "--merge"),
+        ("prompt", {"init_layers": (0,)}, None),
+        ("houlsby", {}, None),
+    ],
+)
+def test_no_export_is_shown_that_would_be_refused(adapter, config, form, capsys):
+    """The adapter where PEFT can have it, all of it where it folds, else nothing."""
+    model = EncoderConfig(heads=("pooler",), adapter=AdapterConfig(adapter))
+    config = {"trainable": "all", "init_layers": (), **config}
+    record = RunRecord("finetune", config, dataclasses.asdict(model), "a-model")
+    line = screen.exporting(record, "RUN", "name")
+    expected = f"ptft export --run_dir=RUN {form} --out_dir=hf/name" if form else ""
+    assert line == expected
+    screen.made(screen.make_console(), "made", {"run": "RUN"}, [line])
+    assert ("next" in capsys.readouterr().out) == bool(form)
