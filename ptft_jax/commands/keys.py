@@ -186,6 +186,9 @@ KEYS: Mapping[str, Group] = {
             "places, half of all pairs in an epoch",
             "augment.word_dropout": "of each word to be left out",
             "augment.token_dropout": "of each token to become the mask",
+            "augment.refill": "of each token to be written anew by `augment.masked_lm`, other ones "
+            "in each epoch",
+            "augment.masked_lm": "a run, a Hugging Face folder or a Hub name with a masked-LM head",
             "mixout": "probability of each entry of the encoder's matrices to be, in an update, "
             "the value that it began with",
             "reinit_layers": "top layers, and with them the pooler, that start from the seed and "

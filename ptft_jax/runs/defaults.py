@@ -124,7 +124,9 @@ def finetune(kind: str = "classification") -> Config:
             "alpha": placeholder(float),
         }
     )
-    config.augment = ConfigDict({"swap": 0.0, "word_dropout": 0.0, "token_dropout": 0.0})
+    config.augment = ConfigDict(
+        {"swap": 0.0, "word_dropout": 0.0, "token_dropout": 0.0, "refill": 0.0, "masked_lm": ""}
+    )
     config.patience = 0  # evaluations without a better one that end the run; 0: it goes to its end
     config.length_buckets = (32, 64, 96, 128)
     config.packing = True

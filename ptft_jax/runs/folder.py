@@ -41,8 +41,9 @@ _FREE = (
     *("config.log_every", "config.keep_last", "config.checkpoint_every"),
     # The data itself is compared by its SHA-256.
     "config.data_dir",
-    # And the teacher by its own.
+    # And the teacher, and what refills texts, by their own.
     "config.teacher",
+    "config.augment.masked_lm",
     # What another version of dropout's masks may not do is said where it is refused.
     "randomness",
 )
@@ -73,7 +74,7 @@ _FIXED = (
 )
 # Of what is trained there are moments.
 _FIXED += ("config.trainable", "config.optimizer.rules", "config.reinit_layers", "frozen")
-_FIXED += ("config.init_layers", "teacher")
+_FIXED += ("config.init_layers", "teacher", "masked_lm")
 # An average is of all updates.
 _FIXED += ("config.ema",)
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)

@@ -34,6 +34,7 @@ class RunRecord:
         origin: SHA-256 of the values of `init_from` that mixout mixes in, or that the encoder is
             pulled back to; None without.
         teacher: SHA-256 of the parameters of `config.teacher`; None without one.
+        masked_lm: SHA-256 of the parameters of `config.augment.masked_lm`; None without one.
         randomness: the version of dropout's masks (`ptft_jax.models.dropout`); None for an imported
             run, and for one that was made before there were versions.
     """
@@ -50,6 +51,7 @@ class RunRecord:
     frozen: str | None = None
     origin: str | None = None
     teacher: str | None = None
+    masked_lm: str | None = None
     randomness: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -219,6 +219,7 @@ def train(
         frozen=trainable.sha256,
         origin=trainable.origin_sha256,
         teacher=teacher.sha256,
+        masked_lm=kind.masked_lm,
         randomness=RANDOMNESS,
     )
     # Hosts that fetch a model of the Hub each for itself may have got different ones.
@@ -283,8 +284,8 @@ def train(
                 state = init_state(model, optimizer, config.seed, given, parts, averages=averages)
                 meta = {"next_index": 0, "evaluation_due": False}
             constants = trainable.constants(mesh) | teacher.constants(mesh)
-            constants |= kind.constants(model, start, mesh, folder, job)
             where = {"folder": folder.path, "mesh": mesh, "job": job, "say": report.say}
+            constants |= kind.prepare(model, start, **where)
             examples, scored = trainable.with_features(
                 examples, scored, state.params, constants.get("frozen", {}), **where
             )

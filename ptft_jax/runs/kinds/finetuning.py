@@ -78,6 +78,9 @@ class FineTuning(Kind):
             name: self.task.splits[name].fingerprint() for name in ("train", *self.task.eval_splits)
         }
         self._train: Any = None
+        # What writes training texts anew, and the examples that take it.
+        self._refiller: Any = None
+        self._refilled: Any = None
         self._count(len(self.task.splits["train"]))
 
     def _count(self, rows: int) -> None:
@@ -215,10 +218,9 @@ class FineTuning(Kind):
         if self.config.adapter.name:
             changes["adapter"] = AdapterConfig(**self.config.adapter)
         train, seed = self.task.splits["train"], self.config.seed
-        self._train = self._augmented(
-            self.make_examples(train, found.tokenizer, seed=seed, shuffle=True), found.tokenizer
-        )
-        self._count(len(self._train))
+        examples = self.make_examples(train, found.tokenizer, seed=seed, shuffle=True)
+        self._count(len(examples))
+        self._train = self._augmented(examples, found.tokenizer)
         model, params = found.config.replace(**changes), found.params
         if run is None and model.adapter is not None:
             from ptft_jax.models.adapters.folding import with_initial
@@ -233,18 +235,60 @@ class FineTuning(Kind):
             return examples
         from ptft_jax.data.tasks.training.augmented import Augmentation, Augmented
 
-        settings = Augmentation(**self.config.augment)
-        if settings.moves_words and not self.words_may_move:
+        given = self.config.augment.to_dict()
+        rate, masked_lm = given.pop("refill", 0.0), given.pop("masked_lm", "")
+        settings = Augmentation(**given)
+        if (settings.moves_words or rate) and not self.words_may_move:
             raise ConfigError(
                 f"--config.augment={asked}: labels, or the gap to fill in, stand at words, which "
-                "would move; expected token_dropout alone."
+                "would move or be others; expected token_dropout alone."
+            )
+        if masked_lm and not rate:
+            raise ConfigError(
+                f"--config.augment.masked_lm={masked_lm} has nothing to fill in: expected "
+                "augment.refill beside it, like 0.15."
             )
         if self.config.cache_features:
             raise ConfigError(
                 f"--config.augment={asked} with cache_features=True: an encoder that runs once "
                 "does not see texts change; expected one of the two."
             )
-        return Augmented(examples, tokenizer, settings, self.config.seed)
+        if rate:
+            examples = self._refilled_by_a_model(examples, tokenizer, rate)
+        return (
+            Augmented(examples, tokenizer, settings, self.config.seed)
+            if any(given.values())
+            else examples
+        )
+
+    def _refilled_by_a_model(self, examples: Any, tokenizer: TextTokenizer, rate: float) -> Any:
+        from ptft_jax.data.tasks.training.refilled import Refilled
+        from ptft_jax.runs.refilling import Refiller
+
+        until, batch_size = self.phases[-1].until, self.config.batch_size
+        epochs = math.ceil(until * batch_size / len(examples))
+        self._refilled = Refilled(examples, tokenizer, rate, self.config.seed, epochs)
+        self._refiller = Refiller(self.config, tokenizer)
+        self.masked_lm = self._refiller.sha256
+        return self._refilled
+
+    def prepare(
+        self,
+        model: Model,
+        start: StartingPoint,
+        *,
+        folder: Path,
+        mesh: Mesh,
+        job: Job,
+        say: Callable[[str], None],
+    ) -> dict[str, Params]:
+        """Refills training texts where the config asks for it."""
+        if self._refiller is not None:
+            batch_size = self.config.eval_batch_size or (
+                self.config.batch_size // self.config.accumulate
+            )
+            self._refiller.fill(self._refilled, mesh=mesh, job=job, say=say, batch_size=batch_size)
+        return {}
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
         config = phase.config

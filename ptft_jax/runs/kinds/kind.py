@@ -33,6 +33,8 @@ class Kind(ABC):
         pairs: whether the texts are pairs.
         problem_type: what a classification predicts, as in `objectives.classification`; None for
             other kinds.
+        masked_lm: SHA-256 of what writes training texts anew; None: nothing does. Known with the
+            starting point.
         best: the metric that decides which checkpoint is best ("dev_loss"), and "min" or "max".
         fingerprints: SHA-256 of what is trained and scored on, by name.
         phases: the stretches of the run in which all batches are made alike, in order.
@@ -43,6 +45,7 @@ class Kind(ABC):
     labels: tuple[str, ...] | None
     pairs: bool
     problem_type: str | None = None
+    masked_lm: str | None = None
     best: tuple[str, str]
     fingerprints: Mapping[str, str]
     phases: list[PhaseConfig]
@@ -116,10 +119,20 @@ class Kind(ABC):
     def remarks(self, examples: Any) -> list[str]:
         """Returns what to know about each phase's training examples, in lines."""
 
-    def constants(
-        self, model: Model, start: StartingPoint, mesh: Mesh, folder: RunFolder, job: Job
+    def prepare(
+        self,
+        model: Model,
+        start: StartingPoint,
+        *,
+        folder: Path,
+        mesh: Mesh,
+        job: Job,
+        say: Callable[[str], None],
     ) -> dict[str, Params]:
-        """Returns what else a step takes beside state and batch, by name, laid out over a mesh."""
+        """Computes what has to be there before the first step, with the mesh set.
+
+        Returns what else a step takes beside state and batch, by name, laid out over the mesh.
+        """
         return {}
 
     def findings(self) -> list[str]:

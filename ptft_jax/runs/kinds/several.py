@@ -1,6 +1,6 @@
 """Fine-tuning on several tasks: together, or one after another (continual learning)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.objectives.several import SeveralObjective
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.kinds.kind import Evaluate
 from ptft_jax.runs.phases import PhaseConfig
@@ -181,16 +180,24 @@ class Several(FineTuning):
             f"{phase.until * phase.config.batch_size / len(rows):.2g} epochs",
         }
 
-    def constants(
-        self, model: Model, start: StartingPoint, mesh: Mesh, folder: RunFolder, job: Job
+    def prepare(
+        self,
+        model: Model,
+        start: StartingPoint,
+        *,
+        folder: Path,
+        mesh: Mesh,
+        job: Job,
+        say: Callable[[str], None],
     ) -> dict[str, Params]:
         """Returns how much each parameter of the encoder mattered to the earlier tasks.
 
         That is what the run before it has found, and what the task before this one adds; it is
         kept in the folder for the run after.
         """
+        made = super().prepare(model, start, folder=folder, mesh=mesh, job=job, say=say)
         if not is_elastic(self.config):
-            return {}
+            return made
         axes, weight = model.axes(), self.config.continual.ewc
         params = put_params(start.params, axes, mesh)
         batches = self._alone(self._settings.stage - 2, start.tokenizer, mesh)
@@ -207,9 +214,9 @@ class Several(FineTuning):
             found = jax.tree.map(jax.numpy.add, found, earlier)
         whole = {name: np.asarray(jax.reshard(leaf, _whole)) for name, leaf in named(found)}
         if job.is_first:
-            with replacing(folder.path / IMPORTANCE) as file:
+            with replacing(folder / IMPORTANCE) as file:
                 file.write(save(whole))
-        return {"importance": jax.tree.map(lambda leaf: weight * leaf, found)}
+        return made | {"importance": jax.tree.map(lambda leaf: weight * leaf, found)}
 
     def _alone(self, number: int, tokenizer: TextTokenizer, mesh: Mesh) -> Iterator[Batch]:
         """Yields training examples of a task, one in each batch; other rows have weight 0."""
