@@ -13,8 +13,8 @@ from transformers import BertForMaskedLM
 import ptft_jax
 from ptft_jax.data.tasks.training.refilled import Refilled
 from ptft_jax.errors import ConfigError
+from ptft_jax.runs.augmenting import Refiller
 from ptft_jax.runs.kinds.classification import Classification
-from ptft_jax.runs.refilling import Refiller
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 
@@ -45,9 +45,7 @@ def filled(place, mesh):
     gaps = list(examples.gaps(8))
     with Job() as job, jax.set_mesh(mesh):
         said: list[str] = []
-        Refiller(config, tokenizer).fill(
-            examples, mesh=mesh, job=job, say=said.append, batch_size=8
-        )
+        Refiller(config, tokenizer).fill(examples, mesh=mesh, job=job, say=said.append)
     assert "2 variants of 24 training texts refilled by" in said[0]
     return examples, plain, gaps, tokenizer
 

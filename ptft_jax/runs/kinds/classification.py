@@ -7,14 +7,14 @@ import numpy as np
 
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split, TableSettings
-from ptft_jax.data.tasks.training.class_weights import read_class_weights
+from ptft_jax.data.tasks.training.class_weights import read_class_weights, said_of_class_weights
 from ptft_jax.data.tasks.training.subset import rows_of_each_class
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.kinds.finetuning import FineTuning, said_of_class_weights
+from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.report.kinds import classes, labels, scores
 from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.starting_point import freezes

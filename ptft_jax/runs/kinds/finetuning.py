@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,9 +78,8 @@ class FineTuning(Kind):
             name: self.task.splits[name].fingerprint() for name in ("train", *self.task.eval_splits)
         }
         self._train: Any = None
-        # What writes training texts anew, and the examples that take it.
-        self._refiller: Any = None
-        self._refilled: Any = None
+        # What changes training texts.
+        self._augmenting: Any = None
         self._count(len(self.task.splits["train"]))
 
     def _count(self, rows: int) -> None:
@@ -220,57 +219,20 @@ class FineTuning(Kind):
         train, seed = self.task.splits["train"], self.config.seed
         examples = self.make_examples(train, found.tokenizer, seed=seed, shuffle=True)
         self._count(len(examples))
-        self._train = self._augmented(examples, found.tokenizer)
+        self._train = examples
+        if any(self.config.augment.values()):
+            from ptft_jax.runs.augmenting import Augmenting
+
+            epochs = math.ceil(self.phases[-1].until * self.config.batch_size / len(examples))
+            self._augmenting = Augmenting(self.config, found.tokenizer, self.words_may_move)
+            self._train = self._augmenting.changed(examples, epochs)
+            self.masked_lm = self._augmenting.masked_lm
         model, params = found.config.replace(**changes), found.params
         if run is None and model.adapter is not None:
             from ptft_jax.models.adapters.folding import with_initial
 
             params = with_initial(params, model)
         return dataclasses.replace(found, config=model, params=params)
-
-    def _augmented(self, examples: Any, tokenizer: TextTokenizer) -> Any:
-        """Returns training examples that are changed as the config says."""
-        asked = {name: value for name, value in self.config.augment.items() if value}
-        if not asked:
-            return examples
-        from ptft_jax.data.tasks.training.augmented import Augmentation, Augmented
-
-        given = self.config.augment.to_dict()
-        rate, masked_lm = given.pop("refill", 0.0), given.pop("masked_lm", "")
-        settings = Augmentation(**given)
-        if (settings.moves_words or rate) and not self.words_may_move:
-            raise ConfigError(
-                f"--config.augment={asked}: labels, or the gap to fill in, stand at words, which "
-                "would move or be others; expected token_dropout alone."
-            )
-        if masked_lm and not rate:
-            raise ConfigError(
-                f"--config.augment.masked_lm={masked_lm} has nothing to fill in: expected "
-                "augment.refill beside it, like 0.15."
-            )
-        if self.config.cache_features:
-            raise ConfigError(
-                f"--config.augment={asked} with cache_features=True: an encoder that runs once "
-                "does not see texts change; expected one of the two."
-            )
-        if rate:
-            examples = self._refilled_by_a_model(examples, tokenizer, rate)
-        return (
-            Augmented(examples, tokenizer, settings, self.config.seed)
-            if any(given.values())
-            else examples
-        )
-
-    def _refilled_by_a_model(self, examples: Any, tokenizer: TextTokenizer, rate: float) -> Any:
-        from ptft_jax.data.tasks.training.refilled import Refilled
-        from ptft_jax.runs.refilling import Refiller
-
-        until, batch_size = self.phases[-1].until, self.config.batch_size
-        epochs = math.ceil(until * batch_size / len(examples))
-        self._refilled = Refilled(examples, tokenizer, rate, self.config.seed, epochs)
-        self._refiller = Refiller(self.config, tokenizer)
-        self.masked_lm = self._refiller.sha256
-        return self._refilled
 
     def prepare(
         self,
@@ -283,11 +245,8 @@ class FineTuning(Kind):
         say: Callable[[str], None],
     ) -> dict[str, Params]:
         """Refills training texts where the config asks for it."""
-        if self._refiller is not None:
-            batch_size = self.config.eval_batch_size or (
-                self.config.batch_size // self.config.accumulate
-            )
-            self._refiller.fill(self._refilled, mesh=mesh, job=job, say=say, batch_size=batch_size)
+        if self._augmenting is not None:
+            self._augmenting.prepare(mesh=mesh, job=job, say=say)
         return {}
 
     def examples(self, phase: PhaseConfig, tokenizer: TextTokenizer, mesh: Mesh) -> Any:
@@ -432,14 +391,3 @@ class FineTuning(Kind):
             f"{examples.num_truncated:,} training examples are longer than "
             f"max_seq_length={length} tokens and were cut"
         )
-
-
-def said_of_class_weights(
-    labels: Sequence[str] | None, weights: Sequence[float] | None
-) -> list[str]:
-    """Returns a line on the weights of classes, none without any."""
-    if weights is None:
-        return []
-    pairs = list(zip(labels or (), weights, strict=True))
-    shown = ", ".join(f"{name} {weight:.4g}" for name, weight in pairs[:20])
-    return [f"class weights: {shown}{', …' if len(pairs) > 20 else ''}"]

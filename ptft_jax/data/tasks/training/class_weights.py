@@ -67,3 +67,14 @@ def _wrong(text: str, what: str, names: Sequence[str]) -> ConfigError:
         f"class_weights={text!r}: {what}; expected balanced, or a number from 0 on for each of "
         f'these labels in their order, 1,2.5, or by name, {{"{names[0]}": 2.5}}: {shown}'
     )
+
+
+def said_of_class_weights(
+    labels: Sequence[str] | None, weights: Sequence[float] | None
+) -> list[str]:
+    """Returns a line on the weights of classes, none without any."""
+    if weights is None:
+        return []
+    pairs = list(zip(labels or (), weights, strict=True))
+    shown = ", ".join(f"{name} {weight:.4g}" for name, weight in pairs[:20])
+    return [f"class weights: {shown}{', …' if len(pairs) > 20 else ''}"]

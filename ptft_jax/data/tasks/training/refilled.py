@@ -1,7 +1,7 @@
 """Training texts some of whose tokens a masked language model has written anew.
 
 What is refilled, and by what, depends on the seed, the variant of an epoch and the row of the split
-alone. `runs.refilling` asks the model.
+alone. `runs.augmenting` asks the model.
 """
 
 import math

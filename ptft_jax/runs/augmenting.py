@@ -1,9 +1,10 @@
-"""Asks a masked language model for other words in training texts (`augment.refill`)."""
+"""Training texts that are changed as a config says, some of them by a masked language model."""
 
 import os
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ptft_jax.data.progress import duration
+from ptft_jax.data.tasks.training.augmented import Augmentation, Augmented
 from ptft_jax.data.tasks.training.refilled import Refilled
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
@@ -24,6 +26,68 @@ from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import check_model, process_rows, put_batch, put_params
 
 _KEYS = ("input_ids", "attention_mask", "token_type_ids", "segment_ids", "position_ids")
+
+
+class Augmenting:
+    """What `augment` of a config asks for.
+
+    Attributes:
+        masked_lm: SHA-256 of the parameters of the model that refills texts; None without one.
+    """
+
+    masked_lm: str | None = None
+
+    def __init__(self, config: Config, tokenizer: TextTokenizer, words_may_move: bool):
+        """Checks it, and reads the model.
+
+        Args:
+            config: of a run.
+            tokenizer: of its texts.
+            words_may_move: whether labels are of whole texts, and not of places in them.
+
+        Raises:
+            ConfigError: it cannot be.
+            DataError: the model's folder is damaged.
+        """
+        self._config, self._tokenizer = config, tokenizer
+        given = config.augment.to_dict()
+        asked = {name: value for name, value in given.items() if value}
+        self._rate, masked_lm = given.pop("refill"), given.pop("masked_lm")
+        self._settings = Augmentation(**given)
+        self._refilled: Refilled | None = None
+        if (self._settings.moves_words or self._rate) and not words_may_move:
+            raise ConfigError(
+                f"--config.augment={asked}: labels, or the gap to fill in, stand at words, which "
+                "would move or be others; expected token_dropout alone."
+            )
+        if masked_lm and not self._rate:
+            raise ConfigError(
+                f"--config.augment.masked_lm={masked_lm} has nothing to fill in: expected "
+                "augment.refill beside it, like 0.15."
+            )
+        if config.cache_features:
+            raise ConfigError(
+                f"--config.augment={asked} with cache_features=True: an encoder that runs once "
+                "does not see texts change; expected one of the two."
+            )
+        if self._rate:
+            self._refiller = Refiller(config, tokenizer)
+            self.masked_lm = self._refiller.sha256
+
+    def changed(self, examples: Any, epochs: int) -> Any:
+        """Returns training examples, a row each, that are changed anew in each of the epochs."""
+        tokenizer, seed = self._tokenizer, self._config.seed
+        if self._rate:
+            self._refilled = Refilled(examples, tokenizer, self._rate, seed, epochs)
+            examples = self._refilled
+        if self._settings == Augmentation():
+            return examples
+        return Augmented(examples, tokenizer, self._settings, seed)
+
+    def prepare(self, *, mesh: Mesh, job: Job, say: Callable[[str], None]) -> None:
+        """Asks the model, where there is one, with the mesh set."""
+        if self._refilled is not None:
+            self._refiller.fill(self._refilled, mesh=mesh, job=job, say=say)
 
 
 class Refiller:
@@ -65,7 +129,6 @@ class Refiller:
         mesh: Mesh,
         job: Job,
         say: Callable[[str], None],
-        batch_size: int,
     ) -> None:
         """Draws tokens for all gaps, from the model's distribution over all but special tokens.
 
@@ -73,12 +136,13 @@ class Refiller:
             examples: take them.
             mesh, job: what computes it.
             say: takes a line on what it took.
-            batch_size: how many are computed at once; the mesh divides it.
 
         Raises:
             ConfigError: the mesh does not divide the model.
         """
         started, config = time.monotonic(), self._found.config
+        batch_size = self._config.eval_batch_size
+        batch_size = batch_size or self._config.batch_size // self._config.accumulate
         config = config.replace(attention="auto", fused="auto", dtype=self._config.model.dtype)
         check_model(config, mesh)
         model = build_model(config)
