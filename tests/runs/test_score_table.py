@@ -43,7 +43,7 @@ def test_means_and_deviations_over_seeds():
     assert "| squad | dev | f1 | 1 | 88.50 | 88.50 | 88.50 | 88.52 [4], 88.50 [5] | 7 |" in text
     assert "[1] bert-base-cased" in text
     assert "[2]" not in text
-    assert b"mrpc dev, accuracy" in picture(rows_of(ENTRIES))
+    assert "mrpc dev, accuracy" in picture(rows_of(ENTRIES))
 
 
 def test_a_score_that_is_not_defined_is_left_out():

@@ -206,7 +206,7 @@ def _write_table(plan: Plan, console: Console) -> None:
     text = markdown(rows, _head(plan, best))
     write_atomically(place / "table.md", text)
     write_atomically(place / "table.csv", as_csv(entries))
-    write_atomically(place / "table.svg", picture(rows).decode())
+    write_atomically(place / "table.svg", picture(rows))
     console.print(text, markup=False, soft_wrap=True)
     what = {"table": f"{place}/table.md", "scores": f"{place}/table.csv"}
     what["picture"] = f"{place}/table.svg"

@@ -1,13 +1,12 @@
 """Scores of several tasks and seeds as one table: Markdown, CSV and a picture."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
 from ptft_jax.data.tasks.suites.published import PUBLISHED, SOURCES
+from ptft_jax.runs.many.files import as_csv_text, as_svg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +84,17 @@ def as_csv(entries: Sequence[Mapping[str, Any]]) -> str:
 
     The entries of `rows_of` have `settings` here, "" where a task has one set of them only.
     """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["task", "settings", "seed", "split", "metric", "score", "seconds"])
-    for entry in entries:
-        for split, metrics in entry["results"].items():
-            for metric, score in metrics.items():
-                about = entry["task"], entry["settings"], entry["seed"]
-                writer.writerow([*about, split, metric, score, entry["seconds"]])
-    return file.getvalue()
+    rows = [
+        (entry["task"], entry["settings"], entry["seed"], split, metric, score, entry["seconds"])
+        for entry in entries
+        for split, metrics in entry["results"].items()
+        for metric, score in metrics.items()
+    ]
+    head = ("task", "settings", "seed", "split", "metric", "score", "seconds")
+    return as_csv_text(head, rows)
 
 
-def picture(rows: Sequence[Row]) -> bytes:
+def picture(rows: Sequence[Row]) -> str:
     """Draws each task's first metric: a point for each seed, a bar at the mean; SVG."""
     from matplotlib.figure import Figure  # takes a second
 
@@ -109,6 +107,4 @@ def picture(rows: Sequence[Row]) -> bytes:
     axes.set_yticks(range(len(shown)), [f"{row.task} {row.split}, {row.metric}" for row in shown])
     axes.invert_yaxis()
     axes.set_xlabel("score (a point for each seed, the bar is the mean)")
-    file = io.BytesIO()
-    figure.savefig(file, format="svg")
-    return file.getvalue()
+    return as_svg(figure)

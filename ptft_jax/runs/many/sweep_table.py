@@ -1,12 +1,12 @@
 """The trials of a sweep as one table: Markdown, CSV and a picture."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from statistics import mean, median, stdev
 from typing import Any
+
+from ptft_jax.runs.many.files import as_csv_text, as_svg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +61,15 @@ _BEST = {"max": max, "min": min}
 
 def as_csv(lines: Sequence[Line]) -> str:
     """Returns every score, a line for each run, split and metric."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    names = list(lines[0].settings)
-    writer.writerow([*names, "updates", "seed", "split", "metric", "score", "seconds"])
-    for line in lines:
-        for entry in line.entries:
-            for split, metrics in entry["results"].items():
-                for metric, score in metrics.items():
-                    about = *line.settings.values(), str(line.share), entry["seed"]
-                    writer.writerow([*about, split, metric, score, entry["seconds"]])
-    return file.getvalue()
+    head = (*lines[0].settings, "updates", "seed", "split", "metric", "score", "seconds")
+    rows = [
+        (*line.settings.values(), line.share, entry["seed"], split, metric, score, entry["seconds"])
+        for line in lines
+        for entry in line.entries
+        for split, metrics in entry["results"].items()
+        for metric, score in metrics.items()
+    ]
+    return as_csv_text(head, rows)
 
 
 def picture(lines: Sequence[Line], metric: str) -> str:
@@ -101,6 +99,4 @@ def picture(lines: Sequence[Line], metric: str) -> str:
             axes.set_xticks(range(len(texts)), texts, rotation=20)
         axes.set_xlabel(name)
     panels[0].set_ylabel(metric)
-    file = io.BytesIO()
-    figure.savefig(file, format="svg")
-    return file.getvalue().decode()
+    return as_svg(figure)

@@ -3,13 +3,13 @@
 R[k, i] is the score on task i after task k (Lopez-Paz & Ranzato 2017).
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from statistics import stdev
 
 import numpy as np
+
+from ptft_jax.runs.many.files import as_csv_text, as_svg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +81,14 @@ def markdown(matrix: TaskMatrix, head: Sequence[str]) -> str:
 
 def as_csv(matrix: TaskMatrix, seeds: Sequence[int]) -> str:
     """Returns every score, a line for each seed and pair of tasks; `after` "alone" is that."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["seed", "after", "task", "metric", "score"])
+    rows = []
     for seed, scores, alone in zip(seeds, matrix.scores, matrix.alone, strict=True):
-        lines = {**{task: row for (task, _), row in zip(matrix.tasks, scores, strict=True)}}
+        lines = {task: row for (task, _), row in zip(matrix.tasks, scores, strict=True)}
         for after, row in {**lines, "alone": alone}.items():
             for (task, metric), score in zip(matrix.tasks, row.tolist(), strict=True):
                 if not np.isnan(score):
-                    writer.writerow([seed, after, task, metric, score])
-    return file.getvalue()
+                    rows.append((seed, after, task, metric, score))
+    return as_csv_text(("seed", "after", "task", "metric", "score"), rows)
 
 
 def picture(matrix: TaskMatrix) -> str:
@@ -114,6 +112,4 @@ def picture(matrix: TaskMatrix) -> str:
     axes.set_xlabel("after learning")
     axes.set_ylabel("score in percent (dotted: learned alone)")
     axes.legend()
-    file = io.BytesIO()
-    figure.savefig(file, format="svg")
-    return file.getvalue().decode()
+    return as_svg(figure)
