@@ -51,13 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes ten seconds of a processor; see slow.txt")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what `slow.txt` names."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what `slow.txt` names; of all tests there has to be one for each of its lines."""
     lines = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()
-    slow = tuple(f"tests/{line}" for line in lines if not line.startswith("#"))
+    slow = tuple(f"tests/{line}" for line in lines if line and not line.startswith("#"))
     for item in items:
         if item.nodeid.startswith(slow):
             item.add_marker("slow")
+    names = [item.nodeid for item in items]
+    gone = [line for line in slow if not any(name.startswith(line) for name in names)]
+    if gone and config.args == config.getini("testpaths"):
+        raise pytest.UsageError(f"tests/slow.txt names tests that there are not: {gone}")
 
 
 def pytest_unconfigure() -> None:

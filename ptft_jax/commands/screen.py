@@ -191,9 +191,10 @@ def resume_command(command: str, run_dir: Path) -> str:
 
 def exporting(record: "RunRecord", run_dir: object, name: str, *more: str) -> str:
     """Returns the command line that exports a run to `hf/NAME`; of an adapter the adapter, where
-    PEFT can have it, or all of it where it can be folded in. "" where neither can be.
+    PEFT can have it, or all of it where it can be folded in. "" where neither can be. Of several
+    tasks it is the last one.
     """
-    form = []
+    form = [f"--task={record.tasks[-1]}"] if record.tasks else []
     if (adapter := record.encoder_config.adapter) is not None:
         from ptft_jax.convert.adapters.names import FORMS
         from ptft_jax.models.config import ADAPTERS
@@ -206,7 +207,7 @@ def exporting(record: "RunRecord", run_dir: object, name: str, *more: str) -> st
         alone = alone and not (source.is_dir() and is_run(source, str(source)))
         if not alone and not ADAPTERS[adapter.name]:
             return ""
-        form = ["--format=peft" if alone else "--merge"]
+        form.append("--format=peft" if alone else "--merge")
     words = flag("run_dir", run_dir), *more, *form, flag("out_dir", f"hf/{name}")
     return f"ptft export {' '.join(words)}"
 

@@ -1,5 +1,6 @@
 """Batches of examples, made ahead of time by threads, in an order that no setting changes."""
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +53,12 @@ class InEpochs:
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def in_order(self) -> Self:
+        """The same examples, each once and in the order of the file."""
+        found = copy.copy(self)
+        found._shuffle = False
+        return found
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """The rows of the split at global `indices` (int64 [B]), int64 [B]."""

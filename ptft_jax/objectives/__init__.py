@@ -3,6 +3,7 @@
 classification, tagging, span, choice   what fine-tuning minimises
 embedding                               what vectors of texts are trained for
 prompted                                classes by words at a gap
-regularized, distilled                  what may be asked of a model beside its task
+several                                 several tasks, each with columns of its own
+regularized, mixup, distilled           what may be asked of a model beside its task
 metrics                                 the benchmarks' own scores, on the host
 """

@@ -5,6 +5,7 @@ phases      which updates see which settings
 folder, record   where a run lives and what it was started with
 starting_point   what it starts from;  partly_trained  what of it stays as it is;  teacher  whom
                  it learns from
+augmenting  which of its texts change, and who writes them anew
 endings     at its last update, or before
 kinds       what pretraining and fine-tuning have of their own
 train       THE page: config → data → model → state → loop → results

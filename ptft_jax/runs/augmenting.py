@@ -37,13 +37,14 @@ class Augmenting:
 
     masked_lm: str | None = None
 
-    def __init__(self, config: Config, tokenizer: TextTokenizer, words_may_move: bool):
+    def __init__(self, config: Config, tokenizer: TextTokenizer, words_may_move: bool, pairs: bool):
         """Checks it, and reads the model.
 
         Args:
             config: of a run.
             tokenizer: of its texts.
             words_may_move: whether labels are of whole texts, and not of places in them.
+            pairs: whether texts are pairs.
 
         Raises:
             ConfigError: it cannot be.
@@ -71,7 +72,7 @@ class Augmenting:
                 "does not see texts change; expected one of the two."
             )
         if self._rate:
-            self._refiller = Refiller(config, tokenizer)
+            self._refiller = Refiller(config, tokenizer, pairs)
             self.masked_lm = self._refiller.sha256
 
     def changed(self, examples: Any, epochs: int) -> Any:
@@ -97,7 +98,7 @@ class Refiller:
         sha256: of its parameters.
     """
 
-    def __init__(self, config: Config, tokenizer: TextTokenizer):
+    def __init__(self, config: Config, tokenizer: TextTokenizer, pairs: bool):
         """Reads it.
 
         Raises:
@@ -119,6 +120,8 @@ class Refiller:
             raise ConfigError(f"{named} has no masked-LM head: expected a pretrained model.")
         if self._found.tokenizer.sha256 != tokenizer.sha256:
             raise ConfigError(f"{named}: its tokenizer is another one; expected that of the run.")
+        if pairs and self._found.config.type_vocab_size < 2:
+            raise ConfigError(f"{named} has one token type, and pairs of texts need two.")
         check_length(config, self._found.config)
         self.sha256 = sha256_of(self._found.params)
 
@@ -143,7 +146,8 @@ class Refiller:
         started, config = time.monotonic(), self._found.config
         batch_size = self._config.eval_batch_size
         batch_size = batch_size or self._config.batch_size // self._config.accumulate
-        config = config.replace(attention="auto", fused="auto", dtype=self._config.model.dtype)
+        # In float32 a mesh changes no token, but for chances at the very border of two.
+        config = config.replace(attention="auto", fused="auto", dtype="float32")
         check_model(config, mesh)
         model = build_model(config)
         params = put_params(self._found.params, model.axes(), mesh)

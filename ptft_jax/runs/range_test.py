@@ -20,7 +20,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model, remedies
 from ptft_jax.runs.kinds.kind import kind_of
-from ptft_jax.runs.starting_point import teacher_of, trainable_of
+from ptft_jax.runs.starting_point import is_elastic, teacher_of, trainable_of
 from ptft_jax.runs.train import checked_mesh
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.memory import fitting
@@ -93,6 +93,11 @@ def find_rates(
     check_numbers(config)
     kind = kind_of(command, config)
     start = kind.starting_point(init_from, None)
+    if kind.masked_lm or is_elastic(config):
+        key = "augment.refill" if kind.masked_lm else "continual.ewc"
+        raise ConfigError(
+            f"--config.{key}: the range test computes nothing beforehand; expected it without."
+        )
     phase, tokenizer = kind.phases[0], start.tokenizer
     model, objective = kind.model(start.config), kind.objective(start.config)
     mesh = checked_mesh(config, model, kind.phases)

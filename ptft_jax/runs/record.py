@@ -68,6 +68,15 @@ class RunRecord:
         return "best" if self.config.get("patience") else "last"
 
     @property
+    def tasks(self) -> list[str]:
+        """The tasks of several that the run has learned, the last one its own; [] of any other."""
+        if self.config.get("task") != "several":
+            return []
+        names = [task.partition("@")[0] for task in self.config["tasks"]]
+        way, stage = (self.config["continual"][key] for key in ("way", "stage"))
+        return names if way == "together" else names[stage - 1 if way == "alone" else 0 : stage]
+
+    @property
     def encoder_config(self) -> EncoderConfig:
         """The model's config."""
         return EncoderConfig(**{**self.model, "heads": tuple(self.model["heads"])})

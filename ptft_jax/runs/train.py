@@ -223,7 +223,8 @@ def train(
         randomness=RANDOMNESS,
     )
     # Hosts that fetch a model of the Hub each for itself may have got different ones.
-    agree(job, "data", {**record.data, "init_from": init_from, "teacher": record.teacher})
+    sources = {"init_from": init_from, "teacher": record.teacher, "masked_lm": record.masked_lm}
+    agree(job, "data", record.data | sources)
     changes = folder.check_unchanged(record, tokenizer, allow=allow_changes)
     check_borders(folder, phases)
     if start.source is not None and not resumes:

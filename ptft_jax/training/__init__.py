@@ -2,6 +2,7 @@
 
 mesh                 devices, and where arrays lie
 optimizer, step (with the state), loop, evaluation
+mixout, elastic      what keeps parameters near where they were
 cluster/             the processes of a job: start, agree, stop together
 checkpoints/         written, named whole, kept, restored, rewound
 accounting/          where the time goes, and whether it still goes on

@@ -45,7 +45,7 @@ def filled(place, mesh):
     gaps = list(examples.gaps(8))
     with Job() as job, jax.set_mesh(mesh):
         said: list[str] = []
-        Refiller(config, tokenizer).fill(examples, mesh=mesh, job=job, say=said.append)
+        Refiller(config, tokenizer, False).fill(examples, mesh=mesh, job=job, say=said.append)
     assert "2 variants of 24 training texts refilled by" in said[0]
     return examples, plain, gaps, tokenizer
 
@@ -64,7 +64,7 @@ def test_tokens_are_drawn_as_pytorch_would_draw_them(place):
             logits = model(**{key: torch.tensor(one.batch[key]) for key in keys}).logits
         chances = torch.softmax(logits.masked_fill(torch.tensor(special), -torch.inf), -1).numpy()
         # The same rows where they come in the variant's epoch.
-        own = plain.rows(np.arange(8) + number % 3 * 8)
+        own = np.arange(8) + number % 3 * 8
         epoch = number // 3 * count
         indices = epoch + np.argsort(plain.rows(epoch + np.arange(count)))[own]
         ids, before = (held.batch(indices)["input_ids"] for held in (examples, plain))

@@ -1,6 +1,7 @@
 """Several tasks in one model: what is drawn when, the loss, what pulls back, whole sequences."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -13,7 +14,10 @@ from small_encoder import TEXTS, write_encoder
 
 import ptft_jax
 from ptft_jax.cli import main
+from ptft_jax.commands.screen import exporting
+from ptft_jax.commands.train.continual import planned
 from ptft_jax.data.tasks.several import SeveralSettings, draws
+from ptft_jax.data.tasks.training.refilled import Refilled
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
@@ -21,6 +25,7 @@ from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.several import SeveralObjective
 from ptft_jax.objectives.totals import loss_of
 from ptft_jax.runs.kinds.several import Several
+from ptft_jax.runs.record import RunRecord
 from ptft_jax.training.elastic import importance, pulled
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch, put_params
 
@@ -87,6 +92,14 @@ def test_an_epoch_has_them_in_mixed_order_and_all_of_a_task_equally_often(place)
         often = np.bincount(rows[: epochs * len(examples)], minlength=54)
         for own in np.split(often, [24, 42]):
             assert np.ptp(own) <= 1
+    # Whatever an epoch has of them, all texts are refilled.
+    refilled = Refilled(examples, start.tokenizer, 0.5, 0, 1)
+    ids = start.tokenizer.vocab_size - 1
+    for gaps in refilled.gaps(8):
+        gaps.fill(np.full(gaps.positions.shape, ids))
+    later = np.arange(3, 5).repeat(54) * len(examples) + np.tile(np.arange(54), 2)
+    changed = refilled.batch(later)["input_ids"] != examples.batch(later)["input_ids"]
+    assert changed.any(axis=1).mean() > 0.9
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +269,47 @@ def test_together_resumed_and_on_a_mesh(place, tmp_path):
     assert again["scores"] == pytest.approx(asked["scores"], abs=1e-6)
 
 
+def test_what_each_run_of_a_sequence_is_told(place, tmp_path):
+    """The first task and those alone begin with some layers; who has a teacher has its settings."""
+    words = [
+        *(
+            "--config=finetune/continual",
+            "--config.tasks=('sst2', 'rte')",
+            "--config.init_layers=(0,)",
+        ),
+        *("--config.continual.lwf=0.5", "--config.distillation.temperature=3.0"),
+        *(
+            "--config.continual.replay=0.5",
+            "--config.continual.memory=3",
+            "--config.reinit_layers=1",
+        ),
+        *(f"--init_from={place / 'hf'}", f"--run_dir={tmp_path / 'run'}"),
+    ]
+    first, second, alone = (run.config for run in planned(words).runs)
+    assert [tuple(one.init_layers) for one in (first, second, alone)] == [(0,), (), (0,)]
+    assert [one.reinit_layers for one in (first, second, alone)] == [1, 0, 1]
+    assert [one.distillation.temperature for one in (first, second, alone)] == [2.0, 3.0, 2.0]
+    assert [one.continual.memory for one in (first, second, alone)] == [3, 3, 0]
+    assert second.teacher == str(tmp_path / "run" / "1-sst2")
+    with pytest.raises(ConfigError, match="an adapter of its own"):
+        planned([*words, "--config.adapter.name=lora"])
+    with pytest.raises(ConfigError, match="choose one"):
+        planned([*words, "--config.regularizer.name=fgm"])
+
+
+def test_a_run_tells_of_the_tasks_that_it_has_learned():
+    """In a sequence those so far, alone its own, together all; the last one is shown."""
+    found = []
+    for way, stage in (("sequence", 2), ("alone", 2), ("together", 0)):
+        continual = {"way": way, "stage": stage}
+        config = {"task": "several", "tasks": ("a@DIR", "b", "c"), "continual": continual}
+        model = dataclasses.asdict(EncoderConfig(heads=("pooler", "classification")))
+        record = RunRecord("finetune", config, model)
+        found.append(record.tasks)
+        assert f"--task={record.tasks[-1]} " in exporting(record, "RUN", "name")
+    assert found == [["a", "b"], ["b"], ["a", "b", "c"]]
+
+
 def test_one_after_another(place, tmp_path):
     """A run for each task and the matrix of their scores, with all that is there to remember."""
     run_dir = tmp_path / "run"
@@ -290,6 +344,9 @@ def test_one_after_another(place, tmp_path):
     assert [one["loss"] for one in again] == [one["loss"] for one in logged]
 
 
+SECOND = {"continual.way": "sequence", "continual.stage": 2}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -299,9 +356,17 @@ def test_one_after_another(place, tmp_path):
         ({"tasks": ("sst2", "squad")}, "expected tasks of labelled texts"),
         ({"continual.way": "sequence", "continual.stage": 4}, "expected the number of a task"),
         ({"continual.replay": 1.0}, "expected a share from 0 up to below 1"),
-        ({"continual.temperature": 0.0}, "expected a number above 0"),
+        ({"continual.temperature": 0.0}, "expected 0.1 or more"),
         ({"continual.way": "mixed"}, "expected sequence, together, alone"),
         ({"regularizer.name": "r_drop", **DROPOUT}, "differ in kind"),
+        ({"regularizer.name": "smart"}, "differ in kind"),
+        ({"trainable": "head", "cache_features": True}, "this is for one task"),
+        ({"continual.memory": 5}, "nothing is replayed of it"),
+        ({"continual.ewc": 1.0}, "no task is before another one there"),
+        ({**SECOND, "continual.ewc": 1.0, "mixout": 0.1}, "frozen or mixed"),
+        ({**SECOND, "continual.ewc": 1.0, "trainable": "top1"}, "frozen or mixed"),
+        ({**SECOND, "continual.ewc": 1.0}, "has no head of these tasks"),
+        ({**SECOND, "continual.lwf": 1.0}, "has no teacher to learn it from"),
     ],
 )
 def test_bad_input(place, tmp_path, changes, message):

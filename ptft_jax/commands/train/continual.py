@@ -17,9 +17,11 @@ from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
-from ptft_jax.runs.kinds.several import settings_of
+from ptft_jax.runs.kinds.several import KEEPING, check_options, settings_of
 from ptft_jax.runs.many.task_matrix import TaskMatrix, as_csv, markdown, picture
 from ptft_jax.training.storage import write_atomically
+
+_LAYERS = ("--config.init_layers", "--config.reinit_layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +103,12 @@ def planned(arguments: list[str]) -> Plan:
         raise ConfigError(
             f"--config.tasks={config.tasks}: expected two tasks or more, like \"('cola', 'rte')\"."
         )
+    check_options(config)
     adapters = bool(config.adapter.name)
     lwf = config.continual.lwf
-    if adapters and (lwf or config.continual.ewc or config.continual.replay):
+    if adapters and any(config.continual[key] for key in KEEPING):
         raise ConfigError(
-            f"--config.adapter.name={config.adapter.name} with continual.replay, ewc or lwf: each "
+            f"--config.adapter.name={config.adapter.name} with {', '.join(KEEPING)}: each "
             "task has an adapter of its own over an encoder that stays, so that nothing is "
             "forgotten; leave the others out."
         )
@@ -115,8 +118,14 @@ def planned(arguments: list[str]) -> Plan:
             "continual.lwf; leave it out."
         )
 
+    # Of a teacher, whom some of the runs have.
+    common = [word for word in rest if not word.startswith("--config.distillation.")]
+    taught = [word for word in rest if word not in common]
+
     def made_of(name: str, *more: str, after: Run | None = None) -> Run:
-        words = [f"--config={config_of(arguments)}", *rest, *more]
+        # What starts from a run on a task has its layers as they are.
+        kept = [word for word in common if after is None or not word.startswith(_LAYERS)]
+        words = [f"--config={config_of(arguments)}", *kept, *more]
         found = parse(finetune.define_flags, words, "finetune")[0].config
         folder, source = RunFolder(series.place / name), values.init_from
         if after is None:
@@ -133,11 +142,12 @@ def planned(arguments: list[str]) -> Plan:
             name = f"{stage}-{task}"
             words = [f"--config.continual.stage={stage}", f"--config.seed={seed}"]
             # What keeps earlier tasks has nothing to keep there.
-            none = [f"--config.continual.{key}=0" for key in ("replay", "ewc", "lwf")]
+            none = [f"--config.continual.{key}=0" for key in KEEPING]
             lonely = [*words, "--config.continual.way=alone", *none]
             before = None if adapters or not chain else chain[-1]
             if before is not None and lwf:
                 words += [
+                    *taught,
                     f"--config.teacher={before.folder.path}",
                     f"--config.distillation.soft_weight={lwf}",
                     "--config.distillation.task_weight=1.0",
@@ -199,5 +209,5 @@ def _write_matrix(plan: Plan, metrics: Sequence[str]) -> None:
         "learned one after another",
         {"matrix": f"{place}/matrix.md", "scores": f"{place}/matrix.csv"}
         | {"picture": f"{place}/matrix.svg", "last run": str(last.path)},
-        [exporting(record, last.path, f"{plan.tasks[-1]}", f"--task={plan.tasks[-1]}")],
+        [exporting(record, last.path, plan.tasks[-1])],
     )

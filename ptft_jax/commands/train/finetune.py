@@ -42,8 +42,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     record = folder.record()
     head = (record.encoder_config.heads or ("",))[-1]
     asked = "$'one text\\tanother'" if record.pairs else '"a text"'
-    one = [f"--task={(record.labels or ('',))[0].partition('/')[0]}"]
-    one = one if record.config["task"] == "several" else []
+    one = [f"--task={record.tasks[-1]}"] if record.tasks else []
     ask = f"ptft predict {' '.join([run_dir, *one])} {_ASKED.get(head, asked)}"
     if not record.labels and not head:
         ask = f'echo "a text" | ptft embed {run_dir} --input=- --output=vectors.npy'
@@ -55,6 +54,6 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         [
             f"ptft evaluate {run_dir}",
             ask,
-            exporting(record, folder.path, folder.path.resolve().name, *one),
+            exporting(record, folder.path, folder.path.resolve().name),
         ],
     )

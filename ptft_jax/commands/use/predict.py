@@ -92,7 +92,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
                 "--adapter a row is of."
             )
     if values.task and (values.adapter or values.split):
-        raise ConfigError("--task: expected --run_dir and texts or --input=FILE beside it.")
+        raise ConfigError(
+            "--task: expected --run_dir and texts or --input=FILE beside it; splits are those of "
+            "an exported task."
+        )
     if values.adapter:
         runs = load_runs(values.adapter)
     else:

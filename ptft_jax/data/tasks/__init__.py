@@ -10,6 +10,7 @@ tagging          splits → examples, and the tag of each word
 choice           contexts with choices: splits and examples
 embedding        pairs of texts that are alike: splits and examples
 prompted         texts in a template with a gap, and the words for it
+several          several tasks as one, and which example of which comes when
 training         what becomes of training examples before a model sees them
 submissions      files of predictions as the benchmarks' servers take them
 suites           the rows of each benchmark

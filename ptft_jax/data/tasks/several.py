@@ -7,7 +7,7 @@ comes when is a function of (seed, index) alone, so that the place in the stream
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -142,7 +142,9 @@ class SeveralTask:
             for label in (task.label_names or ("",))
         ]
         splits = {
-            _name(task, split): SeveralSplit((replace(one, metrics=task.metrics),), (number,))
+            _name(task, split): SeveralSplit(
+                (replace(one, metrics=one.metrics or task.metrics),), (number,)
+            )
             for number, task in enumerate(tasks)
             for split, one in task.splits.items()
             if split != "train"
@@ -179,9 +181,9 @@ def _check(settings: SeveralSettings) -> None:
         raise ConfigError(
             f"--config.continual.replay={settings.replay}: expected a share from 0 up to below 1."
         )
-    if not settings.temperature > 0:
+    if not settings.temperature >= 0.1:
         raise ConfigError(
-            f"--config.continual.temperature={settings.temperature}: expected a number above 0."
+            f"--config.continual.temperature={settings.temperature}: expected 0.1 or more."
         )
 
 
@@ -265,6 +267,11 @@ class SeveralExamples(ClassificationExamples):
 
     def __len__(self) -> int:
         return int(self.counts.sum())
+
+    def in_order(self) -> Self:
+        found = super().in_order()
+        found.counts = self._sizes
+        return found
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         if not self._shuffle:

@@ -10,4 +10,5 @@ choice           one of several choices
 embedding        vectors of texts
 prompted         classes by words that a masked language model fills in
 setfit           classes by vectors that were trained on pairs
+several          several tasks, together or one after another
 """

@@ -224,7 +224,9 @@ class FineTuning(Kind):
             from ptft_jax.runs.augmenting import Augmenting
 
             epochs = math.ceil(self.phases[-1].until * self.config.batch_size / len(examples))
-            self._augmenting = Augmenting(self.config, found.tokenizer, self.words_may_move)
+            self._augmenting = Augmenting(
+                self.config, found.tokenizer, self.words_may_move, self.pairs
+            )
             self._train = self._augmenting.changed(examples, epochs)
             self.masked_lm = self._augmenting.masked_lm
         model, params = found.config.replace(**changes), found.params

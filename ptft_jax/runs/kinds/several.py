@@ -22,6 +22,7 @@ from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.objectives.several import SeveralObjective
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.runs.config import Config
+from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.kinds.kind import Evaluate
 from ptft_jax.runs.phases import PhaseConfig
@@ -36,6 +37,8 @@ from ptft_jax.training.storage import replacing
 # How much each parameter mattered to the tasks before a run's own.
 IMPORTANCE = "importance.safetensors"
 MEAN = "mean"
+# Keys by which earlier tasks are kept.
+KEEPING = ("replay", "memory", "ewc", "lwf")
 
 
 def settings_of(config: Config) -> SeveralSettings:
@@ -46,6 +49,36 @@ def settings_of(config: Config) -> SeveralSettings:
     )
 
 
+def check_options(config: Config) -> None:
+    """Raises ConfigError for options that do not go together in some run of a sequence."""
+    given, named = config.continual, "--config.continual"
+    for key, least in (("ewc", 0), ("lwf", 0), ("memory", 0), ("fisher_examples", 1)):
+        if given[key] < least:
+            raise ConfigError(f"{named}.{key}={given[key]}: expected {least} or more.")
+    if given.memory and not given.replay:
+        raise ConfigError(
+            f"{named}.memory={given.memory}: nothing is replayed of it; expected continual.replay "
+            "as well."
+        )
+    if given.ewc and (freezes(config) or config.mixout):
+        raise ConfigError(
+            f"{named}.ewc={given.ewc:g} with parameters that are frozen or mixed (trainable, "
+            "adapter, optimizer.rules, mixout): expected all of them trained as they are."
+        )
+    name = config.regularizer.name
+    if given.lwf and name:
+        raise ConfigError(f"{named}.lwf={given.lwf:g} with regularizer.name={name}: choose one.")
+    if name in ("r_drop", "smart"):
+        raise ConfigError(
+            f"--config.regularizer.name={name}: it compares outputs, and those of several tasks "
+            "differ in kind; expected fgm or none."
+        )
+    if config.cache_features:
+        raise ConfigError(
+            "--config.cache_features=True: this is for one task; expected trainable=head alone."
+        )
+
+
 class Several(FineTuning):
     """Several tasks, each with columns of its own of one head; see `FineTuning`."""
 
@@ -53,22 +86,43 @@ class Several(FineTuning):
 
     def __init__(self, config: Config):
         self._settings = settings_of(config)
+        check_options(config)
         super().__init__(config)
         self.pairs = any(part.texts_b is not None for part in self._all_train.parts)
         self.best = (f"{MEAN}_score", "max")
-        if is_elastic(config) and freezes(config):
-            raise ConfigError(
-                f"--config.continual.ewc={config.continual.ewc:g} with parameters that are frozen "
-                "(trainable, adapter, optimizer.rules): expected all of them trained."
-            )
-        for key, least in (("ewc", 0), ("lwf", 0), ("fisher_examples", 1)):
-            if config.continual[key] < least:
+        given, way = config.continual, self._settings.way
+        for key in KEEPING:
+            if given[key] and way != "sequence":
                 raise ConfigError(
-                    f"--config.continual.{key}={config.continual[key]}: expected {least} or more."
+                    f"--config.continual.{key}={given[key]} with continual.way={way}: no task is "
+                    "before another one there; leave it out."
                 )
+        if given.lwf and self._settings.stage > 1 and not config.teacher:
+            raise ConfigError(
+                f"--config.continual.lwf={given.lwf}: this run has no teacher to learn it from; "
+                "`ptft finetune` with continual.stage=0 makes all runs and gives each the one "
+                "before."
+            )
 
     def settings(self, config: Config) -> SeveralSettings:
         return self._settings
+
+    def starting_point(self, init_from: str | None, run: RunFolder | None) -> StartingPoint:
+        found = super().starting_point(init_from, run)
+        if is_elastic(self.config) and self.head in found.new:
+            raise ConfigError(
+                f"--init_from={init_from} has no head of these tasks, so that what mattered to the "
+                "earlier ones cannot be known: expected the run on the task before, with the same "
+                "config.tasks."
+            )
+        return found
+
+    def scored(
+        self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
+    ) -> dict[str, Any]:
+        if split == "train":
+            raise ConfigError("split='train' is of several tasks: expected one of their others.")
+        return super().scored(phase, tokenizer, split)
 
     def training_rows(self, train: SeveralSplit) -> np.ndarray:
         """Returns the rows of the tasks that are learned, of each at most so many."""
@@ -96,11 +150,6 @@ class Several(FineTuning):
         return SeveralObjective(self.task.columns, tuple(earlier))
 
     def objective(self, model: EncoderConfig) -> Objective:
-        if self.config.regularizer.name == "r_drop":
-            raise ConfigError(
-                "--config.regularizer.name=r_drop: it compares outputs, and those of several tasks "
-                "differ in kind; expected fgm, smart or none."
-            )
         if self.config.teacher and not self.plain_objective().compared:
             raise ConfigError("--config.teacher: the first task has none before it to keep.")
         return super().objective(model)

@@ -5,5 +5,6 @@ texts        what is asked, and in which batches
 splits       a split of the run's task: its texts, and answers as its benchmark takes them
 predictions, embeddings   words, labels, scores; vectors
 evaluate     the metrics of its kind
+one_task     one of several tasks, as a model of its own
 export       a folder for PyTorch
 """

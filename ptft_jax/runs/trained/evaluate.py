@@ -41,6 +41,11 @@ def evaluate(
     config = copy.deepcopy(run.config)
     if "continual" in config and run.record.config["task"] != "several":
         raise ConfigError(f"{run.folder.path}: expected the run itself, which scores all tasks.")
+    if data is not None and any("@" in task for task in config.get("tasks", ())):
+        raise ConfigError(
+            f"data={data}: {run.folder.path} has tasks with folders of their own (config.tasks), "
+            "which would be scored instead; leave it out."
+        )
     if data is not None:
         config.data_dir = str(data)
         for name in ("max_train_examples", "examples_per_class"):

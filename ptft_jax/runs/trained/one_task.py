@@ -13,7 +13,7 @@ def of_task(run: TrainedRun, task: str) -> TrainedRun:
     Raises:
         ConfigError: it was not trained on several tasks, or not on this one.
     """
-    tasks = tasks_of(run)
+    tasks = run.record.tasks
     if task not in tasks:
         known = f"expected one of {', '.join(tasks)}" if tasks else "it has one task; leave it out"
         raise ConfigError(f"task={task!r}: {run.folder.path} was not trained on it: {known}.")
@@ -38,16 +38,9 @@ def of_task(run: TrainedRun, task: str) -> TrainedRun:
     )
 
 
-def tasks_of(run: TrainedRun) -> list[str]:
-    """Returns the tasks of a run on several; [] of any other, and of one of its tasks."""
-    if run.record.config.get("task") != "several":
-        return []
-    return list(dict.fromkeys(_task_of(label) for label in run.record.labels or ()))
-
-
 def check_task(run: TrainedRun) -> None:
     """Raises ConfigError for a run on several tasks, whose outputs mean nothing all together."""
-    if tasks := tasks_of(run):
+    if tasks := run.record.tasks:
         raise ConfigError(
             f"{run.folder.path} was trained on {', '.join(tasks)}: expected --task with one of "
             "them (`of_task` in Python)."

@@ -76,11 +76,9 @@ class CheckpointWriter:
         check_shared(self._gather, self._folder, first)
         # Orbax would let each replica write its part of an array, for which it compiles a program
         # per shape and device. Of use to several hosts only, which each have a disk to wait for.
-        ocp.type_handlers.register_type_handler(
-            jax.Array,
-            ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1),
-            override=True,
-        )
+        if jax.process_count() == 1:
+            whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+            ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             timeout_secs=_WRITE_TIMEOUT_SECONDS,

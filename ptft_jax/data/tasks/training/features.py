@@ -5,7 +5,7 @@ positions, or, where a head reads tokens, those of all its tokens. They lie one 
 one array, row after row of the split, and `places_of` says which of them a batch has where.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Ordered(Unpacked, Protocol):
     """Examples of a kind of task; see `Unpacked` and `data.batches.InEpochs`."""
 
     def rows(self, indices: np.ndarray) -> np.ndarray: ...
+    def in_order(self) -> Self: ...
 
 
 class Numbered:

@@ -80,14 +80,14 @@ class Refilled:
 
         The number of places of a row is a multiple of 8, so that few shapes are compiled.
         """
-        count = len(self)
+        # An epoch need not have all of them.
+        examples = self._examples.in_order()
         for variant in range(self.variants):
-            for start in range(0, count, batch_size):
-                indices = np.minimum(np.arange(start, start + batch_size), count - 1)
-                yield self._gaps(variant, indices)
+            for start in range(0, len(examples), batch_size):
+                rows = np.minimum(np.arange(start, start + batch_size), len(examples) - 1)
+                yield self._gaps(variant, rows, examples.batch(rows))
 
-    def _gaps(self, variant: int, indices: np.ndarray) -> Gaps:
-        batch, rows = self._examples.batch(indices), self._examples.rows(indices)
+    def _gaps(self, variant: int, rows: np.ndarray, batch: Batch) -> Gaps:
         ids, width = batch["input_ids"], batch["input_ids"].shape[1]
         of = variant, rows[:, None], np.arange(width)
         chosen = (batch["attention_mask"] > 0) & ~self.special[ids]
