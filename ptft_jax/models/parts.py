@@ -88,6 +88,18 @@ def named(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{name}", value
 
 
+def nested(leaves: Mapping[str, Any]) -> Params:
+    """Returns the nested dict of values by path."""
+    tree: Params = {}
+    for path, value in leaves.items():
+        *above, name = path.split("/")
+        place = tree
+        for one in above:
+            place = place.setdefault(one, {})
+        place[name] = value
+    return tree
+
+
 def sha256_of(params: Params) -> str:
     """Returns a SHA-256 of the names, shapes and values of float32 arrays on the host."""
     digest = hashlib.sha256()

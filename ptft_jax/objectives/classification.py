@@ -18,6 +18,13 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 """As HF `config.problem_type` names them."""
 
 
+def pooled_logits(encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P K"]:
+    """Returns the outputs of the `classification` head at each pooled [CLS]."""
+    hidden_BTD = encoder.last_hidden_state(batch, keys)
+    pooled_BPD = encoder.pooled(hidden_BTD, batch["pooled_positions"])
+    return encoder.logits("classification", pooled_BPD, head_keys(keys))
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassificationObjective:
     """Cross-entropy over K labels, K independent yes or no, or the squared error of one value.
@@ -49,9 +56,7 @@ class ClassificationObjective:
 
     def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P K"]:
         """Returns the logits (regression: one value) of each example."""
-        hidden_BTD = encoder.last_hidden_state(batch, keys)
-        pooled_BPD = encoder.pooled(hidden_BTD, batch["pooled_positions"])
-        return encoder.logits("classification", pooled_BPD, head_keys(keys))
+        return pooled_logits(encoder, batch, keys)
 
     def counts(self, batch: Batch) -> Float[Array, "B P"]:
         """Returns 1 for each real example."""

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.classes import divergence, weighted_cross_entropy
-from ptft_jax.objectives.totals import Totals, head_keys
+from ptft_jax.objectives.classification import pooled_logits
+from ptft_jax.objectives.totals import Totals
 
 # The logit of a class that an example cannot have.
 _NEVER = float(jnp.finfo(jnp.float32).min)
@@ -38,9 +39,7 @@ class SeveralObjective:
 
     def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P K"]:
         """Returns the outputs of all tasks for each example."""
-        hidden_BTD = encoder.last_hidden_state(batch, keys)
-        pooled_BPD = encoder.pooled(hidden_BTD, batch["pooled_positions"])
-        return encoder.logits("classification", pooled_BPD, head_keys(keys))
+        return pooled_logits(encoder, batch, keys)
 
     def counts(self, batch: Batch) -> Float[Array, "B P"]:
         """Returns 1 for each real example."""

@@ -72,9 +72,11 @@ class RunRecord:
         """The tasks of several that the run has learned, the last one its own; [] of any other."""
         if self.config.get("task") != "several":
             return []
-        names = [task.partition("@")[0] for task in self.config["tasks"]]
+        from ptft_jax.data.tasks.several import SeveralSettings  # few runs are
+
         way, stage = (self.config["continual"][key] for key in ("way", "stage"))
-        return names if way == "together" else names[stage - 1 if way == "alone" else 0 : stage]
+        settings = SeveralSettings(tuple(self.config["tasks"]), way, stage)
+        return [settings.tasks[number].partition("@")[0] for number in settings.stages]
 
     @property
     def encoder_config(self) -> EncoderConfig:

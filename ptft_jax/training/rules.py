@@ -11,7 +11,7 @@ import numpy as np
 
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
-from ptft_jax.models.parts import Parts, Share, named
+from ptft_jax.models.parts import Parts, Share, named, nested
 
 _BODY = "encoder/(embeddings|layers)/.*"
 # Adapters are trained whatever is frozen.
@@ -172,7 +172,7 @@ class Rates:
             )
         if not any(share.trained for share in shares.values()):
             raise ConfigError("the rules freeze all parameters: there is nothing to train")
-        self.parts = Parts(model, _nested(shares))
+        self.parts = Parts(model, nested(shares))
         self._shapes = dict(named(model.abstract()))
         self.factors = jax.tree.map(np.float32, self._beside(self._all))
         self.opens: Params | None = None
@@ -193,7 +193,7 @@ class Rates:
         """Returns values of each layer by path as a tree that broadcasts with what is trained."""
         return jax.tree.map(
             lambda layers, shape: layers.reshape(-1, *[1] * (shape.ndim - 1)),
-            self.parts.trained(_nested(values)),
+            self.parts.trained(nested(values)),
             self.parts.abstract(),
         )
 
@@ -213,15 +213,3 @@ class Rates:
             (path, self._shapes[path].shape, tuple(rates.tolist()))
             for path, rates in self._all.items()
         ]
-
-
-def _nested(leaves: Mapping[str, Any]) -> Params:
-    """Returns the nested dict of values by path."""
-    tree: Params = {}
-    for path, value in leaves.items():
-        *above, name = path.split("/")
-        place = tree
-        for one in above:
-            place = place.setdefault(one, {})
-        place[name] = value
-    return tree

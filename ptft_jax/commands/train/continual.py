@@ -15,7 +15,7 @@ from ptft_jax.commands.train.pool import Run
 from ptft_jax.commands.train.series import Series, check_start, series_of, words_for_all
 from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.errors import ConfigError
-from ptft_jax.runs.config import Config
+from ptft_jax.runs.config import Config, load_config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.several import KEEPING, check_options, settings_of
 from ptft_jax.runs.many.task_matrix import TaskMatrix, as_csv, markdown, picture
@@ -58,11 +58,12 @@ class Plan:
 
 def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for tasks one after another."""
-    if "--explain" in arguments or (config_of(arguments) or "").endswith(":all"):
+    file = config_of(arguments)
+    if "--explain" in arguments or file is None or file.endswith(":all"):
+        return False
+    if load_config(file).get("task") != "several":
         return False
     config = parse(finetune.define_flags, list(arguments), "finetune")[0].config
-    if config.get("task") != "several":
-        return False
     return config.continual.way == "sequence" and not config.continual.stage
 
 

@@ -17,7 +17,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.models.parts import named
+from ptft_jax.models.parts import named, nested
 from ptft_jax.objectives.metrics import compute_metrics
 from ptft_jax.objectives.several import SeveralObjective
 from ptft_jax.objectives.totals import Objective
@@ -259,7 +259,7 @@ class Several(FineTuning):
                     "continual.ewc leaves: start from such a run."
                 )
             held, _ = read_safetensors(before)
-            earlier = put_params(_nested(held), axes, mesh)
+            earlier = put_params(nested(held), axes, mesh)
             found = jax.tree.map(jax.numpy.add, found, earlier)
         whole = {name: np.asarray(jax.reshard(leaf, _whole)) for name, leaf in named(found)}
         if job.is_first:
@@ -283,14 +283,3 @@ class Several(FineTuning):
 
 
 _whole = jax.sharding.PartitionSpec()
-
-
-def _nested(flat: Mapping[str, np.ndarray]) -> Params:
-    found: Params = {}
-    for path, value in flat.items():
-        *above, name = path.split("/")
-        place = found
-        for one in above:
-            place = place.setdefault(one, {})
-        place[name] = value
-    return found
