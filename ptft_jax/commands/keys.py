@@ -248,6 +248,18 @@ KEYS: Mapping[str, Group] = {
             "table.score_column": "column of how alike the two texts are; without it they mean the "
             "same",
         },
+        "episodes": {
+            "episode.n_way": "classes of an episode",
+            "episode.k_shot": "texts of each that the class is known by",
+            "episode.queries": "other texts of each, to be classified",
+            "episode.na_rate": "how many times as many texts as `queries` are of none of the "
+            "classes",
+            "episode.pooling": "a text's vector: mean over its tokens, cls, or entities, the "
+            "outputs at the markers of both",
+            "episode.eval": "pairs of `n_way` and `k_shot` to be scored on, the first one decides "
+            "which checkpoint is best; empty: those of training",
+            "episode.eval_episodes": "episodes that scores are means over",
+        },
         "questions": {
             "version": "1.1: every question has an answer; 2.0: it may have none; empty: as the "
             "task has it",

@@ -2,6 +2,7 @@
 
 classification, tagging, span, choice   what fine-tuning minimises
 embedding                               what vectors of texts are trained for
+prototypes                              classes known by a few texts
 prompted                                classes by words at a gap
 several                                 several tasks, each with columns of its own
 regularized, mixup, distilled           what may be asked of a model beside its task

@@ -1,7 +1,7 @@
 """Texts to vectors, and what vectors are trained for.
 
-Shape suffixes: B rows, P examples of a row, C texts of an example, S = P x C, T tokens, D features;
-E examples of a batch, N texts that an example's own is told from.
+Shape suffixes: B rows, P examples of a row, C texts of an example, S = P x C, T tokens, D and F
+features; E examples of a batch, N texts that an example's own is told from.
 """
 
 import dataclasses
@@ -48,6 +48,24 @@ def pooled(
     return sums_BSD / jnp.sum(is_own_BST, axis=2)[:, :, None]
 
 
+def vectors_of(
+    encoder: Encoder, hidden_BTD: Float[Array, "B T D"], batch: Batch, pooling: str
+) -> Float[Array, "B P F"]:
+    """Returns the vectors of a batch's texts, float32.
+
+    `pooling` is one of `POOLINGS`, or "entities": the outputs at both `pooled_positions` [B, P, 2]
+    of a text, side by side (Baldini Soares et al. 2019, "Matching the Blanks", section 3.2).
+    """
+    places = batch["pooled_positions"]
+    if pooling == "entities":
+        # Side by side, not reshaped: arrays that are split over a mesh would not be.
+        states = [take_positions(hidden_BTD, places[:, :, part]) for part in range(2)]
+        return jnp.concatenate(states, axis=-1).astype(jnp.float32)
+    # Rows that texts do not share have no segments.
+    segments_BT = batch.get("segment_ids", batch["attention_mask"])
+    return pooled(encoder, hidden_BTD, segments_BT, places, pooling)
+
+
 def normalized(vectors: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
     """Returns vectors of length 1; one of length 0 stays."""
     # Inside of the root, since at 0 it has no gradient.
@@ -57,9 +75,15 @@ def normalized(vectors: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
 
 @dataclasses.dataclass(frozen=True)
 class TextVectors:
-    """The vectors of single texts, at length 1; there is no loss."""
+    """The vectors of single texts; there is no loss.
+
+    Attributes:
+        pooling: one of `POOLINGS`, or as of `vectors_of`.
+        normalize: whether they have the length 1.
+    """
 
     pooling: str = "mean"
+    normalize: bool = True
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """Returns the number of real texts."""
@@ -67,11 +91,8 @@ class TextVectors:
 
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `vectors` [B, 1, D] of a batch of `ClassificationExamples`."""
-        hidden_BTD = encoder.last_hidden_state(batch)
-        mask_BT, starts_BP = batch["attention_mask"], batch["pooled_positions"]
-        return {
-            "vectors": normalized(pooled(encoder, hidden_BTD, mask_BT, starts_BP, self.pooling))
-        }
+        vectors = vectors_of(encoder, encoder.last_hidden_state(batch), batch, self.pooling)
+        return {"vectors": normalized(vectors) if self.normalize else vectors}
 
     def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
         """Returns a loss of 0."""

@@ -212,6 +212,18 @@ KINDS: dict[str, dict[str, Any]] = {
             "score_column": "score",
         },
     },
+    "episodes": {
+        "episode": {
+            "n_way": 5,
+            "k_shot": 5,
+            "queries": 5,
+            "na_rate": 0.0,
+            "pooling": "mean",
+            "eval": (),
+            "eval_episodes": 10_000,
+        },
+        "table": {"text_column": "text", "label_column": "label"},
+    },
     "span": {
         "version": "",
         "doc_stride": 128,

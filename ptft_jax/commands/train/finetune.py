@@ -2,7 +2,8 @@
 
 Fine-tunes an encoder on labelled data, and scores it. The configs are for classes, scores or
 several labels of texts (glue, superglue, clue, text), tags of words (tagging), answers in a text
-(squad), multiple choice (choice) and vectors of texts (embed); the first lines of each say what
+(squad), multiple choice (choice), vectors of texts (embed), classes known by a few texts
+(few_shot, episodes) and several tasks (continual); the first lines of each say what
 --config.data_dir has to hold. It may be a data set of Hugging Face's `datasets`, hf:NAME; without
 it GLUE comes from tensorflow_datasets. The same command started again resumes the run.
 
@@ -11,10 +12,14 @@ A config that ends in `:all` (glue, superglue, clue) stands for all tasks of the
 --protocol names whose settings the runs have, and searches them where that protocol does.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from ptft_jax.commands.screen import exporting, flag, made, make_console
 from ptft_jax.commands.train.flags import define_series_flags, define_training_flags, trained
+from ptft_jax.data.tasks.catalogue import TASKS
+from ptft_jax.data.tasks.episodes.splits import EpisodeTask
 from ptft_jax.runs.many.protocols import PROTOCOLS
 
 # What to ask a model with a head of this name.
@@ -44,7 +49,12 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     asked = "$'one text\\tanother'" if record.pairs else '"a text"'
     one = [f"--task={record.tasks[-1]}"] if record.tasks else []
     ask = f"ptft predict {' '.join([run_dir, *one])} {_ASKED.get(head, asked)}"
-    if not record.labels and not head:
+    task = TASKS.get(record.config["task"])
+    if isinstance(task, EpisodeTask):
+        dev = task.path(Path(record.config["data_dir"]), "dev")
+        both = f"{flag('support', dev)} {flag('input', dev)}"
+        ask = f"ptft predict {run_dir} {both} --output=predictions.jsonl"
+    elif not record.labels and not head:
         ask = f'echo "a text" | ptft embed {run_dir} --input=- --output=vectors.npy'
     made(
         make_console(),

@@ -16,6 +16,9 @@ format of SQuAD, and --output=FILE.json gets the answers by their ids, {id: text
 --adapter=RUN_OR_PEFT_DIR, given several times in place of --run_dir, asks each of these models:
 what they have in common, the encoder that their adapters stand beside, is in memory once.
 
+A run on episodes knows classes by the texts of --support=FILE, a table with labels, or a .json of
+FewRel's format, of which --input may be one, too.
+
 --split=test asks about a split of the run's own task, in its data or in --data_dir. --output=DIR
 then gets the files that the server of GLUE, SuperGLUE or CLUE takes, --output=FILE.zip all of them
 packed; --run_dir may be a folder of runs, of which the best one of each task predicts.
@@ -43,6 +46,7 @@ from ptft_jax.commands.use.texts import (
     read_input,
     read_sentences,
     read_split,
+    read_support,
     rows_of,
     tagged_columns,
     write_file,
@@ -59,6 +63,8 @@ def define_flags(values: flags.FlagValues) -> None:
     define_input_flags(values, pairs=True)
     text = "Run or PEFT folder with an adapter; several are asked over one encoder."
     flags.DEFINE_multi_string("adapter", None, text, flag_values=values)
+    text = "File of labelled texts, by which a run on episodes knows its classes."
+    flags.DEFINE_string("support", None, text, flag_values=values)
     text = "File to make, .csv, .tsv, .jsonl, .json or .conll; with --split=test a folder or .zip."
     flags.DEFINE_string("output", None, text, flag_values=values)
     flags.DEFINE_string("task", None, TASK, flag_values=values)
@@ -111,12 +117,16 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         asked = read_sentences(values.input, opened) if in_columns else read_input(values, opened)
     if output is not None:
         check_fits(output, asked, opened)
+    support = read_support(values.support, opened) if values.support else None
     try:
         # Standard output holds the predictions alone.
         with warnings_as_lines(), progress_bars(Console(stderr=True)) as bars:
             each = [
                 run.predict(
-                    asked.texts, values.top, lambda done, total: bars("Predicting", done, total)
+                    asked.texts,
+                    values.top,
+                    lambda done, total: bars("Predicting", done, total),
+                    support=support,
                 )
                 for run in runs
             ]

@@ -12,6 +12,7 @@ from absl import flags
 
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.choice import ChoiceSettings, ChoiceTask
+from ptft_jax.data.tasks.episodes.splits import EpisodeSettings, read_episodes
 from ptft_jax.data.tasks.files.conll import TaggedFile, read_tagged, with_column
 from ptft_jax.data.tasks.files.reading import SUFFIXES, read_table
 from ptft_jax.data.tasks.span import SpanTask, read_squad
@@ -65,6 +66,10 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
         raise ConfigError(f"--input={source}: there is no such file.")
     if Path(source).suffix == ".json" and "span" in run.model_config.heads:
         return _read_questions(source)
+    if Path(source).suffix == ".json" and "episode" in run.config:
+        split = read_episodes(source, EpisodeSettings())
+        sentences: list[Any] = split.marked or []
+        return Asked(sentences, {"text": split.texts})
     if Path(source).suffix not in SUFFIXES:
         for name in ("text_column", "text_pair_column"):
             if name in values and values[name].value is not None:
@@ -109,6 +114,19 @@ def _read_questions(source: str) -> Asked:
     contexts = [split.contexts[number] for number in split.context_of]
     texts = list(zip(split.questions, contexts, strict=True))
     return Asked(texts, {"id": split.ids, "question": split.questions})
+
+
+def read_support(source: str, run: Run) -> dict[str, list[Any]]:
+    """Reads labelled texts as `Run.predict` takes them; errors as of `read_input`."""
+    settings = EpisodeSettings(**run.config.table) if "episode" in run.config else EpisodeSettings()
+    split = read_episodes(source, settings, labelled=True)
+    if split.labels is None:
+        raise DataError(f"--support={source}: its sentences have no classes.")
+    texts: Sequence[Any] = split.marked or split.texts
+    found: dict[str, list[Any]] = {name: [] for name in split.names}
+    for text, label in zip(texts, split.labels, strict=True):
+        found[split.names[label]].append(text)
+    return found
 
 
 def read_sentences(source: str, run: Run) -> Asked:

@@ -9,6 +9,7 @@ tags             sentences → splits, with the set of their tags
 tagging          splits → examples, and the tag of each word
 choice           contexts with choices: splits and examples
 embedding        pairs of texts that are alike: splits and examples
+episodes         classes known by a few texts: splits, episodes, examples
 prompted         texts in a template with a gap, and the words for it
 several          several tasks as one, and which example of which comes when
 training         what becomes of training examples before a model sees them

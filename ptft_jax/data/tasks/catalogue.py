@@ -8,6 +8,7 @@ from ptft_jax.data.tasks.files.reading import nearest
 from ptft_jax.data.tasks.several import SeveralTask
 from ptft_jax.data.tasks.suites.clue import CLUE
 from ptft_jax.data.tasks.suites.embedding import EMBEDDING
+from ptft_jax.data.tasks.suites.episodes import EPISODES
 from ptft_jax.data.tasks.suites.glue import GLUE
 from ptft_jax.data.tasks.suites.squad import SQUAD
 from ptft_jax.data.tasks.suites.superglue import SUPERGLUE
@@ -49,6 +50,7 @@ TASKS: dict[str, Task] = {
     **TAGGING,
     "choice": ChoiceTask("own", language=None),
     **EMBEDDING,
+    **EPISODES,
     "several": SeveralTask(),
 }
 """Name → row."""

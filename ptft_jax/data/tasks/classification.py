@@ -7,19 +7,18 @@ et al. 2019, section 3.2). Truncation is that of Hugging Face's fast tokenizers 
 
 from collections.abc import Sequence
 from itertools import batched
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ptft_jax.data.batches import Batch, InEpochs
 from ptft_jax.data.ragged import firsts, spread
-from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 
 BUCKET_STEP = 32
 # Texts tokenised at once: enough for all cores, and few enough lists of Python integers to hold.
-_BLOCK = 8192
+BLOCK = 8192
 
 
 class Formatted(NamedTuple):
@@ -65,6 +64,16 @@ def format_texts(
     return Formatted(tokens, starts, lengths, first_lengths, is_cut)
 
 
+class Labelled(Protocol):
+    """A split of texts, whatever form they have.
+
+    labels: as in `table.Split`.
+    """
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+
 class ClassificationExamples(InEpochs):
     """Random access to the examples of one split: index g is example g % len of epoch g // len.
 
@@ -78,7 +87,7 @@ class ClassificationExamples(InEpochs):
 
     def __init__(
         self,
-        split: Split,
+        split: Labelled,
         tokenizer: TextTokenizer,
         max_seq_length: int,
         *,
@@ -102,7 +111,7 @@ class ClassificationExamples(InEpochs):
         self.is_cut = self._texts.is_cut
         self.num_truncated = int(self._texts.is_cut.sum())
 
-    def _formatted(self, split: Split, tokenizer: TextTokenizer, max_seq_length: int) -> Formatted:
+    def _formatted(self, split: Any, tokenizer: TextTokenizer, max_seq_length: int) -> Formatted:
         return format_texts(split.texts_a, split.texts_b, tokenizer, max_seq_length)
 
     def __len__(self) -> int:
@@ -152,7 +161,7 @@ def length_buckets_of(max_seq_length: int, length_buckets: Sequence[int] | None)
 def encode_texts(texts: Sequence[str], tokenizer: TextTokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of all texts in one int32 array, and the number of tokens of each text."""
     tokens, lengths = [np.zeros(0, np.int32)], []
-    for block in batched(texts, _BLOCK):
+    for block in batched(texts, BLOCK):
         encoded = tokenizer.encode_batch(block)
         lengths += [len(ids) for ids in encoded]
         tokens += [np.array([token for ids in encoded for token in ids], np.int32)]

@@ -10,5 +10,6 @@ choice           one of several choices
 embedding        vectors of texts
 prompted         classes by words that a masked language model fills in
 setfit           classes by vectors that were trained on pairs
+episodes         classes known by a few texts, others in each episode
 several          several tasks, together or one after another
 """

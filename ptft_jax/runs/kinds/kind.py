@@ -195,6 +195,10 @@ def kind_of(command: str, config: Config) -> Kind:
             from ptft_jax.runs.kinds.embedding import Embedding
 
             return Embedding(config)
+        if kind == "episodes":
+            from ptft_jax.runs.kinds.episodes import Episodic
+
+            return Episodic(config)
         from ptft_jax.runs.kinds.choice import Choice
 
         return Choice(config)

@@ -95,14 +95,19 @@ def recipe_of(run: TrainedRun, pooling: str | None = None) -> Recipe:
         limit, lowercase = read_limits(run.folder.path)
         return Recipe(pooling, False, limit, lowercase)
     if is_trained(run):
+        limit = run.config.max_seq_length
+        if "episode" in run.config:  # whose classes are apart by distance, whatever the length
+            return Recipe(run.config.episode.pooling, False, limit)
         way = run.config.embedding.pooling if "embedding" in run.config else "mean"
-        return Recipe(way, True, run.config.max_seq_length)
+        return Recipe(way, True, limit)
     found = read_recipe(run.folder.path)
     return found or Recipe("mean", False, *read_limits(run.folder.path))
 
 
 def is_trained(run: TrainedRun) -> bool:
-    """Says whether a run was trained to make vectors."""
+    """Says whether a run was trained to make vectors of texts."""
+    if "episode" in run.config:
+        return run.config.episode.pooling != "entities"
     return "embedding" in run.config or few_shot_way(run) == "setfit"
 
 

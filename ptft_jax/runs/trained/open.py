@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,11 @@ class Run:
 
     def predict(
         self,
-        texts: Iterable[Text | list[str]],
+        texts: Iterable[Text | list[str] | Mapping[str, Any]],
         top: int = 5,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        support: Mapping[str, Sequence[Any]] | None = None,
     ) -> list[dict[str, Any]]:
         """Fills in masks, classifies, tags words, or answers questions.
 
@@ -147,18 +149,21 @@ class Run:
         Args:
             texts: texts; a pair is a tuple of two, or one text with a tab between them, as a
                 question with its context is. A masked LM has nothing to say of a blank one. For a
-                tagger also lists of words.
+                tagger also lists of words; for a model of relations sentences of FewRel's format,
+                {"tokens": […], "h": [name, id, [[places of its words]]], "t": …}.
             top: how many candidates to return for each text or mask.
             progress: is told how many texts are done, and how many there are.
+            support: for a model trained on episodes, some texts of each label, in their form.
 
         Returns:
             A dict per text: `text`, and with a masked LM `filled` (the text with its best words)
             and `masks`, for each [MASK] a list of {`token`, `score`} (tokens of BPE and Unigram
             have a space before them where they begin a word); with a classifier `label` (where a
             text has several, `labels`, those of at least one half) and `scores`, a dict from labels
-            to probabilities; with a regression `score`; with a model of multiple choice, asked by
-            tuples of a context and its choices, `choice` (the number of one from 0), `label` (its
-            text) and `scores`, their probabilities in order;
+            to probabilities (of a model trained on episodes the labels of `support`, and "(none)"
+            where it has learned that a text may be of none); with a regression `score`; with a
+            model of multiple choice, asked by tuples of a context and its choices, `choice` (the
+            number of one from 0), `label` (its text) and `scores`, their probabilities in order;
             with a model trained on spans `answer`, its `score`, the characters `start` and `end` of
             the context between which it stands, and the candidates, `nbest` (where questions may
             have no answer, "" stands for none, and `null_score_diff` is its score less that of the
@@ -173,7 +178,7 @@ class Run:
                 in, one beyond the length of the model's texts, no pair where it takes pairs.
             DataError: the model's outputs are not finite.
         """
-        return predict(self._trained, texts, top, progress)
+        return predict(self._trained, texts, top, progress, support)
 
     def embed(
         self,

@@ -4,7 +4,7 @@
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from ptft_jax.objectives.metrics import check_outputs, softmax
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.classification import SOME
 from ptft_jax.runs.trained.answers import answer
+from ptft_jax.runs.trained.by_support import classify_by_support
 from ptft_jax.runs.trained.choices import choose
 from ptft_jax.runs.trained.embeddings import few_shot_way, is_trained
 from ptft_jax.runs.trained.one_task import check_task
@@ -52,9 +53,10 @@ Progress = Callable[[int, int], None]
 
 def predict(
     run: TrainedRun,
-    texts: Iterable[Text | list[str]],
+    texts: Iterable[Any],
     top: int = 5,
     progress: Progress | None = None,
+    support: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts with a run; see `Run.predict`.
 
@@ -66,6 +68,10 @@ def predict(
     """
     told = progress or (lambda done, total: None)
     check_task(run)
+    if "episode" in run.config:
+        return classify_by_support(run, list(texts), support, top, told)
+    if support is not None:
+        raise ConfigError(f"support: {run.folder.path} was not trained on episodes; leave it out.")
     if "choice" in run.model_config.heads:
         return choose(run, texts, told)
     tags = "tagging" in run.model_config.heads

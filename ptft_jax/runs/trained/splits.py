@@ -9,6 +9,7 @@ import numpy as np
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.choice import ChoiceSplit
 from ptft_jax.data.tasks.embedding import EmbeddingSplit
+from ptft_jax.data.tasks.episodes.splits import EpisodeSplit
 from ptft_jax.data.tasks.span import SpanSplit
 from ptft_jax.data.tasks.submissions import Submission
 from ptft_jax.data.tasks.table import Split
@@ -58,6 +59,11 @@ def texts_of(split: Any) -> list[Any]:
     if isinstance(split, ChoiceSplit):
         rows = zip(split.contexts, split.choices, strict=True)
         return [(context, *choices) for context, choices in rows]
+    if isinstance(split, EpisodeSplit):
+        raise ConfigError(
+            "--split: this run knows classes by texts that are given with a question; expected "
+            "--support=FILE --input=FILE, or `ptft evaluate --split` for scores."
+        )
     if isinstance(split, EmbeddingSplit):
         raise ConfigError(
             "--split: this run makes vectors of texts; expected `ptft embed --input=FILE`, or "
