@@ -212,7 +212,7 @@ def _run_side(args: argparse.Namespace, name: str, ready: Any, turn: Any) -> Non
     from ptft_jax.data.pretraining.examples import PretrainingExamples
     from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
     from ptft_jax.runs.phases import pretraining_settings
-    from ptft_jax.training.memory import keep_freed_memory
+    from ptft_jax.training.resources.memory import keep_freed_memory
 
     keep_freed_memory()
     config = _config(args)
@@ -290,10 +290,14 @@ class _Ours:
 
         from ptft_jax.models.build import build_model
         from ptft_jax.objectives.pretraining import PretrainingObjective
-        from ptft_jax.runs.starting_point import load_starting_point
+        from ptft_jax.runs.start.starting_point import load_starting_point
         from ptft_jax.training.mesh import MeshConfig, make_mesh
-        from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
         from ptft_jax.training.step import make_eval_step, make_train_step
+        from ptft_jax.training.updates.optimizer import (
+            OptimizerConfig,
+            ScheduleConfig,
+            make_optimizer,
+        )
 
         self._seed, self._tokenizer = config.seed, tokenizer
         self._mesh = make_mesh(MeshConfig(**config.mesh))

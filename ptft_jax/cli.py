@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ptft_jax.errors import ConfigError, PtftError, StopError, StorageError
-from ptft_jax.training.memory import keep_freed_memory
-from ptft_jax.training.storage import refusal
+from ptft_jax.training.resources.memory import keep_freed_memory
+from ptft_jax.training.resources.storage import refusal
 
 COMMANDS = {
     "demo": "the whole path on the embedded corpus, in a few minutes",

@@ -27,7 +27,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-from ptft_jax.training.memory import keep_freed_memory
+from ptft_jax.training.resources.memory import keep_freed_memory
 
 keep_freed_memory()  # before JAX starts its threads, as the command line does
 

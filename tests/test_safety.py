@@ -37,7 +37,7 @@ IMPORTERS = {
     "ptft_jax/convert/verify.py": {"importlib.import_module"},
     # Writes one; of one that is there it reads the lines that it would write.
     "ptft_jax/commands/use/submit.py": {"zipfile"},
-    "ptft_jax/training/trackers.py": {"importlib.import_module"},
+    "ptft_jax/training/tracking/trackers.py": {"importlib.import_module"},
 }
 
 

@@ -183,7 +183,7 @@ def flag(name: str, value: object) -> str:
 
 def resume_command(command: str, run_dir: Path) -> str:
     """Returns the command line with which a run goes on as it was last started."""
-    from ptft_jax.training.trackers import services_of
+    from ptft_jax.training.tracking.trackers import services_of
 
     tracked = "".join(f" --track={name}" for name in [*services_of(run_dir)][:1])
     return f"ptft {command} {flag('config', run_dir)} {flag('run_dir', run_dir)}{tracked}"

@@ -5,6 +5,6 @@ embedding                               what vectors of texts are trained for
 prototypes                              classes known by a few texts
 prompted                                classes by words at a gap
 several                                 several tasks, each with columns of its own
-regularized, mixup, distilled           what may be asked of a model beside its task
-metrics                                 the benchmarks' own scores, on the host
+added                                   what may be asked of a model beside its task
+scores                                  the benchmarks' own scores, on the host
 """

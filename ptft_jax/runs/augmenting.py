@@ -21,7 +21,7 @@ from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Params, build_model
 from ptft_jax.models.parts import sha256_of
 from ptft_jax.runs.config import Config, check_length
-from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
+from ptft_jax.runs.start.starting_point import StartingPoint, load_starting_point
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import check_model, process_rows, put_batch, put_params
 

@@ -23,7 +23,7 @@ from ptft_jax.data.tasks.training.features import Numbered, WithFeatures, places
 from ptft_jax.models.build import Batch, Model, Params, take_positions
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import process_rows, put_batch
-from ptft_jax.training.storage import size_text, storing
+from ptft_jax.training.resources.storage import size_text, storing
 
 _BLOCK = 1 << 24  # bytes written at once
 

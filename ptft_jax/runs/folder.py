@@ -31,7 +31,7 @@ from ptft_jax.runs.config import Config, check_place, flatten
 from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.cluster.agreement import Gather, alone
-from ptft_jax.training.storage import storing, write_atomically
+from ptft_jax.training.resources.storage import storing, write_atomically
 
 # Keys that decide how a run is computed or shown, but not what: they may change when it goes on.
 _EXECUTION = ("attention", "fused", "remat", "unroll")
@@ -366,7 +366,7 @@ def _all_params(checkpoints: Checkpoints, step: int, record: RunRecord, where: s
     model = build_model(record.encoder_config)
     if record.frozen is None:
         return checkpoints.restore_params(step, model.abstract())
-    from ptft_jax.runs.partly_trained import PartlyTrained, base_of
+    from ptft_jax.runs.start.partly_trained import PartlyTrained, base_of
 
     base = base_of(record, where)
     config = ConfigDict(record.config)

@@ -20,14 +20,14 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model, remedies
 from ptft_jax.runs.kinds.kind import kind_of
-from ptft_jax.runs.starting_point import is_elastic, teacher_of, trainable_of
+from ptft_jax.runs.start.starting_point import is_elastic, teacher_of, trainable_of
 from ptft_jax.runs.train import checked_mesh
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.memory import fitting
 from ptft_jax.training.mesh import process_rows, put_batch, put_params
-from ptft_jax.training.metric_sinks import Sink
-from ptft_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ptft_jax.training.resources.memory import fitting
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.tracking.metric_sinks import Sink
+from ptft_jax.training.updates.optimizer import OptimizerConfig, make_optimizer
 
 # Of the mean of the losses so far, in which the last ones count most.
 _SMOOTHING = 0.98

@@ -8,7 +8,7 @@ from ptft_jax.data.foreign_files import read_json_object, refuse_ways_out
 from ptft_jax.data.hub import ADAPTER_CONFIG
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.training.storage import json_ready
+from ptft_jax.training.resources.storage import json_ready
 
 FORMAT = "ptft_jax run"
 FORMAT_VERSION = 1

@@ -35,14 +35,12 @@ from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.lock import check_free, held
 from ptft_jax.runs.phases import PhaseConfig, check_borders
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.runs.starting_point import rereads_source, teacher_of, trainable_of
+from ptft_jax.runs.start.starting_point import rereads_source, teacher_of, trainable_of
 from ptft_jax.training.accounting.heartbeat import Heartbeat, began
 from ptft_jax.training.checkpoints.rewind import skip_at
 from ptft_jax.training.cluster.agreement import agree, check_run_place, time_all_reduce
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.cost import ideal_seconds
 from ptft_jax.training.loop import fit
-from ptft_jax.training.memory import fitting
 from ptft_jax.training.mesh import (
     MeshConfig,
     check_batch,
@@ -52,15 +50,17 @@ from ptft_jax.training.mesh import (
     put_batch,
     put_params,
 )
-from ptft_jax.training.metric_sinks import (
+from ptft_jax.training.resources.cost import ideal_seconds
+from ptft_jax.training.resources.memory import fitting
+from ptft_jax.training.step import abstract_state, init_state, make_train_step
+from ptft_jax.training.tracking.metric_sinks import (
     MetricsWriter,
     ProgressLines,
     Report,
     Sink,
     write_results,
 )
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.step import abstract_state, init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 # The metrics of a run's last evaluation, by split.
 Results = dict[str, dict[str, Any]]
@@ -141,7 +141,7 @@ def train(
         stop_at: where to stop, evaluated and saved, in a schedule that goes to the end: a number of
             updates, or a share of all below 1, rounded up; None: at the end.
         profile: the updates to trace are those after the first number up to the second.
-        track: the service to tell the run to; see `ptft_jax.training.trackers`.
+        track: the service to tell the run to; see `ptft_jax.training.tracking.trackers`.
 
     Returns:
         The metrics of the last evaluation by split, as written to results.json at the end; {}
@@ -165,7 +165,7 @@ def train(
     if job.is_first:
         check_free(folder.path)
         if track is not None:
-            from ptft_jax.training.trackers import import_tracker
+            from ptft_jax.training.tracking.trackers import import_tracker
 
             import_tracker(track)
     if folder.exists():
@@ -296,7 +296,7 @@ def train(
             report.add(MetricsWriter(folder.path, first))
             if track is not None:
                 from ptft_jax.runs.trained.export import trained_on
-                from ptft_jax.training.trackers import begin_tracking
+                from ptft_jax.training.tracking.trackers import begin_tracking
 
                 about = {**record.to_json(), "facts": facts, "trained_on": trained_on(record)}
                 report.add(begin_tracking(track, folder.path, about, report.say))
@@ -312,7 +312,7 @@ def train(
         # Loop.
         tracer = nullcontext()
         if profile is not None and job.is_first:
-            from ptft_jax.training.profile import tracing
+            from ptft_jax.training.tracking.profile import tracing
 
             tracer = tracing(profile, folder.path / "profile", first, report)
         with tracer as trace:

@@ -12,9 +12,9 @@ import numpy as np
 
 from ptft_jax.errors import DataError
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.memory import peak_memory_gib
-from ptft_jax.training.metric_sinks import Report
+from ptft_jax.training.resources.memory import peak_memory_gib
 from ptft_jax.training.step import TrainState
+from ptft_jax.training.tracking.metric_sinks import Report
 
 Batch = Mapping[str, np.ndarray]
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]

@@ -230,7 +230,7 @@ def make_train_step(
         keys_B = row_keys(seed, state.step, batch["attention_mask"].shape[0])
         params, unmixed = state.params, None
         if origin and mixout:
-            from ptft_jax.training.mixout import mixed  # few runs do
+            from ptft_jax.training.updates.mixout import mixed  # few runs do
 
             key = jax.random.key_data(step_key(seed, state.step))
             # The same masks for all micro-batches.
@@ -263,7 +263,7 @@ def make_train_step(
             (grads,) = unmixed(grads)
         penalty = {}
         if importance:
-            from ptft_jax.training.elastic import pulled  # few runs do
+            from ptft_jax.training.updates.elastic import pulled  # few runs do
 
             assert origin is not None
             grads, penalty["penalty"] = pulled(grads, state.params, origin, importance)

@@ -24,9 +24,9 @@ from ptft_jax.models.config import AdapterConfig, EncoderConfig
 from ptft_jax.models.parts import named
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.totals import loss_of
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
-from ptft_jax.training.rules import Rates, rules_of
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.updates.rules import Rates, rules_of
 
 UPDATES = 50
 # What PEFT is told, what we are, and the key of each map's own tensors.

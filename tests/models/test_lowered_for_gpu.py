@@ -26,8 +26,8 @@ from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.training.mesh import AXES
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.step import TrainState, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 pytestmark = pytest.mark.filterwarnings(TRITON_WARNING)
 

@@ -29,8 +29,8 @@ from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.models.build import build_model
-from ptft_jax.objectives.metrics import METRICS
 from ptft_jax.objectives.pretraining import PretrainingObjective
+from ptft_jax.objectives.scores.metrics import METRICS
 from ptft_jax.objectives.totals import loss_of
 
 BOUND = 1e-4

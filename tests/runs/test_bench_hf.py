@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.bench import work
 from ptft_jax.runs.bench.hf import Training
-from ptft_jax.training.optimizer import OptimizerConfig
+from ptft_jax.training.updates.optimizer import OptimizerConfig
 
 
 @pytest.mark.parametrize("heads", [("pooler", "mlm", "nsp"), ("mlm",)])

@@ -14,7 +14,7 @@ from ptft_jax.runs.bench.rounds import take_turns, times_as_fast
 from ptft_jax.runs.bench.train import figures
 from ptft_jax.runs.kinds.pretraining import row_shapes
 from ptft_jax.runs.phases import pretraining_settings
-from ptft_jax.training.cost import model_flops
+from ptft_jax.training.resources.cost import model_flops
 
 MODEL = EncoderConfig(
     vocab_size=300,

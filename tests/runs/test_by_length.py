@@ -10,16 +10,16 @@ from ptft_jax.convert.folder import write_hf_folder
 from ptft_jax.data.batches import by_length, evaluation_batches
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.span import SpanSplit
-from ptft_jax.data.tasks.span_examples import SpanExamples
+from ptft_jax.data.tasks.span.examples import SpanExamples
+from ptft_jax.data.tasks.span.splits import SpanSplit
 from ptft_jax.data.tasks.table import Split
-from ptft_jax.data.tasks.tagging import TaggingExamples
-from ptft_jax.data.tasks.tags import TaggingSplit
+from ptft_jax.data.tasks.tagging.examples import TaggingExamples
+from ptft_jax.data.tasks.tagging.splits import TaggingSplit
 from ptft_jax.data.tokenizer.models import BERT_TOKENS
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.kinds.classification import Classification
-from ptft_jax.runs.trained import texts as asking
+from ptft_jax.runs.trained.asking import texts as asking
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import MeshConfig, make_mesh
 

@@ -8,8 +8,8 @@ import pytest
 
 from ptft_jax.runs.endings import Patience
 from ptft_jax.training.loop import fit
-from ptft_jax.training.metric_sinks import Report
 from ptft_jax.training.step import TrainState
+from ptft_jax.training.tracking.metric_sinks import Report
 
 BEST = ("dev_f1", "max")
 # What an evaluation after so many updates gives.

@@ -22,13 +22,17 @@ print(json.dumps([code, sorted(entered), sorted(modules)]))
 
 
 def test_six_updates_go_through_few_files(tmp_path):
-    """It was 75 files and 127 modules: prepare, fine-tuning, conversion and all kernels loaded."""
+    """It was 75 files and 127 modules: all of fine-tuning, conversion and the kernels loaded."""
     settings = DROPOUT | {"mesh.fsdp": 1}
     flags = pretrain_flags(prepare_corpus(tmp_path), tmp_path / "run", **settings)
     (code, entered, modules), _ = printed(_WATCHED, ROOT / "ptft_jax", *flags)
     print(f"{len(entered)} files entered, {len(modules)} modules loaded")
     assert code == 0
     assert len(entered) <= 62
-    assert len(modules) <= 80
-    for room in ("convert", "models.kernels", "data.text", "data.tasks", "training.profile"):
+    # Rooms are not among them: they hold a map and no code.
+    code_modules = [one for one in modules if not (ROOT / one.replace(".", "/")).is_dir()]
+    print(f"{len(code_modules)} of them with code")
+    assert len(code_modules) <= 65
+    unused = ("convert", "models.kernels", "data.text", "data.tasks", "training.tracking.profile")
+    for room in unused:
         assert not any(name.startswith(f"ptft_jax.{room}") for name in modules), room

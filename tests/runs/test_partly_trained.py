@@ -13,7 +13,7 @@ import ptft_jax
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.parts import named
 from ptft_jax.runs.folder import open_run
-from ptft_jax.runs.starting_point import load_starting_point
+from ptft_jax.runs.start.starting_point import load_starting_point
 
 
 @pytest.fixture(scope="module")

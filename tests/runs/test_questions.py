@@ -13,7 +13,7 @@ from foreign_folders import make_folders
 from report_pages import ReportPage, check_scores
 
 import ptft_jax
-from ptft_jax.objectives.squad import score_answers
+from ptft_jax.objectives.scores.squad import score_answers
 
 SETTINGS = {
     "max_seq_length": 28,

@@ -9,7 +9,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from ptft_jax.objectives.metrics import METRICS, softmax
+from ptft_jax.objectives.scores.metrics import METRICS, softmax
 from ptft_jax.runs.report.measures import (
     OF_CLASSES,
     OF_LABELS,

@@ -26,8 +26,8 @@ from ptft_jax.objectives.several import SeveralObjective
 from ptft_jax.objectives.totals import loss_of
 from ptft_jax.runs.kinds.several import Several
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.training.elastic import importance, pulled
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch, put_params
+from ptft_jax.training.updates.elastic import importance, pulled
 
 _STSB = ("index", "genre", "filename", "year", "old_index", "source1", "source2")
 TASKS = {

@@ -11,11 +11,11 @@ import ptft_jax
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.parts import named
+from ptft_jax.objectives.added.regularized import FastGradient
 from ptft_jax.objectives.classification import ClassificationObjective
-from ptft_jax.objectives.regularized import FastGradient
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.kinds.classification import Classification
-from ptft_jax.runs.starting_point import load_starting_point
+from ptft_jax.runs.start.starting_point import load_starting_point
 
 pytestmark = pytest.mark.filterwarnings("ignore:warning. dev. all 24 predictions")
 

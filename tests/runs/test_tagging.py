@@ -16,7 +16,7 @@ from ptft_jax.convert.folder import write_hf_folder
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
-from ptft_jax.objectives.entities import entity_scores, tag_accuracy
+from ptft_jax.objectives.scores.entities import entity_scores, tag_accuracy
 
 FIRST, LAST = ("anna", "bernd", "chloe"), ("smith", "muller", "rossi")
 PLACES, OTHER = ("paris", "oslo", "rome"), ("lives", "in", "sees", "near", "and", ",", ".")

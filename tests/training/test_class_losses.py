@@ -10,8 +10,8 @@ from hf_reference import gradients_of, our_side, random_batch, reference
 from task_batches import TASKS, choice, classification, multi_label, tagging, torch_arguments
 
 from ptft_jax.models.build import build_model
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 # Below one, so that those of a batch add up to less than one example of weight 1.
 WEIGHTS = (0.01, 0.05, 0.02)

@@ -12,8 +12,8 @@ from ptft_jax.objectives.totals import Totals
 from ptft_jax.training import loop
 from ptft_jax.training.evaluation import evaluate, evaluate_with_outputs
 from ptft_jax.training.loop import fit
-from ptft_jax.training.metric_sinks import Report
 from ptft_jax.training.step import TrainState
+from ptft_jax.training.tracking.metric_sinks import Report
 
 BATCH_SIZE = 4
 

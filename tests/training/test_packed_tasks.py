@@ -9,27 +9,27 @@ from tokenizer_checks import wordpiece
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
 from ptft_jax.data.tasks.classification import ClassificationExamples
-from ptft_jax.data.tasks.span import Answer, SpanSplit
-from ptft_jax.data.tasks.span_examples import SpanExamples
+from ptft_jax.data.tasks.span.examples import SpanExamples
+from ptft_jax.data.tasks.span.splits import Answer, SpanSplit
 from ptft_jax.data.tasks.table import Split
-from ptft_jax.data.tasks.tagging import TaggingExamples
-from ptft_jax.data.tasks.tags import TaggingSplit
+from ptft_jax.data.tasks.tagging.examples import TaggingExamples
+from ptft_jax.data.tasks.tagging.splits import TaggingSplit
 from ptft_jax.data.tasks.training.features import Numbered
 from ptft_jax.data.tasks.training.packed import PackedExamples
 from ptft_jax.data.tokenizer.models import BERT_TOKENS
 from ptft_jax.models.build import build_model
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.dropout import row_keys
+from ptft_jax.objectives.added.regularized import FastGradient
 from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.classification import ClassificationObjective
-from ptft_jax.objectives.regularized import FastGradient
 from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.features import with_features
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.mesh import MeshConfig, make_mesh, place_params, put_batch
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 TOKENIZER = wordpiece([*BERT_TOKENS, *"abcdefghij"])
 EXAMPLES, LENGTH = 48, 40

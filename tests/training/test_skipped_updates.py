@@ -10,8 +10,8 @@ from test_layouts import CONFIG, make_batch
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 MOST, EMA = 3, 0.22
 

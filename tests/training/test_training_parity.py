@@ -15,8 +15,8 @@ from task_batches import ONE_PER_HEAD, TASKS, torch_arguments
 from ptft_jax.convert.bert import ARCHITECTURES
 from ptft_jax.models.build import build_model
 from ptft_jax.objectives.pretraining import PretrainingObjective
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 STEPS, WARMUP = 50, 10
 # More decay than usual, so that its absence would show within 50 steps.

@@ -29,7 +29,7 @@ from ptft_jax.runs.config import check_length, check_numbers
 from ptft_jax.runs.describe import describe_mesh, describe_model
 from ptft_jax.runs.phases import phase_of
 from ptft_jax.runs.trained.open import load_run
-from ptft_jax.training.storage import json_ready, size_text, write_atomically
+from ptft_jax.training.resources.storage import json_ready, size_text, write_atomically
 
 _FORMATS = (".svg", ".png", ".pdf")
 _SIZES: dict[str, Any] = {

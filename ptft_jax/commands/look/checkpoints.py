@@ -32,7 +32,7 @@ from ptft_jax.training.checkpoints.manifest import (
     verify,
 )
 from ptft_jax.training.checkpoints.rewind import rewind
-from ptft_jax.training.storage import folder_size, size_text
+from ptft_jax.training.resources.storage import folder_size, size_text
 
 _UNLIMITED = 10_000
 # What the columns beside the metrics take: step, when, size, marks, state.

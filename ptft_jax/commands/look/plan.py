@@ -36,10 +36,10 @@ from ptft_jax.runs.config import Config, check_length, check_numbers, nearest, r
 from ptft_jax.runs.describe import describe_backends, describe_model
 from ptft_jax.runs.kinds.pretraining import encoder_config, row_shapes
 from ptft_jax.runs.phases import PhaseConfig, phases_of, rows_of
-from ptft_jax.training import cost
-from ptft_jax.training.accelerators import ACCELERATORS
 from ptft_jax.training.mesh import AXES, MeshConfig, check_batch, check_model, make_mesh
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.resources import cost
+from ptft_jax.training.resources.accelerators import ACCELERATORS
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 ASSUMPTIONS = {
     "peak_tflops": "Peak of matrix products in the model's dtype, TFLOP/s.",

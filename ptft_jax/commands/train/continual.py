@@ -19,7 +19,7 @@ from ptft_jax.runs.config import Config, load_config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.several import KEEPING, check_options, settings_of
 from ptft_jax.runs.many.task_matrix import TaskMatrix, as_csv, markdown, picture
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
 
 _LAYERS = ("--config.init_layers", "--config.reinit_layers")
 

@@ -26,7 +26,7 @@ from ptft_jax.runs.folder import TrainedRun, open_run
 from ptft_jax.runs.train import Results
 from ptft_jax.runs.trained.evaluate import evaluate
 from ptft_jax.training.cluster.agreement import agree, software
-from ptft_jax.training.metric_sinks import write_results
+from ptft_jax.training.tracking.metric_sinks import write_results
 
 _FLAGS = ("run_dir", "checkpoint", "data_dir", "split", "report")
 

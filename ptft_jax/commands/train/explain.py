@@ -11,8 +11,8 @@ from ptft_jax.runs.config import Config
 from ptft_jax.runs.describe import describe_average
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
-from ptft_jax.runs.partly_trained import PartlyTrained
-from ptft_jax.training.optimizer import UNDECAYED_NAMES
+from ptft_jax.runs.start.partly_trained import PartlyTrained
+from ptft_jax.training.updates.optimizer import UNDECAYED_NAMES
 
 
 def explain(

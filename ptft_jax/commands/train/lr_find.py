@@ -27,8 +27,8 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.range_test import RangeTest, as_csv, find_rates, picture
 from ptft_jax.training.cluster.agreement import agree, software
-from ptft_jax.training.metric_sinks import Report
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
+from ptft_jax.training.tracking.metric_sinks import Report
 
 _OWN = ("out_dir", "lowest", "highest", "steps")
 _RATE = "optimizer.learning_rate"

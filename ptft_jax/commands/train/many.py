@@ -32,7 +32,7 @@ from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.many.protocols import PROTOCOLS, tasks_with
 from ptft_jax.runs.many.score_table import as_csv, markdown, picture, rows_of
 from ptft_jax.training.accounting.heartbeat import read_heartbeats
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptft_jax.commands.screen import count, facts, say
-from ptft_jax.training.metric_sinks import Kernel, ProgressLines
+from ptft_jax.training.tracking.metric_sinks import Kernel, ProgressLines
 
 _SHOWN = 20
 

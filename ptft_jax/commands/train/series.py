@@ -19,8 +19,8 @@ from ptft_jax.commands.train.pool import Run, finished, gpus
 from ptft_jax.data.hub import locate
 from ptft_jax.errors import ConfigError, PtftError
 from ptft_jax.runs.record import is_run
-from ptft_jax.training.metric_sinks import read_metrics
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
+from ptft_jax.training.tracking.metric_sinks import read_metrics
 
 # What decides where nothing is said.
 _LOSS = ("dev_loss", "min")

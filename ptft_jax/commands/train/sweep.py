@@ -48,8 +48,8 @@ from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.many.search_space import Axis, axis_of, combinations, draws, stops
 from ptft_jax.runs.many.sweep_table import Line, as_csv, markdown, picture
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig
 
 _OWN = ("--grid", "--random", "--random_seed", "--halving")
 _COMMANDS = {"finetune": finetune, "pretrain": pretrain}

@@ -21,7 +21,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.embedding import POOLINGS
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.trained.open import load_run
-from ptft_jax.training.storage import replacing, storing
+from ptft_jax.training.resources.storage import replacing, storing
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -22,7 +22,7 @@ from ptft_jax.models.build import build_model
 from ptft_jax.runs.describe import describe_model
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.runs.starting_point import imported_record
+from ptft_jax.runs.start.starting_point import imported_record
 from ptft_jax.training.step import TrainState
 
 

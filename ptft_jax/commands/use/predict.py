@@ -53,8 +53,8 @@ from ptft_jax.commands.use.texts import (
     write_rows,
 )
 from ptft_jax.errors import ConfigError, DataError
+from ptft_jax.runs.trained.asking.predictions import TextError
 from ptft_jax.runs.trained.open import load_run, load_runs
-from ptft_jax.runs.trained.predictions import TextError
 
 
 def define_flags(values: flags.FlagValues) -> None:

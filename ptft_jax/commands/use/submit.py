@@ -20,8 +20,8 @@ from ptft_jax.data.tasks.catalogue import find_task, tasks_of
 from ptft_jax.data.tasks.submissions import COMPLETE, check_file
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
-from ptft_jax.runs.trained.predictions import predict
-from ptft_jax.runs.trained.splits import (
+from ptft_jax.runs.trained.asking.predictions import predict
+from ptft_jax.runs.trained.asking.splits import (
     answers_of,
     find_split,
     ids_of,
@@ -30,7 +30,7 @@ from ptft_jax.runs.trained.splits import (
     texts_of,
     words_of,
 )
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
 
 
 def is_submission(output: str | None) -> bool:

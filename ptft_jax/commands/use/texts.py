@@ -15,15 +15,15 @@ from ptft_jax.data.tasks.choice import ChoiceSettings, ChoiceTask
 from ptft_jax.data.tasks.episodes.splits import EpisodeSettings, read_episodes
 from ptft_jax.data.tasks.files.conll import TaggedFile, read_tagged, with_column
 from ptft_jax.data.tasks.files.reading import SUFFIXES, read_table
-from ptft_jax.data.tasks.span import SpanTask, read_squad
-from ptft_jax.data.tasks.tags import TaggingSplit
+from ptft_jax.data.tasks.span.splits import SpanTask, read_squad
+from ptft_jax.data.tasks.tagging.splits import TaggingSplit
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import open_run
+from ptft_jax.runs.trained.asking.splits import columns_of, find_split, splits_of, texts_of
+from ptft_jax.runs.trained.asking.texts import Text
 from ptft_jax.runs.trained.open import Run
-from ptft_jax.runs.trained.splits import columns_of, find_split, splits_of, texts_of
-from ptft_jax.runs.trained.texts import Text
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
 
 # The last is SQuAD's file of predictions by the ids of their questions.
 OUTPUTS = (".csv", ".tsv", ".jsonl", ".json")

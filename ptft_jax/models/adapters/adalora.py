@@ -1,7 +1,7 @@
 """AdaLoRA: LoRA's change as P Λ Q, of which the rank budget leaves some (Zhang et al. 2023).
 
 y = x W + alpha / initial_rank · ((x A) ⊙ e) B. Which entries of `e` are kept at zero is decided in
-training (`ptft_jax.training.rank_budget`). Initial values and scale are those of PEFT.
+training (`ptft_jax.training.updates.rank_budget`). Initial values and scale are those of PEFT.
 """
 
 from typing import Any

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ptft_jax.training.memory import peak_memory_gib
+from ptft_jax.training.resources.memory import peak_memory_gib
 
 
 def hardware() -> dict[str, Any]:

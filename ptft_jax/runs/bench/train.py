@@ -26,10 +26,10 @@ from ptft_jax.runs.bench.rounds import spread, take_turns, times_as_fast
 from ptft_jax.runs.config import Config, refuse_teacher
 from ptft_jax.runs.kinds.pretraining import encoder_config
 from ptft_jax.runs.phases import pretraining_settings
-from ptft_jax.training.accelerators import accelerator_of
 from ptft_jax.training.mesh import MeshConfig, check_batch, check_model, make_mesh, put_batch
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.resources.accelerators import accelerator_of
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 OURS = "ptft_jax"
 OTHERS = ("hf", "hf_gathered")

@@ -14,7 +14,7 @@ from ptft_jax.runs.bench.hf import NO_LABEL
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.pretraining import UNKNOWN_PACK, row_shapes
 from ptft_jax.runs.phases import pretraining_settings
-from ptft_jax.training.cost import model_flops
+from ptft_jax.training.resources.cost import model_flops
 
 # Rows that hold one example each are as long as the longest, rounded up to this.
 _STEP = 8

@@ -8,8 +8,8 @@ import numpy as np
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSettings, ChoiceSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.objectives.choice import ChoiceObjective
-from ptft_jax.objectives.metrics import check_outputs, distinct_choices, softmax
-from ptft_jax.objectives.squad import score_answers
+from ptft_jax.objectives.scores.metrics import check_outputs, distinct_choices, softmax
+from ptft_jax.objectives.scores.squad import score_answers
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.report.kinds import choice

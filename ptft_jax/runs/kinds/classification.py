@@ -12,12 +12,12 @@ from ptft_jax.data.tasks.training.subset import rows_of_each_class
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.classification import ClassificationObjective
-from ptft_jax.objectives.metrics import compute_metrics
+from ptft_jax.objectives.scores.metrics import compute_metrics
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.report.kinds import classes, labels, scores
 from ptft_jax.runs.report.parts import Analysis
-from ptft_jax.runs.starting_point import freezes
+from ptft_jax.runs.start.starting_point import freezes
 
 # From so many examples on, one class for all of them is no chance.
 SOME = 20

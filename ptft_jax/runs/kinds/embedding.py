@@ -10,7 +10,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.embedding import LOSSES, Contrast, Likeness
-from ptft_jax.objectives.metrics import check_outputs, compute_metrics
+from ptft_jax.objectives.scores.metrics import check_outputs, compute_metrics
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.report.kinds import vectors as report

@@ -13,8 +13,8 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.embedding import TextVectors
-from ptft_jax.objectives.metrics import check_outputs, log_loss
 from ptft_jax.objectives.prototypes import POOLINGS, Prototypes, prototype_logits
+from ptft_jax.objectives.scores.metrics import check_outputs, log_loss
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.embedding import refuse_what_needs_outputs
 from ptft_jax.runs.kinds.finetuning import FineTuning

@@ -21,15 +21,15 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import LINEAR_HEADS, AdapterConfig, EncoderConfig
+from ptft_jax.objectives.added.regularized import regularized, regularizer_settings
 from ptft_jax.objectives.classification import ClassificationObjective
-from ptft_jax.objectives.regularized import regularized, regularizer_settings
 from ptft_jax.objectives.totals import Objective, TaskObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
 from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.runs.report.parts import Analysis
-from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
+from ptft_jax.runs.start.starting_point import StartingPoint, load_starting_point
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.evaluation import evaluate_with_outputs
 from ptft_jax.training.loop import until_stopped
@@ -156,7 +156,7 @@ class FineTuning(Kind):
         if name or self.config.cache_features:
             other = f"regularizer.name={name}" if name else "cache_features=True"
             raise ConfigError(f"--config.teacher with {other}: expected one of the two.")
-        from ptft_jax.runs.teacher import distilled
+        from ptft_jax.runs.start.teacher import distilled
 
         return distilled(self.task_objective(), self.config)
 

@@ -18,7 +18,7 @@ from ptft_jax.objectives.totals import Objective
 from ptft_jax.runs.config import Config, check_length
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.phases import PhaseConfig
-from ptft_jax.runs.starting_point import StartingPoint
+from ptft_jax.runs.start.starting_point import StartingPoint
 from ptft_jax.training.cluster.job import Job
 
 Evaluate = Callable[[Params], Mapping[str, Mapping[str, float]]]

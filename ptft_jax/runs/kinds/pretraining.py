@@ -24,12 +24,12 @@ from ptft_jax.runs.config import Config, require_data_dir
 from ptft_jax.runs.folder import SHAPE_KEYS, RunFolder
 from ptft_jax.runs.kinds.kind import Evaluate, Kind, check_loss, naming
 from ptft_jax.runs.phases import PhaseConfig, phases_of, pretraining_settings, rows_of
-from ptft_jax.runs.starting_point import StartingPoint, load_starting_point
+from ptft_jax.runs.start.starting_point import StartingPoint, load_starting_point
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.cost import RowShapes
 from ptft_jax.training.evaluation import evaluate
 from ptft_jax.training.loop import until_stopped
 from ptft_jax.training.mesh import process_rows, put_batch
+from ptft_jax.training.resources.cost import RowShapes
 from ptft_jax.training.step import make_eval_step
 
 # What a run on sentence pairs trains, and what one without them does.
@@ -94,7 +94,7 @@ class Pretraining(Kind):
         task = PretrainingObjective(next_sentence="nsp" in model.heads)
         if not self.config.teacher:
             return task
-        from ptft_jax.runs.teacher import distilled
+        from ptft_jax.runs.start.teacher import distilled
 
         return distilled(task, self.config)
 

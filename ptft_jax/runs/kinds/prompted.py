@@ -11,14 +11,14 @@ from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
-from ptft_jax.objectives.metrics import log_loss, softmax
 from ptft_jax.objectives.prompted import PromptedObjective
+from ptft_jax.objectives.scores.metrics import log_loss, softmax
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.classification import Classification
 from ptft_jax.runs.kinds.kind import Evaluate
 from ptft_jax.runs.phases import PhaseConfig
-from ptft_jax.runs.starting_point import StartingPoint
+from ptft_jax.runs.start.starting_point import StartingPoint
 from ptft_jax.training.cluster.job import Job
 
 # Texts that say nothing (Zhao et al. 2021, "Calibrate Before Use", section 5).

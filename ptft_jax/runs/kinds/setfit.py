@@ -21,7 +21,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.embedding import Likeness, TextVectors
-from ptft_jax.objectives.metrics import check_outputs, log_loss
+from ptft_jax.objectives.scores.metrics import check_outputs, log_loss
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.classification import Classification
@@ -29,7 +29,7 @@ from ptft_jax.runs.kinds.embedding import refuse_what_needs_outputs
 from ptft_jax.runs.kinds.kind import Evaluate
 from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
 
 CLASSIFIER = "classifier.json"
 

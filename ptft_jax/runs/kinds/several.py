@@ -18,7 +18,7 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, Params
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.models.parts import named, nested
-from ptft_jax.objectives.metrics import compute_metrics
+from ptft_jax.objectives.scores.metrics import compute_metrics
 from ptft_jax.objectives.several import SeveralObjective
 from ptft_jax.objectives.totals import Objective
 from ptft_jax.runs.config import Config
@@ -28,11 +28,11 @@ from ptft_jax.runs.kinds.kind import Evaluate
 from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.runs.report.kinds import classes, scores
 from ptft_jax.runs.report.parts import Analysis
-from ptft_jax.runs.starting_point import StartingPoint, freezes, is_elastic
+from ptft_jax.runs.start.starting_point import StartingPoint, freezes, is_elastic
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.elastic import importance
 from ptft_jax.training.mesh import process_rows, put_batch, put_params, rows_unit
-from ptft_jax.training.storage import replacing
+from ptft_jax.training.resources.storage import replacing
+from ptft_jax.training.updates.elastic import importance
 
 # How much each parameter mattered to the tasks before a run's own.
 IMPORTANCE = "importance.safetensors"

@@ -5,18 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ptft_jax.data.tasks.span import SpanSettings, SpanSplit
-from ptft_jax.data.tasks.span_examples import SpanExamples
+from ptft_jax.data.tasks.span.examples import SpanExamples
+from ptft_jax.data.tasks.span.splits import SpanSettings, SpanSplit
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.objectives.metrics import check_outputs
-from ptft_jax.objectives.span import SpanObjective
-from ptft_jax.objectives.squad import (
+from ptft_jax.objectives.scores.metrics import check_outputs
+from ptft_jax.objectives.scores.squad import (
     Scores,
     Threshold,
     best_threshold,
     score_answers,
     with_threshold,
 )
+from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.report.kinds import span

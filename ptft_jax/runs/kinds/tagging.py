@@ -5,12 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data.tasks.tagging import TaggingExamples
-from ptft_jax.data.tasks.tags import TaggingSettings, TaggingSplit, are_entities, inside_ids
+from ptft_jax.data.tasks.tagging.examples import TaggingExamples
+from ptft_jax.data.tasks.tagging.splits import (
+    TaggingSettings,
+    TaggingSplit,
+    are_entities,
+    inside_ids,
+)
 from ptft_jax.data.tasks.training.class_weights import read_class_weights, said_of_class_weights
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
-from ptft_jax.objectives.entities import entity_scores, scheme_of, tag_accuracy
-from ptft_jax.objectives.metrics import check_outputs
+from ptft_jax.objectives.scores.entities import entity_scores, scheme_of, tag_accuracy
+from ptft_jax.objectives.scores.metrics import check_outputs
 from ptft_jax.objectives.tagging import TaggingObjective
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.finetuning import FineTuning

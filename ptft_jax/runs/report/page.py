@@ -13,8 +13,8 @@ from ptft_jax.runs.report.chart import Series, chart
 from ptft_jax.runs.report.html import Html, element, joined, section, side_by_side, table
 from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.report.style import STYLE
-from ptft_jax.training.metric_sinks import read_metrics
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
+from ptft_jax.training.tracking.metric_sinks import read_metrics
 
 # Whatever got into the page all the same: a browser runs and loads nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

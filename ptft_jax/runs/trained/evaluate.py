@@ -14,10 +14,10 @@ from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.kind import Kind, kind_of
 from ptft_jax.runs.kinds.setfit import Classifier, SetFit
 from ptft_jax.runs.train import Results, checked_mesh
-from ptft_jax.runs.trained.embeddings import few_shot_way
+from ptft_jax.runs.trained.asking.embeddings import few_shot_way
 from ptft_jax.training.cluster.job import Job
-from ptft_jax.training.memory import fitting
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_params
+from ptft_jax.training.resources.memory import fitting
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
                 config[name] = 0
     if "null_score_threshold" in config and (data is not None or split not in (None, "dev")):
         # Tuned on the run's own dev, and not on what is to be scored.
-        from ptft_jax.runs.trained.answers import threshold_of
+        from ptft_jax.runs.trained.asking.answers import threshold_of
 
         config.null_score_threshold = threshold_of(run)
     kind = kind_of(run.record.command, config)

@@ -23,11 +23,11 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import TrainedRun, host_params
 from ptft_jax.runs.kinds.setfit import CLASSIFIER, Classifier
-from ptft_jax.runs.partly_trained import base_of
 from ptft_jax.runs.record import RunRecord, is_run, read_record
-from ptft_jax.runs.trained.embeddings import is_trained, recipe_of
+from ptft_jax.runs.start.partly_trained import base_of
+from ptft_jax.runs.trained.asking.embeddings import is_trained, recipe_of
 from ptft_jax.runs.trained.one_task import check_task
-from ptft_jax.training.metric_sinks import read_metrics
+from ptft_jax.training.tracking.metric_sinks import read_metrics
 
 _TRAINING_KEYS = (
     "steps",

@@ -19,14 +19,14 @@ from ptft_jax.models.config import HEADS, EncoderConfig
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
 from ptft_jax.runs.record import is_run
-from ptft_jax.runs.starting_point import imported_record
+from ptft_jax.runs.start.starting_point import imported_record
 from ptft_jax.runs.train import Results
-from ptft_jax.runs.trained.embeddings import embed, recipe_of
+from ptft_jax.runs.trained.asking.embeddings import embed, recipe_of
+from ptft_jax.runs.trained.asking.predictions import predict
+from ptft_jax.runs.trained.asking.texts import Text, limit_of
 from ptft_jax.runs.trained.evaluate import evaluate
 from ptft_jax.runs.trained.export import Exported, export
 from ptft_jax.runs.trained.one_task import of_task
-from ptft_jax.runs.trained.predictions import predict
-from ptft_jax.runs.trained.texts import Text, limit_of
 from ptft_jax.training.cluster.job import Job
 
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from ptft_jax.errors import HangError, PeerError, StorageError
 from ptft_jax.training.checkpoints import retention
 from ptft_jax.training.cluster.agreement import Gather, alone, check_shared
-from ptft_jax.training.storage import refusal, remove, size_text
+from ptft_jax.training.resources.storage import refusal, remove, size_text
 
 # Orbax's processes wait for each other's files; one that is gone is noticed elsewhere, and sooner.
 _WRITE_TIMEOUT_SECONDS = 4 * 3600

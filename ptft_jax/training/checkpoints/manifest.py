@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.training.storage import replacing, sync_folder
+from ptft_jax.training.resources.storage import replacing, sync_folder
 
 MANIFEST = "manifest.json"
 FORMAT = "ptft_jax checkpoint"

@@ -27,7 +27,7 @@ from ptft_jax.training.checkpoints.manifest import (
     read_manifest,
     write_manifest,
 )
-from ptft_jax.training.storage import remove, sync_folder
+from ptft_jax.training.resources.storage import remove, sync_folder
 
 # "min" or "max" of a metric.
 Best = tuple[str, str]

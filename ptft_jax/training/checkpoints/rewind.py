@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.training.checkpoints import retention
-from ptft_jax.training.storage import write_atomically
+from ptft_jax.training.resources.storage import write_atomically
 
 REWINDS = "rewinds.json"
 

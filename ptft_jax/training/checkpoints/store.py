@@ -38,8 +38,8 @@ from ptft_jax.training.checkpoints.manifest import (
     write_manifest,
 )
 from ptft_jax.training.cluster.agreement import Gather, alone
+from ptft_jax.training.resources.storage import json_ready
 from ptft_jax.training.step import TrainState
-from ptft_jax.training.storage import json_ready
 
 _SCALARS = ("skipped", "skipped_in_row")
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ptft_jax.errors import HangError, PeerError, PtftError, StopError, StorageError
 from ptft_jax.training.accounting.heartbeat import Heartbeat
-from ptft_jax.training.storage import refusal
+from ptft_jax.training.resources.storage import refusal
 
 if TYPE_CHECKING:  # a job of one process does not load it
     from ptft_jax.training.cluster.control_channel import Link, Server

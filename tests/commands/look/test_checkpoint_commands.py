@@ -15,8 +15,8 @@ from small_state import TOKENIZER
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.folder import RunFolder, RunRecord
 from ptft_jax.training.checkpoints.store import Checkpoints
+from ptft_jax.training.resources.storage import write_atomically
 from ptft_jax.training.step import TrainState
-from ptft_jax.training.storage import write_atomically
 
 
 def state() -> TrainState:

@@ -19,10 +19,10 @@ from ptft_jax.objectives.pretraining import PretrainingObjective
 from ptft_jax.runs import defaults
 from ptft_jax.runs.kinds.pretraining import row_shapes
 from ptft_jax.runs.phases import pretraining_settings
-from ptft_jax.training.cost import Exchange, Memory
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch
-from ptft_jax.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
+from ptft_jax.training.resources.cost import Exchange, Memory
 from ptft_jax.training.step import init_state, make_train_step
+from ptft_jax.training.updates.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer
 
 CONFIG = "--config=configs/pretrain/bert_tiny.py"
 

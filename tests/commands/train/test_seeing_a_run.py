@@ -18,9 +18,9 @@ from command_line import (
 from ptft_jax.runs import train
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds import finetuning, pretraining
-from ptft_jax.training import cost
-from ptft_jax.training.accelerators import ACCELERATORS
-from ptft_jax.training.cost import model_flops
+from ptft_jax.training.resources import cost
+from ptft_jax.training.resources.accelerators import ACCELERATORS
+from ptft_jax.training.resources.cost import model_flops
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from command_line import (
 )
 from processes import ROOT, printed
 
-from ptft_jax.training import trackers
+from ptft_jax.training.tracking import trackers
 
 FAKES = ROOT / "tests" / "fakes"
 
@@ -183,7 +183,7 @@ def test_a_package_that_is_absent_is_said_before_anything_is_made(
 
 _TWO_STARTS = """
 import json, pathlib, sys
-from ptft_jax.training.trackers import begin_tracking
+from ptft_jax.training.tracking.trackers import begin_tracking
 name, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 said = []
 for step in (1, 2):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ptft_jax.data.tasks.files.conll import read_tagged, with_column
-from ptft_jax.data.tasks.tags import are_entities, inside_ids, tag_ids, tag_names
+from ptft_jax.data.tasks.tagging.splits import are_entities, inside_ids, tag_ids, tag_names
 from ptft_jax.errors import ConfigError, DataError
 
 # As the files of the shared task of 2003 begin; the tags of eng.train are IOB1.

@@ -13,11 +13,11 @@ from tokenizer_checks import wordpiece
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from ptft_jax.data.tasks.catalogue import load_task
-from ptft_jax.data.tasks.span import Answer, SpanSettings, SpanSplit, read_squad
-from ptft_jax.data.tasks.span_examples import SpanExamples
+from ptft_jax.data.tasks.span.examples import SpanExamples
+from ptft_jax.data.tasks.span.splits import Answer, SpanSettings, SpanSplit, read_squad
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
-from ptft_jax.objectives.squad import score_answers
+from ptft_jax.objectives.scores.squad import score_answers
 
 TOKENIZER = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"])
 CONTEXT = "The cat sat on the mat. It was fat."

@@ -8,7 +8,7 @@ import pytest
 from ptft_jax.data.tasks.catalogue import TASKS, load_task, tasks_of
 from ptft_jax.data.tasks.submissions import ById, IndexedRows, JsonLines, Passages, check_file
 from ptft_jax.errors import DataError
-from ptft_jax.objectives.metrics import distinct_choices
+from ptft_jax.objectives.scores.metrics import distinct_choices
 
 # What gluebenchmark.com/faq and super.gluebenchmark.com/faq ask for.
 GLUE = "CoLA SST-2 MRPC STS-B QQP MNLI-m MNLI-mm QNLI RTE WNLI AX"

@@ -6,8 +6,8 @@ from tokenizer_checks import wordpiece
 from transformers import BertTokenizerFast
 
 from ptft_jax.data.tasks.files.conll import read_tagged
-from ptft_jax.data.tasks.tagging import TaggingExamples, TaggingSplit
-from ptft_jax.data.tasks.tags import inside_ids, tag_ids, tag_names
+from ptft_jax.data.tasks.tagging.examples import TaggingExamples, TaggingSplit
+from ptft_jax.data.tasks.tagging.splits import inside_ids, tag_ids, tag_names
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -17,7 +17,7 @@ from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.data.tokenizer.training import train_tokenizer
 from ptft_jax.runs.folder import RunFolder, TrainedRun
 from ptft_jax.runs.record import RunRecord
-from ptft_jax.runs.trained.predictions import TextError, predict
+from ptft_jax.runs.trained.asking.predictions import TextError, predict
 
 TEXTS = ["The river is bright.", "A bird and a stone, by the water."]
 

@@ -25,7 +25,7 @@ from ptft_jax.training.checkpoints.manifest import (
     verify,
     write_manifest,
 )
-from ptft_jax.training.storage import refusal
+from ptft_jax.training.resources.storage import refusal
 
 FILES = {"params/d/1": b"weights", "params/_METADATA": b"{}", "meta/metadata": b'{"step": 7}'}
 

@@ -1,6 +1,6 @@
 """SQuAD 1.1 (Rajpurkar et al. 2016) and 2.0 (2018), and CMRC 2018 (Cui et al. 2019; Chinese)."""
 
-from ptft_jax.data.tasks.span import SpanTask
+from ptft_jax.data.tasks.span.splits import SpanTask
 
 _FILES = ("{split}.json", "{split}-v{version}.json")
 _HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}

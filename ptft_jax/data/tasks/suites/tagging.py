@@ -1,6 +1,6 @@
 """Tagging: CoNLL-2003, WNUT-17, and the slots of SNIPS."""
 
-from ptft_jax.data.tasks.tags import TaggingTask
+from ptft_jax.data.tasks.tagging.splits import TaggingTask
 
 TAGGING = {
     # Tjong Kim Sang and De Meulder 2003: the files of the shared task, or copies of them.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSplit
-from ptft_jax.objectives.metrics import softmax
+from ptft_jax.objectives.scores.metrics import softmax
 from ptft_jax.runs.report.html import Html, percent, section, table
 from ptft_jax.runs.report.kinds.classes import lengths_of
 from ptft_jax.runs.report.measures import wilson

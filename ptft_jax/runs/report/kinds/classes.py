@@ -7,7 +7,7 @@ import numpy as np
 from ptft_jax.data.tasks.choice import ChoiceExamples
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
-from ptft_jax.objectives.metrics import softmax
+from ptft_jax.objectives.scores.metrics import softmax
 from ptft_jax.runs.report.chart import Series, chart
 from ptft_jax.runs.report.html import Html, element, percent, section, side_by_side
 from ptft_jax.runs.report.measures import (

@@ -7,7 +7,7 @@ import numpy as np
 from ptft_jax.data.tasks.choice import ChoiceExamples
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.table import Split
-from ptft_jax.objectives.metrics import METRICS
+from ptft_jax.objectives.scores.metrics import METRICS
 from ptft_jax.runs.report.chart import Series, chart
 from ptft_jax.runs.report.html import Html, element, section, side_by_side, table
 from ptft_jax.runs.report.kinds.classes import counted, lengths_of, of_rows, shown, texts_of

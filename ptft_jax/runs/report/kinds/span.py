@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ptft_jax.data.tasks.span import Answer, SpanSplit
-from ptft_jax.data.tasks.span_examples import SpanExamples
-from ptft_jax.objectives.squad import Scores
+from ptft_jax.data.tasks.span.examples import SpanExamples
+from ptft_jax.data.tasks.span.splits import Answer, SpanSplit
+from ptft_jax.objectives.scores.squad import Scores
 from ptft_jax.runs.report.html import Html, element, percent, section, side_by_side, table, text
 from ptft_jax.runs.report.measures import bootstrap, mean_interval
 from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, lengths, reliability, worst_errors

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ptft_jax.data.tasks.tagging import TaggingExamples
-from ptft_jax.data.tasks.tags import TaggingSplit, are_entities
-from ptft_jax.objectives.entities import (
+from ptft_jax.data.tasks.tagging.examples import TaggingExamples
+from ptft_jax.data.tasks.tagging.splits import TaggingSplit, are_entities
+from ptft_jax.objectives.scores.entities import (
     DIFFERENCES,
     Difference,
     Entity,
