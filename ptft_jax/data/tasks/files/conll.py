@@ -26,17 +26,18 @@ class TaggedFile:
     """The sentences of one file.
 
     `words[i]` are the words of sentence i, `tags[i]` their tags (None: the file has none), and
-    `lines[i]` the lines they stand on.
+    `lines[i]` the lines they stand on, or what else a `unit` of it is.
     """
 
     path: Path
     words: list[list[str]]
     tags: list[list[str]] | None
     lines: list[list[int]]
+    unit: str = "line"
 
     def at(self, sentence: int, word: int) -> str:
         """The place of a word, for an error message."""
-        return f"{self.path}, line {self.lines[sentence][word]}"
+        return f"{self.path}, {self.unit} {self.lines[sentence][word]}"
 
 
 def read_tagged(

@@ -12,8 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.tasks.files.conll import SUFFIXES, TaggedFile, read_tagged
 from ptft_jax.data.tasks.files.reading import listing, nearest
+from ptft_jax.data.tasks.tagging.prepared import read_prepared
 from ptft_jax.errors import ConfigError, DataError
 
 # In all of IOB1, IOB2, IOBES, BILOU and BMES.
@@ -60,7 +62,10 @@ class TaggingTask:
             raise ConfigError(
                 f"the task '{name}' needs --config.data_dir=DIR, a folder with "
                 + "; ".join(" or ".join(names) for names in self.files.values())
+                + ", or hf:NAME"
             )
+        if is_hf(data_dir):
+            return _data_of(name, read_prepared(data_dir))
         folder = Path(data_dir)
         folder = folder / self.folder if (folder / self.folder).is_dir() else folder
         files = {}
@@ -69,19 +74,7 @@ class TaggingTask:
             if path is not None:
                 columns = settings.word_column, settings.tag_column
                 files[split] = read_tagged(path, *columns, unlabelled=split == "test")
-        names = tag_names(files["train"])
-        metrics = ("f1", "precision", "recall", "accuracy")
-        return TaggingData(
-            name=name,
-            splits={
-                split: TaggingSplit(
-                    file.words, None if file.tags is None else tag_ids(file, names), str(file.path)
-                )
-                for split, file in files.items()
-            },
-            label_names=names,
-            metrics=metrics if are_entities(names) else ("accuracy",),
-        )
+        return _data_of(name, files)
 
 
 @dataclass(frozen=True)
@@ -137,6 +130,22 @@ class TaggingData:
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
     eval_splits: tuple[str, ...] = ("dev",)
+
+
+def _data_of(name: str, files: Mapping[str, TaggedFile]) -> TaggingData:
+    names = tag_names(files["train"])
+    metrics = ("f1", "precision", "recall", "accuracy")
+    return TaggingData(
+        name=name,
+        splits={
+            split: TaggingSplit(
+                file.words, None if file.tags is None else tag_ids(file, names), str(file.path)
+            )
+            for split, file in files.items()
+        },
+        label_names=names,
+        metrics=metrics if are_entities(names) else ("accuracy",),
+    )
 
 
 def _find(folder: Path, names: Sequence[str], *, required: bool) -> Path | None:
