@@ -13,8 +13,9 @@ from hf_reference import SMALL, our_side, reference, tensors_of
 from tokenizer_checks import wordpiece
 
 from ptft_jax.convert.bert import ARCHITECTURES, to_hf
+from ptft_jax.convert.card_use import About
 from ptft_jax.convert.folder import check_out_dir, read_hf_folder, write_hf_folder
-from ptft_jax.convert.model_card import About, card, corpus_summary
+from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.verify import verify_against_torch
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError
@@ -315,7 +316,9 @@ def test_card_says_what_it_was_given():
     assert "Its weights started from `a folder`." in body
 
 
-@pytest.mark.parametrize("heads", AUTO, ids="+".join)
+@pytest.mark.parametrize(
+    "heads", [*AUTO, ("tagging",), ("span",), ("pooler", "choice")], ids="+".join
+)
 @pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
 def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, pairs, monkeypatch, capsys):
     """What is not known is not in the card, and its code runs as it stands, in the folder."""
@@ -323,9 +326,8 @@ def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, pairs, monkeypa
         pytest.skip("pairs are a matter of a classifier")
     labels = ["[no]", 'yes "é"']
     about = About(pairs=pairs, labels=labels, training={"max_seq_length": 8 if pairs else 16})
-    _, config, _ = export(
-        tmp_path / "hf", heads, tokenizer, labels if heads == CLASSIFIER else None
-    )
+    has_labels = heads in (CLASSIFIER, ("tagging",))
+    _, config, _ = export(tmp_path / "hf", heads, tokenizer, labels if has_labels else None)
     meta, body = front_matter(card(config, "small", about))
     assert "model-index" not in meta
     assert "base_model" not in meta
@@ -342,5 +344,8 @@ def test_card_of_nothing_but_a_model(tmp_path, tokenizer, heads, pairs, monkeypa
         assert first.startswith("[no] 0.")
         assert second.startswith('yes "é" 0.')
         assert names["inputs"]["token_type_ids"].max() == int(pairs)
+    elif heads == ("tagging",):
+        assert [line.split(" ", 1)[0] for line in said.splitlines()] == ["0", "1", "2", "3", "4"]
+        assert all(line.split(" ", 1)[1] in labels for line in said.splitlines())
     else:
         assert said.strip()

@@ -64,7 +64,7 @@ def config_of(data_dir, **changes):
 
 
 @pytest.mark.parametrize("form", ["texts", "relations"])
-def test_a_run_from_episodes_to_labels_of_new_classes(place, form, tmp_path):
+def test_a_run_from_episodes_to_labels_of_new_classes(place, form, tmp_path, monkeypatch):
     """Equal after a resume and when scored again; labels are those of the nearest prototype."""
     pooling = "entities" if form == "relations" else "mean"
     config = config_of(place / form, **{"episode.pooling": pooling, **DROPOUT})
@@ -101,6 +101,10 @@ def test_a_run_from_episodes_to_labels_of_new_classes(place, form, tmp_path):
             warnings.simplefilter("ignore")
             theirs = SentenceTransformer(str(exported)).encode(asked)
         np.testing.assert_allclose(vectors, theirs, atol=1e-5)
+        code = (exported / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        assert "distances" in (exported / "README.md").read_text()
+        monkeypatch.chdir(exported)
+        exec(compile(code, "README.md", "exec"), {})
     else:
         assert rows[0]["text"].count("@") == rows[0]["text"].count("#") == 2
         asked = [one for some in support.values() for one in some]

@@ -10,8 +10,9 @@ from typing import Any
 from ptft_jax.convert.adapters.folder import TASK_TYPES, Base
 from ptft_jax.convert.adapters.names import FORMS
 from ptft_jax.convert.bert import ARCHITECTURES
+from ptft_jax.convert.card_use import About
 from ptft_jax.convert.folder import architecture, check_out_dir, write_hf_folder
-from ptft_jax.convert.model_card import About, card, corpus_summary
+from ptft_jax.convert.model_card import card, corpus_summary
 from ptft_jax.convert.sentence_folder import files_of, recipe_files
 from ptft_jax.convert.verify import Verification, verify_against_torch
 from ptft_jax.data.corpus.store import MANIFEST, Manifest
@@ -106,7 +107,7 @@ def export(
         base_model=on_hub if base and os.path.isdir(base.name) else base_model or on_hub,
         languages=languages or ([language] if language else []),
         licence=licence,
-        makes_vectors=is_trained(opened) and base is None,
+        vectors=_vectors(opened) if base is None else None,
     )
     text = card(config, Path(out_dir).resolve().name, about)
     if is_trained(opened):
@@ -121,6 +122,12 @@ def export(
         out_dir, params, config, tokenizer, base=None if base is None else base.name
     )
     return Exported(architecture(config), opened.step, verification)
+
+
+def _vectors(opened: TrainedRun) -> str | None:
+    if not is_trained(opened):
+        return None
+    return "cosine" if recipe_of(opened).normalize else "distance"
 
 
 def _base(opened: TrainedRun, form: str, merge: bool, base_model: str | None) -> Base | None:
