@@ -1,6 +1,7 @@
 """The page of a fine-tuned run: its numbers, what it makes of hostile texts, and its failures."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ from command_line import finetune_flags, results, run, sentences
 from foreign_folders import make_folders
 from report_pages import ReportPage, check_scores
 from sklearn.metrics import confusion_matrix
+from tokenizer_checks import wordpiece
 
 import ptft_jax
+from ptft_jax.data.tokenizer.models import BERT_TOKENS
 from ptft_jax.runs.folder import RunFolder
+from ptft_jax.runs.kinds.kind import kind_of
 from ptft_jax.runs.report.chart import Series, chart
 from ptft_jax.runs.report.html import element, table
 from ptft_jax.runs.report.page import write_report
@@ -166,3 +170,21 @@ def test_elements_escape_what_they_hold():
     assert element("p", "a<b", ["&", 3, None], title='"') == '<p title="&quot;">a&lt;b&amp;3</p>'
     shown = table([SCRIPT], [[SCRIPT]])
     assert SCRIPT not in shown
+
+
+def test_gaps_that_share_their_idioms_are_shown_as_they_are_scored(tmp_path):
+    """CHID: two gaps want one idiom, and the surer one takes it; the page tells of that."""
+    (tmp_path / "chid").mkdir()
+    record = {"content": ["他#idiom1#地走,又#idiom2#。"], "candidates": ["甲甲", "乙乙", "丙丙"]}
+    for split in ("train", "dev"):
+        (tmp_path / "chid" / f"{split}.json").write_text(json.dumps(record))
+        (tmp_path / "chid" / f"{split}_answer.json").write_text('{"#idiom1#": 2, "#idiom2#": 1}')
+    config = ptft_jax.get_config("finetune/clue:chid")
+    config.data_dir = str(tmp_path)
+    kind = kind_of("finetune", config)
+    dev = kind.task.splits["dev"]
+    examples = kind.make_examples(dev, wordpiece([*BERT_TOKENS, "甲", "乙", "丙"]))
+    logits = np.log([[0.1, 0.1, 0.8], [0.1, 0.3, 0.6]])
+    assert kind.score(dev, logits) == {"accuracy": 1.0}
+    page = "".join(map(str, kind.analysis(dev, examples, logits).sections))
+    assert "Worst errors" not in page

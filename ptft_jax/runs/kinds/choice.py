@@ -53,9 +53,7 @@ class Choice(FineTuning):
 
         Where answers are texts, F1 and exact match with the best of those that are right.
         """
-        chosen = predictions.argmax(axis=1)
-        if split.groups is not None:
-            chosen = distinct_choices(softmax(predictions), split.groups)
+        chosen = _chosen(split, predictions)
         if split.answers is not None and split.names is not None:
             texts = [names[number] for names, number in zip(split.names, chosen, strict=True)]
             scores = score_answers(texts, split.answers)
@@ -69,4 +67,10 @@ class Choice(FineTuning):
     def analysis(
         self, split: ChoiceSplit, examples: ChoiceExamples, predictions: np.ndarray
     ) -> Analysis:
-        return choice.analysis(split, examples, predictions)
+        return choice.analysis(split, examples, predictions, _chosen(split, predictions))
+
+
+def _chosen(split: ChoiceSplit, logits: np.ndarray) -> np.ndarray:
+    if split.groups is None:
+        return logits.argmax(axis=1)
+    return distinct_choices(softmax(logits), split.groups)

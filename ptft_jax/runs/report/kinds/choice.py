@@ -13,10 +13,15 @@ from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, reliability, wors
 from ptft_jax.runs.report.slices import Slice, by_size, text_slices, worst_slices
 
 
-def analysis(split: ChoiceSplit, examples: ChoiceExamples, logits: np.ndarray) -> Analysis:
-    """Returns the parts of a split; logits are float [N, P], the lowest where no choice is."""
+def analysis(
+    split: ChoiceSplit, examples: ChoiceExamples, logits: np.ndarray, found: np.ndarray
+) -> Analysis:
+    """Returns the parts of a split.
+
+    logits: float [N, P], the lowest where no choice is. found: what was chosen, int [N].
+    """
     assert split.labels is not None
-    found, rows = logits.argmax(axis=1), np.arange(len(split))
+    rows = np.arange(len(split))
     is_right = split.is_right
     if is_right is None:
         is_right = split.labels[:, None] == np.arange(logits.shape[1])
