@@ -238,7 +238,8 @@ KEYS: Mapping[str, Group] = {
         },
         "vectors of texts": {
             "embedding.pooling": "mean over a text's tokens, or cls, the output at [CLS]",
-            "embedding.loss": "ranking or cosent; empty: cosent where there are scores",
+            "embedding.loss": "ranking, cosent or cosine (the squared error of cosines); empty: "
+            "cosent where there are scores",
             "embedding.scale": "what cosines are multiplied by in the loss",
             "embedding.dims": "numbers of features that the loss is of, like (384, 128, 64); "
             "empty: all",

@@ -18,7 +18,8 @@ from ptft_jax.objectives.totals import Totals
 POOLINGS = ("mean", "cls", "pooler")
 """mean: over a text's tokens, [CLS] and [SEP] among them. cls: the last layer's output at [CLS].
 pooler: tanh of the pooler's map of that, what pretraining's NSP and a classifier look at."""
-LOSSES = ("ranking", "cosent")
+LOSSES = ("ranking", "cosent", "cosine")
+"""The first two are those of `Contrast`, the last is `Likeness`."""
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer import losses
 from ptft_jax.convert.bert import to_hf
 from ptft_jax.models.build import build_model
 from ptft_jax.models.dropout import row_keys
-from ptft_jax.objectives.embedding import Contrast
+from ptft_jax.objectives.embedding import Contrast, Likeness
 from ptft_jax.objectives.totals import loss_of
 from ptft_jax.training.mesh import MeshConfig, make_mesh, put_batch, put_params
 from ptft_jax.training.step import init_state, make_train_step
@@ -74,6 +74,7 @@ CASES = {
     "ranking": (2, (), lambda model: losses.MultipleNegativesRankingLoss(model)),
     "with negatives": (3, (), lambda model: losses.MultipleNegativesRankingLoss(model)),
     "cosent": (2, (), lambda model: losses.CoSENTLoss(model)),
+    "cosine": (2, (), lambda model: losses.CosineSimilarityLoss(model)),
     "matryoshka": (
         *(2, (48, 12)),
         lambda model: losses.MatryoshkaLoss(
@@ -93,6 +94,8 @@ def test_loss_and_gradients_are_those_of_sentence_transformers(case):
     expected.backward()
     config, params = our_side(model, HEADS)
     objective = Contrast(loss="cosent" if case == "cosent" else "ranking", dims=dims)
+    if case == "cosine":
+        objective = Likeness()
     ours, batch = build_model(config), {name: jnp.asarray(one) for name, one in batch.items()}
 
     def loss(params):

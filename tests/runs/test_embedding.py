@@ -176,9 +176,10 @@ def test_rows_may_lack_what_is_optional(place, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"embedding.loss": "triplet"}, "embedding.loss='triplet': expected ranking or cosent"),
+        ({"embedding.loss": "triplet"}, "embedding.loss='triplet': expected ranking, cosent, cos"),
         ({"embedding.loss": "cosent"}, "has no scores of likeness; expected ranking, or a column"),
-        ({"embedding.pooling": "max"}, "embedding.pooling='max': expected mean or cls"),
+        ({"embedding.loss": "cosine"}, "loss=cosine: .* has no scores of likeness"),
+        ({"embedding.pooling": "max"}, "embedding.pooling='max': expected mean, cls"),
         ({"embedding.dims": (32,)}, r"embedding.dims=\(32,\): expected different numbers from 1"),
         ({"embedding.scale": 0.0}, "embedding.scale=0.0: expected more than 0"),
         ({"batch_size": 1}, "batch_size=1: a pair is told from the others"),

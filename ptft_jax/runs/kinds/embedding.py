@@ -34,18 +34,18 @@ class Embedding(FineTuning):
             value = self._loss if name == "loss" else chosen[name]
             if value not in known:
                 raise ConfigError(
-                    f"--config.embedding.{name}={value!r}: expected {' or '.join(known)}."
+                    f"--config.embedding.{name}={value!r}: expected {', '.join(known)}."
                 )
-        if self._loss == "cosent" and not has_scores:
+        source = self.task.splits["train"].source
+        if self._loss != "ranking" and not has_scores:
             raise ConfigError(
-                f"--config.embedding.loss=cosent: {self.task.splits['train'].source} has no scores "
-                f"of likeness; expected ranking, or a column {config.table.score_column!r}."
+                f"--config.embedding.loss={self._loss}: {source} has no scores of likeness; "
+                f"expected ranking, or a column {config.table.score_column!r}."
             )
         if self._loss == "ranking" and has_scores:
             raise ConfigError(
                 "--config.embedding.loss=ranking: it takes all pairs for equal in meaning, and "
-                f"those of {self.task.splits['train'].source} have scores; expected cosent, or a "
-                "file without them."
+                f"those of {source} have scores; expected cosent or cosine, or a file without them."
             )
         if self._loss == "ranking" and config.batch_size < 2:
             raise ConfigError(
@@ -61,7 +61,7 @@ class Embedding(FineTuning):
     def plain_objective(self) -> Any:
         return Likeness(self.config.embedding.pooling)
 
-    def objective(self, model: EncoderConfig) -> Contrast:
+    def objective(self, model: EncoderConfig) -> Likeness:
         refuse_what_needs_outputs(self.config)
         chosen = self.config.embedding
         dims = tuple(chosen.dims)
@@ -71,6 +71,13 @@ class Embedding(FineTuning):
                 f"--config.embedding.dims={dims}: expected different numbers from 1 to "
                 f"{model.hidden_size}, the features of this model, or ()."
             )
+        if self._loss == "cosine" and dims:
+            raise ConfigError(
+                f"--config.embedding.dims={dims}: this is for the losses ranking and cosent; leave "
+                "it out."
+            )
+        if self._loss == "cosine":
+            return Likeness(chosen.pooling)
         return Contrast(chosen.pooling, self._loss, chosen.scale, dims)
 
     def make_examples(
@@ -110,8 +117,8 @@ class Embedding(FineTuning):
 
     def remarks(self, examples: list[EmbeddingExamples]) -> list[str]:
         more = sum(len(texts) > 2 for texts in self.task.splits["train"].texts)
-        unused = f"{more:,} third texts of training examples are not used: cosent compares pairs"
-        return [*super().remarks(examples), *([unused] if more and self._loss == "cosent" else [])]
+        unused = f"{more:,} third texts are not used: {self._loss} looks at pairs"
+        return [*super().remarks(examples), *([unused] if more and self._loss != "ranking" else [])]
 
     def facts(self, examples: list[EmbeddingExamples]) -> dict[str, str]:
         chosen = self.config.embedding
