@@ -111,7 +111,7 @@ def files_of(recipe: Recipe, width: int) -> dict[str, bytes]:
         _MODULES: modules,
         f"{places[1]}/config.json": pooling,
         _LIMITS: limits,
-        _PROMPTS: {"similarity_fn_name": "cosine"},
+        _PROMPTS: {"similarity_fn_name": "cosine" if recipe.normalize else "euclidean"},
     }
     return {name: json.dumps(value, indent=2).encode() + b"\n" for name, value in files.items()}
 

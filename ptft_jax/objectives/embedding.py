@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Encoder, take_positions
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.totals import Totals
+from ptft_jax.objectives.totals import Totals, coupled_loss
 
 POOLINGS = ("mean", "cls", "pooler")
 """mean: over a text's tokens, [CLS] and [SEP] among them. cls: the last layer's output at [CLS].
@@ -212,9 +212,4 @@ class Contrast(Likeness):
     def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
         """Returns the sums over a batch, or over a micro-batch that `training.coupled` has seen."""
         vectors = self.vectors(encoder, batch, keys)
-        if "cotangents" in batch:
-            moved = jnp.sum(vectors * batch["cotangents"])
-            loss = jnp.sum(batch["losses"]) + moved - jax.lax.stop_gradient(moved)
-        else:
-            loss = jnp.sum(self.coupled(vectors, batch))
-        return Totals({"embedding": loss}, self.weights(batch), {})
+        return Totals({"embedding": coupled_loss(self, vectors, batch)}, self.weights(batch), {})

@@ -15,7 +15,7 @@ from ptft_jax.models import partition
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.embedding import vectors_of
-from ptft_jax.objectives.totals import Totals
+from ptft_jax.objectives.totals import Totals, coupled_loss
 
 POOLINGS = ("mean", "cls", "entities")
 
@@ -79,12 +79,7 @@ class Prototypes:
     def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
         """Returns the sums over a batch, or over a micro-batch that `training.coupled` has seen."""
         vectors = self.vectors(encoder, batch, keys)
-        if "cotangents" in batch:
-            moved = jnp.sum(vectors * batch["cotangents"])
-            loss = jnp.sum(batch["losses"]) + moved - jax.lax.stop_gradient(moved)
-        else:
-            loss = jnp.sum(self.coupled(vectors, batch))
-        return Totals({"episodes": loss}, self.weights(batch), {})
+        return Totals({"episodes": coupled_loss(self, vectors, batch)}, self.weights(batch), {})
 
 
 def prototype_logits(

@@ -92,6 +92,17 @@ class CoupledObjective(Objective, Protocol):
         ...
 
 
+def coupled_loss(objective: CoupledObjective, vectors: jax.Array, batch: Batch) -> jax.Array:
+    """Returns the summed loss of a batch's vectors, or of those of a micro-batch.
+
+    The latter is a constant to which each vector adds what moves it as its cotangent says.
+    """
+    if "cotangents" not in batch:
+        return jax.numpy.sum(objective.coupled(vectors, batch))
+    moved = jax.numpy.sum(vectors * batch["cotangents"])
+    return jax.numpy.sum(batch["losses"]) + moved - jax.lax.stop_gradient(moved)
+
+
 class TaskObjective(LogitsObjective, ScoringObjective, Protocol):
     """An objective of a task that models are fine-tuned on."""
 

@@ -77,6 +77,8 @@ _FIXED += ("config.trainable", "config.optimizer.rules", "config.reinit_layers",
 _FIXED += ("config.init_layers", "teacher", "masked_lm")
 # An average is of all updates.
 _FIXED += ("config.ema",)
+# Of which a position in the data is a multiple.
+_FIXED += tuple(f"config.episode.{key}" for key in ("n_way", "k_shot", "queries", "na_rate"))
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
 # What marks a folder as something else, or as a run that has lost its config.json.

@@ -52,8 +52,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
     task = TASKS.get(record.config["task"])
     if isinstance(task, EpisodeTask):
         dev = task.path(Path(record.config["data_dir"]), "dev")
-        both = f"{flag('support', dev)} {flag('input', dev)}"
-        ask = f"ptft predict {run_dir} {both} --output=predictions.jsonl"
+        ask = f"ptft predict {run_dir} {flag('support', dev)} --input=FILE"
     elif not record.labels and not head:
         ask = f'echo "a text" | ptft embed {run_dir} --input=- --output=vectors.npy'
     made(

@@ -10,6 +10,7 @@ made as the model was trained, or as a folder of sentence-transformers says, els
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -17,6 +18,7 @@ from absl import flags
 from ptft_jax.commands.screen import count, made, make_console, warnings_as_lines
 from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import define_input_flags, read_input
+from ptft_jax.data.tasks.episodes.splits import Marked
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.embedding import POOLINGS
 from ptft_jax.runs.config import check_place
@@ -50,9 +52,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         raise ConfigError(f"--output={output}: expected the name of a file to make, FILE.npy.")
     check_place("output", output.parent)
     opened = load_run(values.run_dir, values.checkpoint)
-    texts = [
-        text if isinstance(text, str) else text[0] for text in read_input(values, opened).texts
-    ]
+    texts = [_text(one) for one in read_input(values, opened).texts]
     with warnings_as_lines():
         vectors = opened.embed(texts, values.pooling, values.batch_size, values.dims)
     with storing(output):
@@ -69,3 +69,10 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         },
         [f'python -c \'import numpy; print(numpy.load("{output}", mmap_mode="r").shape)\''],
     )
+
+
+def _text(asked: Any) -> str:
+    """Returns a text, the words of a sentence with entities, or the first of several texts."""
+    if isinstance(asked, Marked):
+        return " ".join(asked.words)
+    return asked if isinstance(asked, str) else asked[0]

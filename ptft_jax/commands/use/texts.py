@@ -21,7 +21,6 @@ from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.trained.asking.splits import columns_of, find_split, splits_of, texts_of
-from ptft_jax.runs.trained.asking.texts import Text
 from ptft_jax.runs.trained.open import Run
 from ptft_jax.training.resources.storage import write_atomically
 
@@ -37,7 +36,7 @@ class Asked(NamedTuple):
     Of a column file, `sentences`, they are lists of words.
     """
 
-    texts: Sequence[Text | list[str]]
+    texts: Sequence[Any]
     columns: Mapping[str, Sequence[Any]]
     sentences: TaggedFile | None = None
 
@@ -67,9 +66,8 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
     if Path(source).suffix == ".json" and "span" in run.model_config.heads:
         return _read_questions(source)
     if Path(source).suffix == ".json" and "episode" in run.config:
-        split = read_episodes(source, EpisodeSettings())
-        sentences: list[Any] = split.marked or []
-        return Asked(sentences, {"text": split.texts})
+        split = read_episodes(source, EpisodeSettings(), unlabelled=True)
+        return Asked(split.marked or split.texts, {"text": split.texts})
     if Path(source).suffix not in SUFFIXES:
         for name in ("text_column", "text_pair_column"):
             if name in values and values[name].value is not None:
@@ -119,9 +117,8 @@ def _read_questions(source: str) -> Asked:
 def read_support(source: str, run: Run) -> dict[str, list[Any]]:
     """Reads labelled texts as `Run.predict` takes them; errors as of `read_input`."""
     settings = EpisodeSettings(**run.config.table) if "episode" in run.config else EpisodeSettings()
-    split = read_episodes(source, settings, labelled=True)
-    if split.labels is None:
-        raise DataError(f"--support={source}: its sentences have no classes.")
+    split = read_episodes(source, settings)
+    assert split.labels is not None
     texts: Sequence[Any] = split.marked or split.texts
     found: dict[str, list[Any]] = {name: [] for name in split.names}
     for text, label in zip(texts, split.labels, strict=True):

@@ -18,7 +18,9 @@ from ptft_jax.objectives.scores.metrics import check_outputs, log_loss
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.kinds.embedding import refuse_what_needs_outputs
 from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.runs.report.kinds import episodes as report
+from ptft_jax.runs.report.measures import half_interval
 from ptft_jax.runs.report.parts import Analysis
 
 # Episodes that are scored on are the same for all runs, whatever their seed.
@@ -57,21 +59,24 @@ class Episodic(FineTuning):
                 f"{size} (n_way x (k_shot + queries), and those of none); expected a multiple, "
                 f"like {most}."
             )
-        if any(config.augment.values()):
-            raise ConfigError("--config.augment: this is not for episodes; leave it out.")
-        for name in ("train", *self.task.eval_splits):
-            for shape in (self._shape, *(self._scored_by if name != "train" else ())):
-                Episodes(self.task.splits[name], shape, _SEED)
+        for name, value in (
+            ("augment", any(config.augment.values())),
+            ("max_train_examples", config.max_train_examples),
+        ):
+            if value:
+                raise ConfigError(f"--config.{name}: this is not for episodes; leave it out.")
 
     def _eval_shapes(self) -> list[EpisodeShape]:
         own, found = self._shape, []
-        for pair in map(list, self.config.episode.eval):
-            if len(pair) != 2:
+        for pair in self.config.episode.eval:
+            try:
+                n_way, k_shot = pair
+                found.append(dataclasses.replace(own, n_way=n_way, k_shot=k_shot))
+            except (TypeError, ValueError, ConfigError) as error:
                 raise ConfigError(
-                    f"--config.episode.eval: {pair!r}; expected pairs of n_way and k_shot, like "
-                    "((5, 1), (10, 5))."
-                )
-            found.append(dataclasses.replace(own, n_way=pair[0], k_shot=pair[1]))
+                    f"--config.episode.eval={self.config.episode.eval}: expected pairs of n_way "
+                    "and k_shot, like ((5, 1), (10, 5))."
+                ) from error
         if len(set(found)) < len(found):
             raise ConfigError(
                 f"--config.episode.eval={self.config.episode.eval}: one stands twice."
@@ -102,6 +107,15 @@ class Episodic(FineTuning):
             length_buckets=self.config.length_buckets,
         )
 
+    def scored(
+        self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
+    ) -> dict[str, Any]:
+        found = super().scored(phase, tokenizer, split)
+        for name in found:
+            for shape in self._scored_by:
+                Episodes(self.task.splits[name], shape, _SEED)
+        return found
+
     def decode(
         self, split: EpisodeSplit, examples: EpisodeExamples, outputs: Mapping[str, np.ndarray]
     ) -> np.ndarray:
@@ -125,14 +139,12 @@ class Episodic(FineTuning):
             each = np.concatenate(right)
             name = f"/{shape.n_way}-way-{shape.k_shot}-shot" if number else ""
             scores[f"accuracy{name}"] = float(each.mean())
-            # 1.96 standard errors: episodes are many, and drawn independently.
-            half = 1.96 * each.std(ddof=1) / np.sqrt(len(each))
-            scores[f"accuracy_interval{name}"] = float(half)
+            scores[f"accuracy_interval{name}"] = float(half_interval(each))
             if not number:
                 scores["loss"] = float(sum(losses) / len(each))
         return scores
 
-    def asked(self, split: EpisodeSplit, vectors: np.ndarray, shape: EpisodeShape) -> Any:
+    def asked(self, split: EpisodeSplit, vectors: np.ndarray, shape: EpisodeShape) -> report.Asked:
         """Yields logits [G, Q, N], rows [G, Q] and labels [Q] of some episodes after others."""
         episodes = Episodes(split, shape, _SEED)
         count, block = self.config.episode.eval_episodes, _BLOCK // vectors[0].size // shape.size

@@ -53,8 +53,13 @@ def mean_interval(values: np.ndarray) -> Interval:
     """The 95 % interval of a mean: Wilson's where all values are 0 or 1, else by standard error."""
     if np.isin(values, (0, 1)).all():
         return wilson(float(values.sum()), len(values))
-    mean, reach = float(values.mean()), _Z95 * float(values.std()) / np.sqrt(len(values))
-    return mean - float(reach), mean + float(reach)
+    mean, reach = float(values.mean()), half_interval(values)
+    return mean - reach, mean + reach
+
+
+def half_interval(values: np.ndarray) -> float:
+    """Half of the 95 % interval of a mean of many: 1.96 standard errors."""
+    return float(_Z95 * values.std() / np.sqrt(len(values)))
 
 
 def _percentiles(values: np.ndarray) -> Interval:

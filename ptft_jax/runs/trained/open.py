@@ -139,7 +139,7 @@ class Run:
         top: int = 5,
         progress: Callable[[int, int], None] | None = None,
         *,
-        support: Mapping[str, Sequence[Any]] | None = None,
+        support: Mapping[str, Iterable[Any]] | None = None,
     ) -> list[dict[str, Any]]:
         """Fills in masks, classifies, tags words, or answers questions.
 

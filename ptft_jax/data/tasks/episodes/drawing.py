@@ -43,7 +43,7 @@ class EpisodeShape:
     @property
     def of_none(self) -> int:
         """How many texts of other classes are to be classified."""
-        return int(self.na_rate * self.queries)
+        return int(self.na_rate * self.queries + 1e-9)  # 0.29 of 100 are 29
 
     @property
     def supports(self) -> int:

@@ -14,7 +14,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ptft_jax.data.foreign_files import read_json, read_json_object
-from ptft_jax.data.tasks.files.labels import check_texts, class_ids, find_labels
+from ptft_jax.data.tasks.files.labels import (
+    check_texts,
+    class_ids,
+    find_labels,
+    is_unlabelled,
+)
 from ptft_jax.data.tasks.files.reading import find_split, fingerprint_of, listing, read_table
 from ptft_jax.data.tasks.table import split_of
 from ptft_jax.errors import ConfigError, DataError
@@ -116,7 +121,9 @@ class EpisodeTask:
         for split in ("train", "dev", "test"):
             path = self.path(Path(data_dir), split)
             if path is not None:
-                splits[split] = read_episodes(path, settings or EpisodeSettings())
+                splits[split] = read_episodes(
+                    path, settings or EpisodeSettings(), unlabelled=split == "test"
+                )
             elif split != "test":
                 wanted = f"{split}.json, .csv, .tsv, .jsonl or .parquet"
                 raise ConfigError(
@@ -147,26 +154,30 @@ class EpisodeTask:
 
 
 def read_episodes(
-    path: str | Path, settings: EpisodeSettings, *, labelled: bool = False
+    path: str | Path, settings: EpisodeSettings, *, unlabelled: bool = False
 ) -> EpisodeSplit:
     """Returns the texts of one file, a .json of FewRel's format or a table.
 
-    labelled: whether the classes have to be known. Raises ConfigError where it is not there,
+    unlabelled: whether the classes may be missing. Raises ConfigError where it is not there,
     DataError for its content.
     """
     path = Path(path)
     if path.suffix == ".json":
-        return _read_fewrel(path)
-    wanted = (settings.text_column, *([settings.label_column] if labelled else []))
-    table = read_table(path, wanted, optional=(settings.label_column,))
-    check_texts(table, wanted[:1])
-    split = split_of(table, wanted[:1], None, (), None)
-    known = table.columns.get(settings.label_column)
-    if known is None or all(label in (None, "") for label in known):
-        return EpisodeSplit(split.texts_a, None, (), None, str(path))
-    names = find_labels(table, settings.label_column, False)
-    labels = class_ids(table, settings.label_column, names)
-    return EpisodeSplit(split.texts_a, labels, names, None, str(path))
+        split = _read_fewrel(path)
+        if split.labels is None and not unlabelled:
+            raise DataError(
+                f"{path} is a list of sentences; expected {{relation: [sentence, …], …}}"
+            )
+        return split
+    text, label = settings.text_column, settings.label_column
+    table = read_table(path, (text,) if unlabelled else (text, label), optional=(label,))
+    if not unlabelled:
+        check_texts(table, (text,))
+    texts = split_of(table, (text,), None, (), None).texts_a
+    if unlabelled and (label not in table.columns or is_unlabelled(table, label, ())):
+        return EpisodeSplit(texts, None, (), None, str(path))
+    names = find_labels(table, label, False)
+    return EpisodeSplit(texts, class_ids(table, label, names), names, None, str(path))
 
 
 def _read_fewrel(path: Path) -> EpisodeSplit:
@@ -179,6 +190,8 @@ def _read_fewrel(path: Path) -> EpisodeSplit:
         raise ConfigError(f"no such file: {path}")
     content = read_json(path)
     relations = content if isinstance(content, dict) else {"": content}
+    if not relations:
+        raise DataError(f"{path} holds no sentences; expected some of each relation")
     names = _names_of(path.parent / _NAMES)
     marked, labels = [], []
     for number, (relation, sentences) in enumerate(relations.items()):
@@ -204,10 +217,9 @@ def _names_of(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     found = read_json_object(path)
-    try:
-        return {relation: str(words[0]) for relation, words in found.items()}
-    except (IndexError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected {{relation: [name, description], …}}") from error
+    if not all(isinstance(words, list) and words for words in found.values()):
+        raise DataError(f"{path}: expected {{relation: [name, description], …}}")
+    return {relation: str(words[0]) for relation, words in found.items()}
 
 
 def with_markers(sentence: Any) -> Marked:
@@ -220,10 +232,14 @@ def with_markers(sentence: Any) -> Marked:
     words = sentence["tokens"]
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         raise ValueError(f"tokens={str(words)[:80]}: expected a list of words")
+    if any("\ud800" <= character <= "\udfff" for character in "".join(words)):
+        raise ValueError(f"tokens={words!r:.80}: half of a surrogate pair is no character")
     spans = {
         marker: _mention(key, sentence[key], len(words))
         for key, marker in (("h", HEAD), ("t", TAIL))
     }
+    # What holds the other is opened first, and closed last.
+    spans = dict(sorted(spans.items(), key=lambda one: (one[1][0], -one[1][1])))
     found: list[str] = []
     begun, ended = {}, {}
     for place, word in enumerate(words):
@@ -232,12 +248,11 @@ def with_markers(sentence: Any) -> Marked:
                 begun[marker] = len(found)
                 found.append(marker)
         found.append(word)
-        # Where both end, the one that was opened last is closed first.
         for marker, (_, last) in reversed(spans.items()):
             if place == last:
                 ended[marker] = len(found)
                 found.append(marker)
-    return Marked(found, *((begun[marker], ended[marker]) for marker in spans))
+    return Marked(found, *((begun[marker], ended[marker]) for marker in (HEAD, TAIL)))
 
 
 def _mention(key: str, entity: Any, count: int) -> tuple[int, int]:

@@ -66,7 +66,7 @@ class PackedExamples:
         self._room = 0
         if virtual_tokens:
             first = examples.batch(np.arange(1))
-            texts = first["pooled_positions"][0, 0].size if "pooled_positions" in first else 1
+            texts = first["pooled_positions"][0, 0].size if "segment_ids" in first else 1
             self._room = virtual_tokens * texts
         lengths = examples.lengths + self._room
         self.length = max(_LEAST, 32 * math.ceil(int(lengths.max()) / 32))

@@ -9,6 +9,7 @@ from ptft_jax.data.tasks.episodes.examples import EpisodeExamples
 from ptft_jax.data.tasks.episodes.splits import EpisodeSplit
 from ptft_jax.runs.report.html import Html, percent, section, table
 from ptft_jax.runs.report.kinds.classes import lengths_of
+from ptft_jax.runs.report.measures import mean_interval
 from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, worst_errors
 from ptft_jax.runs.report.slices import Slice, by_name, by_size, text_slices, worst_slices
 
@@ -32,10 +33,9 @@ def analysis(
         none += int(np.sum(~of_class))
         none_right += int(np.sum(is_right[~of_class]))
     scores = np.concatenate(each)
-    half = 1.96 * scores.std(ddof=1) / np.sqrt(len(scores))
     seen = np.flatnonzero(times)
     shares = right[seen] / times[seen]
-    worst = seen[np.argsort(shares, kind="stable")][:WORST]
+    worst = seen[np.argsort(shares, kind="stable")][: min(WORST, int(np.sum(shares < 1)))]
     slices = [
         *by_name("class", split.names, split.labels[seen]),
         *by_size(examples.lengths[seen], "tokens"),
@@ -44,7 +44,7 @@ def analysis(
     ]
     return Analysis(
         f"{len(scores):,} episodes of {len(split):,} texts",
-        {"accuracy": (float(scores.mean() - half), float(scores.mean() + half))},
+        {"accuracy": mean_interval(scores)},
         [
             _by_class(split, times, right, none, none_right),
             worst_slices(slices, shares, "accuracy"),
@@ -59,7 +59,6 @@ def analysis(
                         bool(examples.is_cut[row]),
                     )
                     for row in worst.tolist()
-                    if right[row] < times[row]
                 ],
             ),
             lengths_of(examples),

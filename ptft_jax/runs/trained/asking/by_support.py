@@ -1,6 +1,7 @@
 """Texts classified by a few labelled ones that are given with them, their support."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from ptft_jax.objectives.prototypes import prototype_logits
 from ptft_jax.objectives.scores.metrics import softmax
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.trained.asking.texts import (
+    PACKAGE,
     Share,
     buckets_for,
     checked,
@@ -29,8 +31,8 @@ NONE = "(none)"
 
 def classify_by_support(
     run: TrainedRun,
-    asked: Sequence[Any],
-    support: Mapping[str, Sequence[Any]] | None,
+    asked: Iterable[Any],
+    support: Mapping[str, Iterable[Any]] | None,
     top: int,
     told: Any,
 ) -> list[dict[str, Any]]:
@@ -40,26 +42,38 @@ def classify_by_support(
         ConfigError: there is no support, or too little, or something is no text of this run.
         DataError: the model's outputs are not finite.
     """
-    if not support or len(support) < 2 or not all(support.values()):
-        known = ", ".join(support or ()) or "none"
+    given = {label: _checked(run, texts) for label, texts in (support or {}).items()}
+    if len(given) < 2 or not all(given.values()):
         raise ConfigError(
             f"{run.folder.path} knows classes by texts that are given with a question: expected "
             "support, at least one text of at least two labels (`ptft predict --support=FILE`); "
-            f"there are: {known}."
+            f"there are: {', '.join(given) or 'none'}."
         )
-    counts = [len(texts) for texts in support.values()]
-    known = _split(run, [text for texts in support.values() for text in texts])
-    vectors, _ = _vectors(run, known, lambda done: None)
-    ends = np.cumsum(counts)
+    if NONE in given:
+        raise ConfigError(
+            f"support: {NONE!r} stands for none of the labels; expected another name."
+        )
+    vectors, cut = _vectors(run, _split([one for some in given.values() for one in some]), _quiet)
+    if cut:
+        warnings.warn(
+            f"{cut} of the {len(vectors)} {longer_than(limit_of(run))} in the support and were cut",
+            stacklevel=2,
+            skip_file_prefixes=(PACKAGE,),
+        )
+    ends = np.cumsum([len(some) for some in given.values()])
     means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
-    ask = partial(_some, run, means, [*support, NONE], top)
+    ask = partial(_some, run, means, [*given, NONE], top)
     return in_blocks(_checked(run, asked), ask, told, longer_than(limit_of(run)))
+
+
+def _quiet(done: float) -> None:
+    """Support is little: nobody waits for it."""
 
 
 def _some(
     run: TrainedRun, means: np.ndarray, names: list[str], top: int, asked: list[Any], told: Share
 ) -> tuple[list[dict[str, Any]], int]:
-    split = _split(run, asked)
+    split = _split(asked)
     vectors, cut = _vectors(run, split, told)
     has_none = run.config.episode.na_rate > 0
     (logits,) = prototype_logits(means[None, :, None], vectors[None], has_none)
@@ -84,11 +98,9 @@ def _vectors(run: TrainedRun, split: EpisodeSplit, told: Share) -> tuple[np.ndar
     return outputs["vectors"][:, 0], examples.num_truncated
 
 
-def _checked(run: TrainedRun, texts: Sequence[Any]) -> list[Any]:
+def _checked(run: TrainedRun, texts: Iterable[Any]) -> list[Any]:
     """Returns texts, or sentences with markers, all of one form."""
-    if isinstance(texts, str):
-        return checked(texts)
-    texts = list(texts)
+    texts = texts if isinstance(texts, str) else list(texts)
     has_entities = [isinstance(text, Marked | Mapping) for text in texts]
     if run.config.episode.pooling == "entities" and not all(has_entities):
         raise ConfigError(
@@ -104,8 +116,7 @@ def _checked(run: TrainedRun, texts: Sequence[Any]) -> list[Any]:
         raise ConfigError(f"a sentence with entities: {error}") from error
 
 
-def _split(run: TrainedRun, texts: Sequence[Any]) -> EpisodeSplit:
-    found = _checked(run, texts)
-    if found and isinstance(found[0], Marked):
-        return EpisodeSplit([" ".join(one.words) for one in found], None, (), found, "texts")
-    return EpisodeSplit(found, None, (), None, "texts")
+def _split(texts: list[Any]) -> EpisodeSplit:
+    if isinstance(texts[0], Marked):
+        return EpisodeSplit([" ".join(one.words) for one in texts], None, (), texts, "texts")
+    return EpisodeSplit(texts, None, (), None, "texts")

@@ -100,6 +100,11 @@ def recipe_of(run: TrainedRun, pooling: str | None = None) -> Recipe:
     if pooling is not None:
         limit, lowercase = read_limits(run.folder.path)
         return Recipe(pooling, False, limit, lowercase)
+    if "episode" in run.config and run.config.episode.pooling == "entities":
+        raise ConfigError(
+            f"{run.folder.path} makes vectors of two entities of a sentence: expected --pooling "
+            "for vectors of texts, or `ptft predict --support=FILE`."
+        )
     if is_trained(run):
         limit = run.config.max_seq_length
         if "episode" in run.config:  # whose classes are apart by distance, whatever the length

@@ -4,7 +4,7 @@
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -56,7 +56,7 @@ def predict(
     texts: Iterable[Any],
     top: int = 5,
     progress: Progress | None = None,
-    support: Mapping[str, Sequence[Any]] | None = None,
+    support: Mapping[str, Iterable[Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts with a run; see `Run.predict`.
 
@@ -69,7 +69,7 @@ def predict(
     told = progress or (lambda done, total: None)
     check_task(run)
     if "episode" in run.config:
-        return classify_by_support(run, list(texts), support, top, told)
+        return classify_by_support(run, texts, support, top, told)
     if support is not None:
         raise ConfigError(f"support: {run.folder.path} was not trained on episodes; leave it out.")
     if "choice" in run.model_config.heads:

@@ -60,10 +60,7 @@ def texts_of(split: Any) -> list[Any]:
         rows = zip(split.contexts, split.choices, strict=True)
         return [(context, *choices) for context, choices in rows]
     if isinstance(split, EpisodeSplit):
-        raise ConfigError(
-            "--split: this run knows classes by texts that are given with a question; expected "
-            "--support=FILE --input=FILE, or `ptft evaluate --split` for scores."
-        )
+        return split.marked or split.texts
     if isinstance(split, EmbeddingSplit):
         raise ConfigError(
             "--split: this run makes vectors of texts; expected `ptft embed --input=FILE`, or "
@@ -82,6 +79,8 @@ def columns_of(split: Any) -> dict[str, list[Any]]:
         if split.texts_b is not None:
             texts = {"text_a": split.texts_a, "text_b": split.texts_b}
         return {"id": ids_of(split), **texts}
+    if isinstance(split, EpisodeSplit):
+        return {"text": split.texts}
     if isinstance(split, ChoiceSplit):
         return {"id": ids_of(split), "context": split.contexts, "choices": split.choices}
     if isinstance(split, SpanSplit):

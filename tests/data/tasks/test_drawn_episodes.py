@@ -87,6 +87,13 @@ def test_markers_stand_around_both_entities():
     inner = with_markers(sentence("New York Times @ work", [0, 1, 2], [1, 2]))
     assert " ".join(inner.words) == "@ New # York Times # @ @ work"
     assert (inner.head, inner.tail) == ((0, 6), (2, 5))
+    outer = with_markers(sentence("Ada Byron wrote", [0], [0, 1]))
+    assert " ".join(outer.words) == "# @ Ada @ Byron # wrote"
+    assert (outer.head, outer.tail) == ((1, 3), (0, 5))
+    both = with_markers(sentence("Ada Byron wrote", [1], [0, 1]))
+    assert " ".join(both.words) == "# Ada @ Byron @ # wrote"
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        with_markers(sentence("Ada \ud800", [0], [1]))
 
 
 def test_sentences_are_cut_around_their_entities():
@@ -129,13 +136,20 @@ def test_files_of_fewrel(tmp_path):
     assert task.splits["train"].texts[0] == "@ Ada @ met # Charles # ."
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps([good]))
-    assert read_episodes(listed, EpisodeSettings()).labels is None
+    assert read_episodes(listed, EpisodeSettings(), unlabelled=True).labels is None
+    with pytest.raises(DataError, match="is a list of sentences; expected"):
+        read_episodes(listed, EpisodeSettings())
+    (tmp_path / "pid2name.json").write_text('{"P1": "met"}')
+    with pytest.raises(DataError, match=r"expected {relation: .name, description., …}"):
+        load_task("fewrel", tmp_path)
+    (tmp_path / "pid2name.json").unlink()
     for content, words in (
         ({"P1": [good, {"tokens": ["a"], "h": []}]}, "'P1', sentence 1: .* has no tokens, h and t"),
         ({"P1": [good | {"t": ["", "", [[4]]]}]}, "expected places from 0 to 3"),
         ({"P1": [good | {"t": "Charles"}]}, "expected .name, id, "),
         ({"P1": [good | {"tokens": []}]}, "expected a list of words"),
         ({"P1": []}, "holds no list of sentences"),
+        ({}, "holds no sentences"),
     ):
         listed.write_text(json.dumps(content))
         with pytest.raises(DataError, match=words):
@@ -151,8 +165,15 @@ def test_tables_have_classes_of_their_own_in_each_split(tmp_path):
         "train": ("a", "b"),
         "dev": ("c", "d", "e"),
     }
+    (tmp_path / "test.csv").write_text("text,label\na,-1\n,-1\n")
+    assert not load_task("episodes", tmp_path).splits["test"].labelled
+    (tmp_path / "test.csv").write_text("text,lable\na,a\n")
+    assert not load_task("episodes", tmp_path).splits["test"].labelled
     (tmp_path / "dev.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"holds dev.json and dev.csv"):
+        load_task("episodes", tmp_path)
+    (tmp_path / "train.csv").write_text("text,lable\na,a\n")
+    with pytest.raises(DataError, match=r"no column 'label' \(did you mean 'lable'"):
         load_task("episodes", tmp_path)
 
 
