@@ -186,6 +186,7 @@ def test_vectors_with_a_classifier(place, tmp_path):
         ({"few_shot.words": '{"a": 5, "b": "x"}'}, "expected a word, or a list of words"),
         ({"augment.word_dropout": 0.1}, "or the gap to fill in, stand at words"),
         ({"few_shot.way": ""}, "few_shot.template=.* is for few_shot.way='prompt'"),
+        ({"few_shot.pairs": 5}, "few_shot.pairs=5 is for few_shot.way='setfit', not 'prompt'"),
         (
             {**SETFIT, "few_shot.way": "magic"},
             "few_shot.way='magic': expected prompt, setfit, or nothing",

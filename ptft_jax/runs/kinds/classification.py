@@ -14,11 +14,14 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.scores.metrics import compute_metrics
 from ptft_jax.runs.config import Config
+from ptft_jax.runs.defaults import KINDS
 from ptft_jax.runs.kinds.finetuning import FineTuning
 from ptft_jax.runs.report.kinds import classes, labels, scores
 from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.start.starting_point import freezes
 
+# Settings of `few_shot` that one way alone has.
+_WAYS = {"template": "prompt", "words": "prompt", "calibrate": "prompt", "pairs": "setfit"}
 # From so many examples on, one class for all of them is no chance.
 SOME = 20
 
@@ -33,13 +36,14 @@ class Classification(FineTuning):
         self.pairs = self.task.splits["train"].texts_b is not None
         self.problem_type = self.task.problem_type
         self._class_weights = self._read_class_weights()
-        if (way := config.get("few_shot", {}).get("way")) != "prompt":
-            for name in ("template", "words", "calibrate"):
-                if value := config.get("few_shot", {}).get(name):
-                    raise ConfigError(
-                        f"--config.few_shot.{name}={value!r} is for few_shot.way='prompt', "
-                        f"not {way!r}: leave it out."
-                    )
+        usual = KINDS["classification"]["few_shot"]
+        given = config.get("few_shot", usual)
+        for name, way in _WAYS.items():
+            if given[name] != usual[name] and given["way"] != way:
+                raise ConfigError(
+                    f"--config.few_shot.{name}={given[name]!r} is for few_shot.way={way!r}, "
+                    f"not {given['way']!r}: leave it out."
+                )
 
     def training_rows(self, train: Split) -> np.ndarray:
         config, each = self.config, self.config.examples_per_class
