@@ -124,7 +124,9 @@ class ClassificationExamples(InEpochs):
         `[B, 1]` (zeros: the place of [CLS]), weights float32 `[B, 1]` (ones), labels int32 or
         float32 `[B, 1]` (multi-label `[B, 1, K]`); a split without labels has no labels here.
         """
-        rows = self.rows(indices)
+        return self._batch_of(self.rows(indices))
+
+    def _batch_of(self, rows: np.ndarray) -> Batch:
         texts = self._texts
         lengths = texts.lengths[rows]
         length = next(bucket for bucket in self.buckets if bucket >= lengths.max())

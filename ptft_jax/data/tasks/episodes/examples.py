@@ -77,10 +77,11 @@ class EpisodeExamples(ClassificationExamples):
         is, from 0, int32 `[B, 1]`; and query_weights float32 `[B, 1]` 1 for texts that are to be
         classified, 0 for those of supports.
         """
-        batch = super().batch(indices)
+        rows = self.rows(indices)
+        batch = self._batch_of(rows)
         if self._at_entities:
             assert self._entities is not None
-            batch["pooled_positions"] = self._entities[self.rows(indices)][:, None]
+            batch["pooled_positions"] = self._entities[rows][:, None]
         if self._episodes is not None:
             shape = self._episodes.shape
             numbers, places = np.divmod(np.asarray(indices, np.int64), shape.size)
