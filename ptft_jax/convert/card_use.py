@@ -123,15 +123,12 @@ def limits(config: EncoderConfig, about: About) -> str:
 def usage(config: EncoderConfig, about: About) -> str:
     """Returns lines of Python that ask the model, to be run in its folder."""
     if about.vectors:
-        compared = "model.similarity(vectors, vectors)"
-        if about.vectors == "distance":
-            compared = "-(((vectors[:, None] - vectors) ** 2).sum(-1))"
-        return f"""```python
+        return """```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".")  # the folder of this file
 vectors = model.encode(["A text.", "Another one.", "Something else."])
-print({compared})
+print(model.similarity(vectors, vectors))
 ```"""
     model_class = architecture(config)
     asked, shown = _asked_and_shown(config, model_class, about)
