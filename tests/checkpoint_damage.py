@@ -31,10 +31,10 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 
 def single_flips(checkpoint: Path, count: int, seed: int) -> Iterator[tuple[Path, bytes]]:
-    """Yields `count` single flipped bits as (file, its content then): every file gets one, then
-    random ones among all bits of the checkpoint."""
+    """Yields `count` single flipped bits as (file, its content then): every file of the manifest
+    gets one, then random ones among all their bits."""
     rng = random.Random(seed)
-    files = files_of(checkpoint)
+    files = [path for path in files_of(checkpoint) if path.name != "manifest.json"]
     sizes = [path.stat().st_size for path in files]
     assert all(sizes), "an empty file has no bit to flip"
     chosen = [*files, *rng.choices(files, sizes, k=max(0, count - len(files)))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run, tree
+from command_line import pretrain_flags, run, tree
 from foreign_folders import make_folders, one_error, reading, safetensors, tensor, zipped
 
 from ptft_jax.convert.folder import read_hf_folder
@@ -222,6 +222,28 @@ def test_a_pipe_in_a_folder_is_refused(place, capsys):
     os.mkfifo(place / "hf" / "tokenizer.json")
     assert run("import", f"--hf_dir={place}/hf", f"--run_dir={place}/new") == 65
     assert "is a pipe, socket or device" in one_error(capsys)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "params/_METADATA", "params/added"])
+def test_pipes_and_links_in_a_checkpoint(place, tmp_path, name, capsys):
+    """Every command that opens a run refuses them before it opens a file of a checkpoint."""
+    path = place / "run" / "checkpoints" / "0" / name
+    path.unlink(missing_ok=True)
+    here = f"--run_dir={place}/run"
+    commands = [reading(command, place) for command in ("predict", "export", "evaluate")]
+    commands += [reading("finetune", place), pretrain_flags(place / "data", place / "run")]
+    commands += [["ckpt", command, here] for command in ("ls", "verify")]
+    commands += [["ckpt", "rewind", here, "--step=0"], ["status", here]]
+    os.mkfifo(path)
+    for words in commands:
+        assert run(*words) == 65, words
+        assert "is a pipe, socket or device" in one_error(capsys)
+    path.unlink()
+    (tmp_path / "outside").write_text("mine")
+    path.symlink_to(tmp_path / "outside")
+    for words in commands:
+        assert run(*words) == 65, words
+        assert "is a symbolic link that leads out of its folder" in one_error(capsys)
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "a\nb", "a\\b", "x//y"])

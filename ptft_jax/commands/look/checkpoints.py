@@ -24,13 +24,7 @@ from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.lock import check_free
 from ptft_jax.training.checkpoints import retention
-from ptft_jax.training.checkpoints.manifest import (
-    DamagedCheckpointError,
-    damage_text,
-    read_manifest,
-    structure_damage,
-    verify,
-)
+from ptft_jax.training.checkpoints.manifest import DamagedCheckpointError, verify
 from ptft_jax.training.checkpoints.rewind import rewind
 from ptft_jax.training.resources.storage import folder_size, size_text
 
@@ -210,10 +204,10 @@ def _chosen(folder: RunFolder, which: str) -> list[Path]:
 def _state(path: Path) -> str:
     """Says whether names and sizes of a checkpoint's files are right."""
     try:
-        damage = structure_damage(path, read_manifest(path))
+        verify(path, hashes=False)
     except DamagedCheckpointError as error:
         return _without_path(error)
-    return _without_path(damage_text(path, damage)) if damage else "whole"
+    return "whole"
 
 
 def _without_path(text: object) -> str:

@@ -26,15 +26,10 @@ from ptft_jax.training.checkpoints import retention
 from ptft_jax.training.checkpoints.arrays import does_not_fit, placed_leaf, quiet_orbax, read_arrays
 from ptft_jax.training.checkpoints.async_writer import CheckpointWriter, numbered_tags
 from ptft_jax.training.checkpoints.manifest import (
-    Damage,
     DamagedCheckpointError,
     Manifest,
-    content_damage,
-    damage_text,
-    names_in,
     read_manifest,
-    shares,
-    structure_damage,
+    verify,
     write_manifest,
 )
 from ptft_jax.training.cluster.agreement import Gather, alone
@@ -71,6 +66,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         self._best = best
         self._config, self._tokenizer_json = dict(config or {}), dict(tokenizer_json or {})
+        self._is_alone = gather is alone
         name, self._gather = numbered_tags(gather)
         self._writer = CheckpointWriter(self.folder, keep_last, best, name, self._gather)
         quiet_orbax()
@@ -238,15 +234,12 @@ class Checkpoints:
 
         That is step, next_index, skipped, skipped_in_row, config, metrics and evaluation_due.
         """
-        path = self._path(step)
-        manifest = read_manifest(path)
-        known = {"metrics": dict(manifest.metrics), "evaluation_due": manifest.evaluation_due}
-        return _read_json(path, manifest, "meta") | known
+        meta, held = _read_json(self._path(step), "meta")
+        return meta | {"metrics": dict(held.metrics), "evaluation_due": held.evaluation_due}
 
     def tokenizer_json(self, step: int | None = None) -> dict[str, Any]:
         """Return the content of tokenizer.json saved with a checkpoint (None: the latest)."""
-        path = self._path(step)
-        return _read_json(path, read_manifest(path), "tokenizer")
+        return _read_json(self._path(step), "tokenizer")[0]
 
     def check(self) -> None:
         """Raise the error of a write that has failed in the background; costs nothing."""
@@ -274,36 +267,17 @@ class Checkpoints:
         )
 
     def _check_whole(self, path: Path, items: Collection[str] | None) -> None:
-        """Raise DamagedCheckpointError on all processes; each hashes its share of the files."""
-        manifest, view = None, ["", ""]
-        try:
-            manifest = read_manifest(path)
-            view[1] = manifest.sha256
-        except DamagedCheckpointError as error:
-            view[0] = str(error)
-        self._same_everywhere("manifest", view, path)
-        if manifest is None:
-            raise DamagedCheckpointError(view[0])
-        damage = structure_damage(path, manifest, items)
-        count = self._same_everywhere("structure", [str(one) for one in damage], path)
-        if not damage:
-            parts = shares(manifest, names_in(manifest, items), count)
-            mine = content_damage(path, manifest, parts[jax.process_index() % count])
-            damage = [Damage(*one) for part in self._gather("damage", mine) for one in part]
-        if damage:
-            raise DamagedCheckpointError(damage_text(path, damage))
-
-    def _same_everywhere(self, what: str, view: Any, path: Path) -> int:
-        """Return the number of processes; raise ConfigError when they see something different."""
-        views = self._gather(what, view)
-        for process, other in enumerate(views):
-            if other != views[0]:
-                raise ConfigError(
-                    f"process {process} does not see {path} as process 0 does ({other} there, "
-                    f"{views[0]} here); expected a folder on a file system that all hosts share. "
-                    "If it is, it may be behind: start again"
-                )
-        return len(views)
+        """Raise DamagedCheckpointError on all processes for what the first one finds."""
+        problem = None
+        # A process that reads for itself, with `alone`, may have a copy of its own.
+        if self._is_alone or jax.process_index() == 0:
+            try:
+                verify(path, items)
+            except DamagedCheckpointError as error:
+                problem = str(error)
+        problem = self._agreed("damage", problem)
+        if problem is not None:
+            raise DamagedCheckpointError(problem)
 
     def _read_state(
         self, path: Path, abstract_state: TrainState
@@ -367,15 +341,13 @@ class Checkpoints:
         return self._gather(what, value)[0]
 
 
-def _read_json(path: Path, manifest: Manifest, item: str) -> dict[str, Any]:
-    """Return the content of a JSON item, compared with the manifest first."""
+def _read_json(path: Path, item: str) -> tuple[dict[str, Any], Manifest]:
+    """Return the content of a JSON item, compared with the manifest first, and the manifest."""
+    manifest = verify(path, (item,))
     if not manifest.holds(item):
         raise does_not_fit(path, [f"{item} is absent there"])
-    names = [name for name in manifest.files if name.startswith(f"{item}/")]
-    damage = content_damage(path, manifest, names)
-    if damage:
-        raise DamagedCheckpointError(damage_text(path, damage))
     try:
-        return json.loads((path / item / "metadata").read_text(encoding="utf-8"))
+        content = json.loads((path / item / "metadata").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"checkpoint file {path / item} cannot be read: {error}") from error
+    return content, manifest
