@@ -61,6 +61,6 @@ def not_finite(what: str) -> DataError:
     """Returns the error for numbers of a trained model that are not; `what` ends in a verb."""
     return DataError(
         f"{what} not finite (NaN or infinity): the model has diverged. Go back to an earlier "
-        "checkpoint (--checkpoint, --rewind), or train with a lower optimizer.learning_rate, a "
-        "longer warm-up or model.dtype=float32"
+        "checkpoint (--checkpoint, `ptft ckpt rewind`), or train with a lower "
+        "optimizer.learning_rate, a longer warm-up or model.dtype=float32"
     )

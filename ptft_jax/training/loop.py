@@ -280,8 +280,8 @@ def _check_skipped(step: int, values: Mapping[str, float], most: int, report: Re
         raise DataError(
             f"loss or gradients were not finite in {in_row} updates in a row, the last of them at "
             f"step {step} (max_skipped_in_row={most}): the run has diverged. Those updates were "
-            "left out and nothing of them is saved. Resume from an earlier checkpoint past these "
-            "batches with --rewind=STEP --skip_batches=N, or with a lower "
+            "left out and nothing of them is saved. Go back to an earlier checkpoint, past these "
+            "batches, with `ptft ckpt rewind --step=STEP --skip_batches=N`, or go on with a lower "
             "optimizer.learning_rate or a longer warm-up, and check the data around this step"
         )
     if in_row:

@@ -557,7 +557,7 @@ def test_fine_tuning_that_diverges(place, glue, pretrained, capsys):
     assert said.count("ptft: error: ") == 1
     assert "Traceback" not in said
     assert "after step 3: split dev: the model's outputs in 13 of 13 rows are not finite" in said
-    for way in ("--rewind", "optimizer.learning_rate", "model.dtype"):
+    for way in ("ptft ckpt rewind", "optimizer.learning_rate", "model.dtype"):
         assert way in said
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"2"}
     assert not (folder / "results.json").exists()

@@ -312,7 +312,7 @@ def test_skipped_updates_are_counted_and_said():
 def test_too_many_skipped_updates_in_a_row():
     """The run ends with the step's number, what to do, and without saving what has diverged."""
     record = Record()
-    with pytest.raises(DataError, match=r"in 3 updates in a row.*step 4 .*--rewind=STEP"):
+    with pytest.raises(DataError, match=r"in 3 updates in a row.*step 4 .*ckpt rewind --step"):
         run(
             record,
             step=skipping(1, 2, 3),

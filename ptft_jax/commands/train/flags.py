@@ -17,14 +17,12 @@ from rich.table import Table
 
 from ptft_jax.commands import screen
 from ptft_jax.commands.parsing import config_of
-from ptft_jax.commands.screen import flag, made, make_console, results_table, resume_command, say
+from ptft_jax.commands.screen import flag, made, make_console, results_table, resume_command
 from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.errors import ConfigError, StopError
 from ptft_jax.runs.config import load_config
 from ptft_jax.runs.folder import RunFolder
-from ptft_jax.runs.lock import check_free
 from ptft_jax.runs.train import train
-from ptft_jax.training.checkpoints.rewind import rewind_once
 from ptft_jax.training.cluster.agreement import agree, software
 from ptft_jax.training.cluster.job import Job
 from ptft_jax.training.cluster.start import JobConfig, join_job, process_map
@@ -72,12 +70,6 @@ def define_training_flags(values: flags.FlagValues) -> None:
         "Whether a run may go on with a config that differs from the one it was started with.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "rewind", None, "Go back to the checkpoint of this step, once.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "skip_batches", 0, "How many batches to leave out after --rewind.", flag_values=values
-    )
     text = (
         "Stop after so many updates in all, or a share of them like 1/3: evaluated and saved, on "
     )
@@ -106,8 +98,6 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
     Returns the run's folder; None where it has stopped before its end, as --stop_at says, or was
     only explained.
 
-    All processes of the job have agreed on the flags before, and gone back if those say so.
-
     Raises:
         PtftError: see `ptft_jax.runs.train.train`; a ConfigError as well without --run_dir, with a
             stray argument, or where processes differ in command line or software.
@@ -115,12 +105,10 @@ def trained(command: str, values: flags.FlagValues, positional: list[str]) -> Ru
     folder, profile = _folder(values, positional), _profile(values.profile)
     stop_at = _stop_at(values.stop_at)
     with job_of(values) as job, screen.output_may_end():
-        names = ("run_dir", "init_from", "config_change", "rewind", "skip_batches", "profile")
+        names = ("run_dir", "init_from", "config_change", "profile")
         arguments = {name: values[name].value for name in (*names, "stop_at", "track")}
         config = values.config.to_dict()
         agree(job, "command line and software", {**arguments, "config": config, **software()})
-        if values.rewind is not None:
-            _rewind(job, folder, values.rewind, values.skip_batches)
         console = make_console()
         if values.explain:
             from ptft_jax.commands.train.explain import explain
@@ -201,27 +189,9 @@ def _folder(values: flags.FlagValues, positional: list[str]) -> RunFolder:
         raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
     if not values.run_dir:
         raise ConfigError("--run_dir is missing: name the folder of the run.")
-    if values.rewind is None and values.skip_batches:
-        raise ConfigError(
-            f"--skip_batches={values.skip_batches}: expected --rewind=STEP beside it."
-        )
     folder = RunFolder(values.run_dir)
     folder.check_usable()
     return folder
-
-
-def _rewind(job: Job, folder: RunFolder, step: int, skip_batches: int) -> None:
-    """Rewinds a run, unless these very flags have done so before."""
-    if job.is_first:
-        check_free(folder.path)
-        rewound = rewind_once(folder.path, step, skip_batches)
-        done = "went back to" if rewound else "has gone back before to"
-        say(
-            make_console(),
-            f"{folder.path} {done} step {step}, leaving out {skip_batches} batches from there; its "
-            "later checkpoints are set aside",
-        )
-    job.gather("rewound", None)
 
 
 def define_job_flags(values: flags.FlagValues) -> None:

@@ -93,15 +93,3 @@ def rewind(run_dir: str | Path, step: int, skip_batches: int = 0) -> list[Path]:
     text = json.dumps([entry._asdict() for entry in [*made, entry]], indent=1) + "\n"
     write_atomically(Path(run_dir) / REWINDS, text)
     return aside[::-1]
-
-
-def rewind_once(run_dir: str | Path, step: int, skip_batches: int) -> bool:
-    """Does what `--rewind` and `--skip_batches` of a command line ask, unless it was done before.
-
-    A job that is started again gives the same flags again, and goes on from its last checkpoint.
-    Returns whether the run was rewound now; the first process calls this, the others wait for it.
-    """
-    if any((made.step, made.skip_batches) == (step, skip_batches) for made in rewinds(run_dir)):
-        return False
-    rewind(run_dir, step, skip_batches)
-    return True

@@ -14,6 +14,7 @@ from small_state import TOKENIZER
 
 from ptft_jax.models.config import EncoderConfig
 from ptft_jax.runs.folder import RunFolder, RunRecord
+from ptft_jax.runs.lock import held
 from ptft_jax.training.checkpoints.store import Checkpoints
 from ptft_jax.training.resources.storage import write_atomically
 from ptft_jax.training.step import TrainState
@@ -34,8 +35,8 @@ def make_run(place: Path) -> Path:
     )
     place.mkdir(parents=True)
     write_atomically(place / "config.json", json.dumps(record.to_json()))
-    held = {"config": record.to_json(), "tokenizer_json": TOKENIZER}
-    with Checkpoints(place / "checkpoints", 3, record.best, **held) as checkpoints:
+    content = {"config": record.to_json(), "tokenizer_json": TOKENIZER}
+    with Checkpoints(place / "checkpoints", 3, record.best, **content) as checkpoints:
         for step, metrics in ((10, {"dev_loss": 0.25}), (20, {"dev_loss": 0.5}), (30, {})):
             checkpoints.save(step, state(), 8 * step, metrics, step == 30)
     return place
@@ -118,6 +119,10 @@ def test_verify_names_file_and_kind(one, capsys):
 
 def test_rewind_from_the_command_line(one, capsys):
     """The run's last checkpoint is the named one then, and the box says how to go on."""
+    with held(one):
+        assert run("ckpt", "rewind", f"--run_dir={one}", "--step=10") == 2
+    assert "is in use" in capsys.readouterr().err
+    assert RunFolder(one).checkpoints().all_steps() == [10, 20, 30]
     assert run("ckpt", "rewind", f"--run_dir={one}", "--step=10", "--skip_batches=3") == 0
     said = capsys.readouterr().out
     assert "20.rewound-1, 30.rewound-1" in said

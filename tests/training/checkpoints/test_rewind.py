@@ -1,4 +1,4 @@
-"""Rewinding a run: what is set aside, what is left out, and what a second start does."""
+"""Rewinding a run: what is set aside, and what is left out when it goes on."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.training.checkpoints import retention
 from ptft_jax.training.checkpoints.manifest import make_manifest, write_manifest
-from ptft_jax.training.checkpoints.rewind import rewind, rewind_once, rewinds, skip_at
+from ptft_jax.training.checkpoints.rewind import rewind, rewinds, skip_at
 
 
 def save(run: Path, *steps: int) -> None:
@@ -69,21 +69,6 @@ def test_what_is_left_out_when_a_run_goes_on(tmp_path):
     assert skip_at(tmp_path, 20) == 0
 
 
-def test_the_same_flags_again(tmp_path):
-    """A job that is queued again starts the same command line, and must keep what it has done."""
-    save(tmp_path, 10, 20)
-    assert rewind_once(tmp_path, 10, 3)
-    assert names(tmp_path) == {"10", "20.rewound-1"}
-    save(tmp_path, 20)
-    assert not rewind_once(tmp_path, 10, 3)
-    assert names(tmp_path) == {"10", "20", "20.rewound-1"}
-    # Other flags are another wish; the first ones stay done even then.
-    assert rewind_once(tmp_path, 10, 4)
-    save(tmp_path, 20)
-    assert not rewind_once(tmp_path, 10, 3)
-    assert "20" in names(tmp_path)
-
-
 def test_killed_in_the_middle(tmp_path, monkeypatch):
     """The record comes last: after a kill the same command does what is left to do."""
     save(tmp_path, 10, 20, 30)
@@ -96,12 +81,12 @@ def test_killed_in_the_middle(tmp_path, monkeypatch):
 
     monkeypatch.setattr(retention, "set_aside", killed)
     with pytest.raises(KeyboardInterrupt):
-        rewind_once(tmp_path, 10, 3)
+        rewind(tmp_path, 10, 3)
     monkeypatch.undo()
     assert rewinds(tmp_path) == []
     # What is left is a run that could go on, from its highest checkpoint.
     assert list(retention.complete(tmp_path / "checkpoints")) == [10, 20]
-    assert rewind_once(tmp_path, 10, 3)
+    rewind(tmp_path, 10, 3)
     assert names(tmp_path) == {"10", "20.rewound-1", "30.rewound-1"}
     assert skip_at(tmp_path, 10) == 3
 
