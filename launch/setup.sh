@@ -50,7 +50,7 @@ main() {
     extras="$* ${PTFT_EXTRAS:-}"
     extras=${extras//,/ }
     for extra in $extras; do
-        [[ " test cuda tpu hf dedup " == *" $extra "* ]] || die "there is no extra '$extra'; the extras are test, cuda, tpu, hf and dedup"
+        [[ " test cuda tpu hf dedup wandb mlflow trackio " == *" $extra "* ]] || die "there is no extra '$extra'; the extras are test, cuda, tpu, hf, dedup, wandb, mlflow and trackio"
     done
 
     if ! is_usable_python .venv/bin/python; then

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptft_jax.errors import ConfigError, PtftError, StopError, StorageError
 from ptft_jax.training.resources.memory import keep_freed_memory
-from ptft_jax.training.resources.storage import refusal
+from ptft_jax.training.resources.storage import expected_of, refusal
 
 COMMANDS = {
     "demo": "the whole path on the embedded corpus, in a few minutes",
@@ -119,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if reason is None:
             raise
         print(
-            f"ptft: error: {error.filename or 'a file'} could not be written: {reason}. Expected "
-            "room on its disk: make some, and start the same command again.",
+            f"ptft: error: {error.filename or 'a file'} could not be written: {reason}. "
+            f"{expected_of(error)}, and start the same command again.",
             file=sys.stderr,
         )
         return StorageError.exit_code
@@ -209,9 +209,11 @@ def command_of(arguments: Sequence[str]) -> tuple[str, list[str]]:
     words = 2 if parts and len(arguments) > 1 and arguments[1][:1] != "-" else 1
     name = " ".join(arguments[:words])
     if name not in COMMANDS:
-        near = nearest(name, parts or list(COMMANDS))
+        # Of two words the first one is right, and says nothing of which the second may be.
+        names = {one.rpartition(" ")[2]: one for one in parts} or {one: one for one in COMMANDS}
+        near = nearest(name.rpartition(" ")[2], list(names))
         all_of_it = f"expected {', '.join(parts)}." if parts else "`ptft help` lists them."
-        hint = f"did you mean '{near}'?" if near else all_of_it
+        hint = f"did you mean '{names[near]}'?" if near else all_of_it
         raise ConfigError(f"there is no command {name!r}; {hint}")
     return name, list(arguments[words:])
 

@@ -15,4 +15,4 @@ from ptft_jax.runs.config import Config
 
 def get_config(task: str = "") -> Config:
     """Returns the config of a task."""
-    return defaults.for_task(task)
+    return defaults.for_task(task, "clue")

@@ -19,7 +19,7 @@ from ptft_jax.runs.config import Config
 
 def get_config(task: str = "") -> Config:
     """Returns the config of a task."""
-    config = defaults.for_task(task)
+    config = defaults.for_task(task, "glue")
     if task in ("mrpc", "wnli"):
         config.epochs = 5.0
     return config

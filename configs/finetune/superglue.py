@@ -15,4 +15,4 @@ def get_config(task: str = "") -> Config:
     """Returns the config of a task."""
     if task == "rte":  # GLUE has it in another layout
         task = "superglue_rte"
-    return defaults.for_task(task)
+    return defaults.for_task(task, "superglue")

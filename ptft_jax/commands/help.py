@@ -65,7 +65,7 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
     if command is not None:
         file = config_of(arguments)
         config = expected(command) if file is None else load_config(file)
-        check_complete(config, expected(command, config), f"--config={file}")
+        check_complete(config, command, f"--config={file}")
         known = flatten(config.to_dict())
         values_of = f"the values of {file}" if file else "values that --config=FILE may change"
         lines += ["", f"Keys of the config, with {values_of}:"]
@@ -79,7 +79,7 @@ def of_command(module: Any, command: str | None, arguments: Sequence[str]) -> st
 
 
 def of_key(name: str) -> str:
-    """Returns what a key means, in each command whose config has it.
+    """Returns what a key, or each key of a group, means, in each command whose config has it.
 
     Raises:
         ConfigError: there is none of that name.
@@ -89,9 +89,13 @@ def of_key(name: str) -> str:
     for command, groups in KEYS.items():
         kinds = [expected(command)] if command != "finetune" else map(finetune, KINDS)
         known = {k: v for config in kinds for k, v in flatten(config.to_dict()).items()}
-        meaning = {name: text for keys in groups.values() for name, text in keys.items()}
-        if key in meaning:
-            found.append((f"ptft {command} --config.{key}={known[key]}", meaning[key]))
+        found += [
+            (f"ptft {command} --config.{name}={known[name]}", text)
+            for keys in groups.values()
+            for name, text in keys.items()
+            # A key by its last word, and all keys of a group by its name.
+            if name == key or name.endswith(f".{key}") or name.startswith(f"{key}.")
+        ]
     if not found:
         names = sorted(
             {key for groups in KEYS.values() for keys in groups.values() for key in keys}

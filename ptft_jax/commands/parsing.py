@@ -18,7 +18,6 @@ from ptft_jax.runs.config import (
     nearest,
     shipped_configs,
 )
-from ptft_jax.runs.defaults import expected
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET_NAMES = ("key", "sig", "auth", "pwd", "pass", "passwd", "code")
@@ -54,10 +53,12 @@ def parse(
         return _read(define, arguments)
     file, arguments = _split_config(arguments)
     if file is None:
-        raise ConfigError(f"--config is missing: name a config or its file; {shipped_configs()}.")
+        raise ConfigError(
+            f"--config is missing: name a config or its file; {shipped_configs(command)}."
+        )
     config = load_config(file)
     refuse_secrets((), flatten(config.to_dict()).items())
-    check_complete(config, expected(command, config), f"--config={file}")
+    check_complete(config, command, f"--config={file}")
     known = flatten(config.to_dict())
     for argument in arguments:
         if argument.startswith(("--config.", "--noconfig.")):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ptft_jax.convert import bert
 from ptft_jax.convert.weights import WEIGHTS, listed, read_tensors
@@ -160,13 +160,11 @@ def write_hf_folder(
         for name, file in (files or {}).items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(file)
-        save_file(tensors, partial / weights, metadata=notes)
+        # Not by save_file, whose error for a full disk is no OSError.
+        (partial / weights).write_bytes(save(tensors, metadata=notes))
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8", newline="\n")
         tokenizer.save(partial, model_max_length=config.max_position_embeddings)
-        # save_file makes a private file; this one is for whom the umask says.
-        mode = (partial / "config.json").stat().st_mode
-        (partial / weights).chmod(mode & 0o777)
     return out_dir
 
 

@@ -87,7 +87,7 @@ def _library(named: str) -> Any:
         version = datasets.__version__
     raise ConfigError(
         f"data_dir={named} needs the package datasets, version 4 or later ({version} here); run "
-        "pip install 'ptft_jax[hf]'"
+        "PTFT_EXTRAS=hf bash launch/setup.sh"
     )
 
 

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import math
+import os
 from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -57,7 +58,9 @@ def load_config(file: str) -> Config:
         config = module.get_config(*([task] if colon else []))
         if not isinstance(config, ConfigDict):
             raise TypeError(f"get_config() returned {config!r}")
-        return config
+        return config.lock()  # a mistyped key of a notebook is an error where it stands
+    except ConfigError as error:  # what the file was asked for cannot be
+        raise ConfigError(f"--config={file}: {error}") from error
     # Whatever a config file does wrong when it is run.
     except Exception as error:
         takes = f", and takes the task '{task}'" if colon else ""
@@ -82,7 +85,7 @@ def _of_run(run_dir: Path) -> Config:
         )
     config = expected(record.command, ConfigDict(record.config))
     try:
-        config.update(_with_tuples(record.config))
+        config.lock().update(_with_tuples(record.config))
     except (TypeError, ValueError) as error:
         raise DataError(f"{run_dir}/config.json is damaged: {error}") from error
     return config
@@ -116,28 +119,43 @@ def _names() -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
 
 
-def shipped_configs() -> str:
-    """Returns the names of the configs that come with the package, for a message."""
-    return f"shipped are {', '.join(_names())}"
+def shipped_configs(command: str | None = None) -> str:
+    """Returns the names of the configs that come with the package, for a message.
+
+    command: those that it takes; None: all.
+    """
+    folder = "data" if command == "prepare" else command or ""
+    return f"shipped are {', '.join(name for name in _names() if name.startswith(folder))}"
 
 
 def check_place(flag: str, path: str | Path) -> None:
-    """Raises ConfigError when no folder can be made at `path`, because a file is in the way."""
-    for place in (Path(path), *Path(path).parents):
-        if place.exists() and not place.is_dir():
-            raise ConfigError(
-                f"--{flag}={path}: {place} is a file; expected the name of a folder to make."
-            )
+    """Raises ConfigError when no folder can be made at `path`, or it cannot be written to."""
+    place = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise ConfigError(
+            f"--{flag}={path}: {place} is a file; expected the name of a folder to make."
+        )
+    if not os.access(place, os.W_OK):
+        raise ConfigError(
+            f"--{flag}={path}: {place} cannot be written to; expected a folder that can."
+        )
 
 
 def nearest(key: str, known: Sequence[str]) -> str | None:
-    """Returns the known key most like `key`, by its whole path or by its last part; else None."""
+    """Returns the known key most like `key`, in its group if there is one there; else None.
+
+    Initials count: lr is learning_rate.
+    """
+    group, _, own = key.rpartition(".")
+    beside = [name for name in known if name.rpartition(".")[0] == group]
+    for names in (beside, known):
+        last = {name.rpartition(".")[2]: name for name in names}
+        initials = {"".join(word[:1] for word in name.split("_")): name for name in last}
+        near = difflib.get_close_matches(own, list(last), n=1, cutoff=0.6)
+        if near or own in initials:
+            return last[near[0] if near else initials[own]]
     by_path = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if by_path:
-        return by_path[0]
-    last = {name.rpartition(".")[2]: name for name in known}
-    by_name = difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.6)
-    return last[by_name[0]] if by_name else None
+    return by_path[0] if by_path else None
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -158,9 +176,16 @@ def require_data_dir(config: Config, what: str) -> str:
     return config.data_dir
 
 
-def check_complete(config: Config, defaults: Config, named: str) -> None:
+def check_complete(config: Config, command: str, named: str) -> None:
     """Raises ConfigError for a config made for another command, or with keys of its own."""
-    there, wanted = flatten(config.to_dict()), flatten(defaults.to_dict())
+    # It begins with this module.
+    from ptft_jax.runs.defaults import WITH_CONFIG, expected
+
+    there = flatten(config.to_dict())
+    wanted = flatten(expected(command, config).to_dict())
+    for other in WITH_CONFIG:
+        if other != command and there.keys() == flatten(expected(other, config).to_dict()).keys():
+            raise ConfigError(f"{named} is a config of `ptft {other}`; {shipped_configs(command)}.")
     problems = [
         f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
         for word, names in (
@@ -171,8 +196,8 @@ def check_complete(config: Config, defaults: Config, named: str) -> None:
     ]
     if problems:
         raise ConfigError(
-            f"{named} is no config of this command: {'; '.join(problems)}. Expected what "
-            f"the command's function in ptft_jax/runs/defaults.py returns, with other values."
+            f"{named} is no config of `ptft {command}`: {'; '.join(problems)}. Expected what "
+            f"{command}() of ptft_jax/runs/defaults.py returns, with other values."
         )
 
 

@@ -8,8 +8,9 @@ from ml_collections.config_dict import placeholder
 
 from ptft_jax.data.corpus.settings import PrepareSettings
 from ptft_jax.data.pretraining.examples import PretrainingSettings
+from ptft_jax.errors import ConfigError
 from ptft_jax.models.config import AdapterConfig, EncoderConfig
-from ptft_jax.runs.config import Config
+from ptft_jax.runs.config import Config, nearest
 
 # Keys of `EncoderConfig` that a command decides by itself.
 _DECIDED_ELSEWHERE = ("heads", "num_labels", "pad_token_id", "adapter")
@@ -236,8 +237,14 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def for_task(task: str) -> Config:
-    """Returns the config of `ptft finetune` for a task; "" leaves it open which one."""
+def for_task(task: str, suite: str = "") -> Config:
+    """Returns the config of `ptft finetune` for a task; "" leaves it open which one.
+
+    Raises:
+        ConfigError: there is no such task, or it is none of the benchmark `suite`.
+    """
+    if task and suite:
+        _check_task(task, suite)
     config = expected("finetune", ConfigDict({"task": task}))
     config.task = task
     return config
@@ -245,6 +252,17 @@ def for_task(task: str) -> Config:
 
 # The commands that take a config.
 WITH_CONFIG = ("prepare", "pretrain", "finetune")
+
+
+def _check_task(task: str, suite: str) -> None:
+    """Raises ConfigError for a task that is none of a benchmark, with the nearest that is."""
+    from ptft_jax.data.tasks.catalogue import tasks_of
+
+    known = list(tasks_of(suite))
+    if task not in known:
+        near = nearest(task, known)
+        hint = f"did you mean '{near}'? " if near else ""
+        raise ConfigError(f"{suite} has no task '{task}'; {hint}expected {', '.join(known)}.")
 
 
 def expected(command: str, config: Config | None = None) -> Config:

@@ -81,8 +81,11 @@ _FIXED += ("config.ema",)
 _FIXED += tuple(f"config.episode.{key}" for key in ("n_way", "k_shot", "queries", "na_rate"))
 _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 
-# What marks a folder as something else, or as a run that has lost its config.json.
-_FOREIGN = ("checkpoints", "metrics.jsonl", "results.json", "manifest.json", "model.safetensors")
+# What there may be in a run's folder before its config.json: what a start that was killed has made,
+# and the logs of a launcher or scheduler.
+_BEFORE = re.compile(
+    r"\.|(lock|logs|status|tokenizer|tensorboard|events\.jsonl)$|.*\.(out|err|log)$"
+)
 
 
 # Paths that Orbax and TensorStore read otherwise than they write them: a pattern, an escape, a URL.
@@ -123,8 +126,10 @@ class RunFolder:
         """
         check_place("run_dir", self.path)
         self.check_name()
-        foreign = [name for name in _FOREIGN if (self.path / name).exists()]
-        if foreign and not self.exists():
+        if self.exists() or not self.path.exists():
+            return
+        foreign = sorted(name for name in os.listdir(self.path) if not _BEFORE.match(name))
+        if foreign:
             raise ConfigError(
                 f"--run_dir={self.path} holds {foreign[0]} but no config.json of a run: expected "
                 "a new folder or a run's folder; choose another, or remove this one."

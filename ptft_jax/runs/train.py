@@ -20,7 +20,6 @@ from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model
 from ptft_jax.models.dropout import RANDOMNESS
 from ptft_jax.runs.config import Config, check_complete, check_numbers
-from ptft_jax.runs.defaults import expected
 from ptft_jax.runs.describe import (
     describe_average,
     describe_backends,
@@ -110,7 +109,7 @@ def finetune(
 
 
 def _alone(command: str, config: Config, run_dir: str, init_from: Any, say: Any) -> Results:
-    check_complete(config, expected(command, config), "config")
+    check_complete(config, command, "config")
     init_from = init_from and os.path.expanduser(init_from)
     watch = None if say is None else ProgressLines(say)
     with Job() as job:

@@ -6,6 +6,7 @@ Every case runs a whole command line and checks that no file has appeared, chang
 import contextlib
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -152,7 +153,7 @@ CASES = {
     "config of another command": (
         2,
         lambda p: ["pretrain", PREPARE, f"--run_dir={p}/new"],
-        ["no config of this command", "it lacks", "batch_size", "unknown are", "inputs"],
+        ["is a config of `ptft prepare`; shipped are pretrain/bert_base"],
     ),
     "broken config": (
         2,
@@ -321,7 +322,16 @@ CASES = {
     "buckets": (2, lambda p: _finetune(p, length_buckets="(32,'a')"), ["length_buckets", "'a'"]),
     "run_dir is a file": (2, lambda p: _pretrain(p, f"--run_dir={p}/a_file"), ["is a file"]),
     "run_dir below a file": (2, lambda p: _pretrain(p, f"--run_dir={p}/a_file/x"), ["is a file"]),
-    "run_dir is a corpus": (2, lambda p: _pretrain(p, f"--run_dir={p}/data"), ["manifest.json"]),
+    "run_dir is a corpus": (
+        2,
+        lambda p: _pretrain(p, f"--run_dir={p}/data"),
+        ["but no config.json of a run"],
+    ),
+    "run_dir holds other things": (
+        2,
+        lambda p: _pretrain(p, f"--run_dir={p}/occupied"),
+        ["/occupied holds ", "but no config.json of a run: expected a new folder"],
+    ),
     "run_dir is a HF folder": (2, lambda p: _pretrain(p, f"--run_dir={p}/hf"), ["ptft import"]),
     "init_from another shape": (
         2,
@@ -527,6 +537,30 @@ def test_an_import_that_breaks_off_leaves_nothing(place, monkeypatch):
     with contextlib.suppress(OSError):
         run("import", f"--hf_dir={place}/hf", f"--run_dir={place}/new")
     assert tree(place) == before
+
+
+def test_an_export_that_the_disk_does_not_take_leaves_nothing(place, capsys):
+    """What safetensors raised for it was a traceback, and exit code 1."""
+    before, limits = tree(place), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        code = run("export", f"--run_dir={place}/run", f"--out_dir={place}/new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 74
+    assert "could not be written: File too large. Expected room" in capsys.readouterr().err
+    assert tree(place) == before
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    place, tmp_path, capsys, monkeypatch
+):
+    """All texts were encoded first, and the mend was to make room."""
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    (tmp_path / "in.txt").write_text("the river\n")
+    files = [f"--input={tmp_path}/in.txt", f"--output={tmp_path}/vectors/out.npy"]
+    assert run("embed", f"--run_dir={place}/run", *files) == 2
+    assert f"{tmp_path} cannot be written to; expected" in capsys.readouterr().err
 
 
 def test_no_permission_is_said_without_a_traceback(place, monkeypatch, capsys):

@@ -644,7 +644,13 @@ def test_help_of_a_key(capsys):
     assert run("help", "data", "inspect") == 0
     assert capsys.readouterr().out.startswith("ptft data inspect")
     assert run("finetune", "--help", "--config=pretrain/bert_tiny") == 2
-    assert "is no config of this command" in capsys.readouterr().err
+    assert "is a config of `ptft pretrain`" in capsys.readouterr().err
+    assert run("help", "learning_rate") == run("help", "optimizer") == 0
+    assert capsys.readouterr().out.count("--config.optimizer.learning_rate=") == 4
+    assert run("finetune", "--config=finetune/text", "--config.optimizer.lr=1") == 2
+    assert "the nearest key is 'optimizer.learning_rate'" in capsys.readouterr().err
+    assert run("launch", "foo") == 2
+    assert "expected launch local, launch slurm" in capsys.readouterr().err
     assert run("help", "optimizer.learning_rat") == 2
     assert "the nearest is optimizer.learning_rate." in capsys.readouterr().err
     assert run("help", "zzz") == 2

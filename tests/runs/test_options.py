@@ -76,13 +76,13 @@ def tune(place, kind, name, **changes):
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
-        (table, {"max_train_examples": 16}, "16 training examples of 48, drawn by seed 0,"),
-        (table, {"examples_per_class": 4}, "8 training examples of 48, drawn by seed 0,"),
+        (table, {"max_train_examples": 16}, "16 training examples of 48 (drawn by seed 0)"),
+        (table, {"examples_per_class": 4}, "8 training examples of 48 (drawn by seed 0)"),
         (table, {"class_weights": "balanced"}, "class weights: plain 0.6667, rare 2"),
         (several, {"class_weights": "balanced"}, "class weights: plain 0.3333, rare 3"),
         (tags, {"class_weights": '{"X": 3}'}, "class weights: X 3, Y 1"),
         (choices, {"max_train_examples": 16, "label_smoothing": 0.1}, "16 training examples of 48"),
-        (questions, {"max_train_examples": 1}, "1 training examples of 2, drawn by seed 0,"),
+        (questions, {"max_train_examples": 1}, "1 training examples of 2 (drawn by seed 0)"),
     ],
 )
 def test_options_of_each_kind(place, kind, changes, said, capsys):

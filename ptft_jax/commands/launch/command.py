@@ -76,7 +76,7 @@ def checked_command(
         raise ConfigError(f"nothing to launch: expected a command after `--`, like {example}.")
     if words[0] not in _COMMANDS:
         near = nearest(words[0], _COMMANDS)
-        hint = f"; did you mean '{near}'?" if near else ""
+        hint = f"; did you mean '{near}'?" if near else "."
         raise ConfigError(
             f"{words[0]!r} cannot be launched in several processes{hint} Expected one of "
             f"{', '.join(_COMMANDS)} (without the word ptft), like {example}."

@@ -147,13 +147,11 @@ def _has_ended(folder: RunFolder) -> bool:
 def _stopped(console: Console, command: str, folder: RunFolder, job: Job) -> None:
     """Prints the box of a run that is not at its end."""
     processes = job.process_count
-    how = f"through the launcher of its {processes} processes" if processes > 1 else ""
-    made(
-        console,
-        "stopped",
-        {"run": str(folder.path)} | ({"start it again": how} if how else {}),
-        [resume_command(command, folder.path), f"ptft status {flag('run_dir', folder.path)}"],
-    )
+    again, found = resume_command(command, folder.path), {"run": str(folder.path)}
+    if processes > 1:  # by a launcher that is not known here
+        found["start it again"] = f"by its launcher, in {processes} processes: {again}"
+        again = ""
+    made(console, "stopped", found, [again, f"ptft status {flag('run_dir', folder.path)}"])
 
 
 def _profile(text: str | None) -> tuple[int, int] | None:

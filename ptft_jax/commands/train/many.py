@@ -31,7 +31,6 @@ from ptft_jax.runs.config import Config, flatten
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.many.protocols import PROTOCOLS, tasks_with
 from ptft_jax.runs.many.score_table import as_csv, markdown, picture, rows_of
-from ptft_jax.training.accounting.heartbeat import read_heartbeats
 from ptft_jax.training.resources.storage import write_atomically
 
 
@@ -269,17 +268,6 @@ def _head(plan: Plan, best: Mapping[str, Trial]) -> list[str]:
     if plan.lacking:
         lines.append(f"the protocol has no settings for {', '.join(plan.lacking)}")
     runs = [run for trial in best.values() for run in trial.runs]
-    patience = next((run.config.patience for run in runs), 0)
-    if patience:
-        early = ", ".join(filter(None, map(_early_end, runs)))
-        lines.append(f"ended early, for no better evaluation in {patience}: {early or 'none'}")
+    lines += plan.series.remarks(runs)
     which = next((run.folder.record().checkpoint for run in runs), "last")
     return [*lines, f"the scores are those of the {which} checkpoint, in percent"]
-
-
-def _early_end(run: Run) -> str:
-    """Returns the name and length of a run that ended before its last update, else nothing."""
-    for beat, _ in read_heartbeats(run.folder.path):
-        if beat.code == 0 and beat.step is not None and beat.step < beat.until:
-            return f"{run.name} (update {beat.step:,} of {beat.until:,})"
-    return ""

@@ -62,7 +62,7 @@ def gpus() -> list[str]:
 
 def finished(
     waiting: Sequence[Run], logs: Path, at_once: int, *more: str
-) -> Iterator[tuple[Run, int | None, float]]:
+) -> Iterator[tuple[Run, int | None, float, list[str]]]:
     """Makes runs, some at a time, each on a GPU where there are several.
 
     What runs say is added to their files in `logs`; `more` are further words of all command lines.
@@ -70,14 +70,14 @@ def finished(
 
     Yields:
         Each run when it ends, its exit code (None: not started, as what it starts from is not
-        there) and its seconds.
+        there), its seconds, and the warnings that it has given.
 
     Raises:
         StopError: a signal came; all runs have saved.
     """
     names, ahead = gpus(), list(waiting)
     open_ = {run.name for run in waiting}
-    running: dict[int, tuple[Run, subprocess.Popen[bytes], float]] = {}
+    running: dict[int, tuple[Run, subprocess.Popen[bytes], float, int]] = {}
     logs.mkdir(parents=True, exist_ok=True)
     with _saving(running):
         while ahead or running:
@@ -86,13 +86,14 @@ def finished(
                 ready.remove(run)
                 ahead.remove(run)
                 open_.remove(run.name)
-                yield run, None, 0.0
+                yield run, None, 0.0, []
             for slot, run in zip(sorted(set(range(at_once)) - running.keys()), ready, strict=False):
                 ahead.remove(run)
                 environment = dict(os.environ)
                 if len(names) > 1:
                     environment["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
-                with (logs / f"{run.name.replace('/', '-')}.txt").open("ab") as file:
+                with log_of(run, logs).open("ab") as file:
+                    begun = file.tell()
                     process = subprocess.Popen(
                         [sys.executable, "-m", "ptft_jax", *run.line, *more],
                         stdout=file,
@@ -101,17 +102,26 @@ def finished(
                         # A Ctrl-C is for this process, which tells the others once.
                         start_new_session=True,
                     )
-                running[slot] = run, process, time.monotonic()
+                running[slot] = run, process, time.monotonic(), begun
             time.sleep(0.2)
-            for slot, (run, process, started) in list(running.items()):
+            for slot, (run, process, started, begun) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
                     open_.remove(run.name)
-                    yield run, process.returncode, time.monotonic() - started
+                    said = log_of(run, logs).read_bytes()[begun:].decode(errors="replace")
+                    warned = [line for line in said.splitlines() if line.startswith("warning: ")]
+                    yield run, process.returncode, time.monotonic() - started, warned
+
+
+def log_of(run: Run, logs: Path) -> Path:
+    """Returns the file with what a run has said, in the folder of them all."""
+    return logs / f"{run.name.replace('/', '-')}.txt"
 
 
 @contextmanager
-def _saving(running: Mapping[int, tuple[Run, subprocess.Popen[bytes], float]]) -> Iterator[None]:
+def _saving(
+    running: Mapping[int, tuple[Run, subprocess.Popen[bytes], float, int]],
+) -> Iterator[None]:
     """Lets the runs save and end when a signal comes, or an error.
 
     Raises:
@@ -135,9 +145,9 @@ def _saving(running: Mapping[int, tuple[Run, subprocess.Popen[bytes], float]]) -
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
-        for _, process, _ in running.values():
+        for _, process, *_ in running.values():
             process.terminate()
-        for _, process, _ in running.values():
+        for _, process, *_ in running.values():
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,10 +15,11 @@ from absl import flags
 from rich.console import Console
 
 from ptft_jax.commands.screen import make_console, say
-from ptft_jax.commands.train.pool import Run, finished, gpus
+from ptft_jax.commands.train.pool import Run, finished, gpus, log_of
 from ptft_jax.data.hub import locate
 from ptft_jax.errors import ConfigError, PtftError
 from ptft_jax.runs.record import is_run
+from ptft_jax.training.accounting.heartbeat import read_heartbeats
 from ptft_jax.training.resources.storage import write_atomically
 from ptft_jax.training.tracking.metric_sinks import read_metrics
 
@@ -91,9 +92,10 @@ class Series:
         more = [f"--stop_at={stop_at}"] if stop_at else []
         started = time.monotonic()
         made = finished(waiting, self.place / "logs", self._at_once, *more)
-        for count, (run, code, seconds) in enumerate(made, 1):
+        for count, (run, code, seconds, warned) in enumerate(made, 1):
             if code == 0:
-                shown = self._learn(run, stop_at, seconds)
+                shown = self._learn(run, stop_at, seconds, warned)
+                shown += f", with a warning in {log_of(run, self.place / 'logs')}" if warned else ""
                 self._failed.pop(run.name, None)
             else:
                 self._failed[run.name] = code
@@ -101,12 +103,15 @@ class Series:
             left = (time.monotonic() - started) / count * (len(waiting) - count) / 60
             say(self._console, f"{count}/{len(waiting)}  {run.name}: {shown}; ETA {left:.0f} min")
 
-    def _learn(self, run: Run, stop_at: Fraction | None, seconds: float) -> str:
+    def _learn(
+        self, run: Run, stop_at: Fraction | None, seconds: float, warned: Sequence[str]
+    ) -> str:
         """Notes what a run has come to, and returns its score in words."""
         before = self._known.get(run.name)
         if before is None or before.get("init_from") != run.source:
             before = {"init_from": run.source, "seconds": 0.0, "stops": {}}
         before["seconds"] += seconds
+        before["warnings"] = list(warned)
         if stop_at is None:
             results = run.folder.results()
             before |= {"step": results.pop("step"), "results": results}
@@ -127,6 +132,19 @@ class Series:
         score = results[split][metric]
         return f"{split} {metric} {'-' if score is None else f'{score:.4f}'}"
 
+    def remarks(self, runs: Sequence[Run]) -> list[str]:
+        """Returns what a table of some runs has to say of them: warnings, and who ended early."""
+        lines = []
+        warned = [run for run in runs if self._known.get(run.name, {}).get("warnings")]
+        if warned:
+            names = ", ".join(run.name for run in warned)
+            lines.append(f"with warnings, which are in logs/: {names}")
+        patience = next((run.config.get("patience") for run in runs), 0)
+        if patience:
+            early = ", ".join(filter(None, map(_early_end, runs)))
+            lines.append(f"ended early, for no better evaluation in {patience}: {early or 'none'}")
+        return lines
+
     def seconds(self, run: Run) -> float:
         """Returns how long a run has taken so far."""
         return self._known.get(run.name, {}).get("seconds", 0.0)
@@ -142,14 +160,27 @@ class Series:
         return [score for score in found if score is not None]
 
     def ranked(self, trials: Sequence[Trial], stop_at: Fraction | None = None) -> list[Trial]:
-        """Returns the trials of which each run has a score, by the median of those, best first."""
-        medians = {}
+        """Returns the trials of which each run has a score, by the median of those, best first.
+
+        Of equal ones, as where all predict one class, that with the lower loss comes first.
+        """
+        places = {}
         for number, trial in enumerate(trials):
             scores = self.scores(trial, stop_at)
             if len(scores) == len(trial.runs):
                 sign = 1 if best_of(trial.runs[0]) == "min" else -1
-                medians[number] = sign * median(scores)
-        return [trials[number] for number in sorted(medians, key=lambda number: medians[number])]
+                places[number] = sign * median(scores), self._loss(trial, stop_at)
+        return [trials[number] for number in sorted(places, key=lambda number: places[number])]
+
+    def _loss(self, trial: Trial, stop_at: Fraction | None) -> float:
+        """Returns the median loss of a trial whose runs all have a score."""
+        losses = []
+        for run in trial.runs:
+            entry = self.entry(run, stop_at)
+            assert entry is not None
+            split, _ = metric_of(run, entry["results"])
+            losses.append(entry["results"][split].get("loss") or 0.0)
+        return median(losses)
 
     def check(self, count: int) -> None:
         """Raises PtftError where some of `count` runs have failed."""
@@ -164,6 +195,14 @@ class Series:
             f"{len(self._failed)} of {count} runs failed: {', '.join(named)}. What they said is in "
             f"{self.place / 'logs'}; the same command tries them again."
         )
+
+
+def _early_end(run: Run) -> str:
+    """Returns the name and length of a run that ended before its last update, else nothing."""
+    for beat, _ in read_heartbeats(run.folder.path):
+        if beat.code == 0 and beat.step is not None and beat.step < beat.until:
+            return f"{run.name} (update {beat.step:,} of {beat.until:,})"
+    return ""
 
 
 def check_start(init_from: str | None, command: str) -> None:

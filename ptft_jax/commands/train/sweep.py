@@ -15,6 +15,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from statistics import median
 from typing import Any
 
 from absl import flags
@@ -237,6 +238,11 @@ def _write_table(plan: Plan, reached: Sequence[tuple[Trial, Fraction]], console:
             f"successive halving: at {shares} of the updates one in {plan.factor} went on, the "
             "others stopped there"
         )
+    first = [one for one in lines if one.whole and one.share == lines[0].share]
+    equal = [one for one in first if median(one.scores) == median(lines[0].scores)]
+    if len(equal) > 1:
+        head.append(f"{len(equal)} trials have the best score; the lower loss came first")
+    head += series.remarks([run for trial, share in ordered if share == _END for run in trial.runs])
     text = markdown(lines, name, better, head)
     write_atomically(place / "table.md", text)
     write_atomically(place / "table.csv", as_csv(lines))
@@ -244,11 +250,17 @@ def _write_table(plan: Plan, reached: Sequence[tuple[Trial, Fraction]], console:
     console.print(text, markup=False, soft_wrap=True)
     what = {"best": folder_name(best.settings), "table": f"{place}/table.md"}
     what |= {"scores": f"{place}/table.csv", "picture": f"{place}/table.svg"}
-    again = dataclasses.replace(best.runs[0], folder=RunFolder(place / "best"))
-    first = best.runs[0].folder.path
+    # The seeds of the sweep flatter what did best with them.
+    new = max(run.config.seed for run in best.runs) + 1
+    fresh = [f"--seeds={new},{new + 1},{new + 2}"]
+    if best.runs[0].command == "pretrain":
+        fresh = [f"--config.seed={new}"]
+    words = tuple(word for word in best.runs[0].words if not word.startswith("--config.seed="))
+    folder = RunFolder(place.with_name(f"{place.name}_best"))
+    again = dataclasses.replace(best.runs[0], words=(*words, *fresh), folder=folder)
     following = [
         shlex.join(["ptft", *again.line]),
-        f"ptft evaluate {flag('run_dir', first)} --checkpoint=best",
+        f"ptft evaluate {flag('run_dir', best.runs[0].folder.path)} --checkpoint=best",
     ]
     made(console, "swept", what, following)
 

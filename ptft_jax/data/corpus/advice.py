@@ -13,6 +13,8 @@ from ptft_jax.data.text.signs import Signs
 # the lines of verse in small letters 40 % are, of lists fewer.
 _RUN_ON, _FULL, _LEAST_RUN_ON = 0.1, 0.6, 10
 _MARKED = 0.01
+# A vocabulary made for a text leaves less than one token in a thousand unknown.
+_UNKNOWN = 0.02
 _HALF = 0.5
 # A source has so much more of the held-out tokens than of the others.
 _MORE_HELD_OUT = 0.25
@@ -36,6 +38,14 @@ def warnings_about(
                 f"in {seen.example!r}: it is learned as text. Take tags and entities out of the "
                 "text first"
             )
+    train = manifest.splits["train"]
+    unknown = train.unknown_tokens / max(train.tokens, 1)
+    if unknown >= _UNKNOWN:
+        yield (
+            f"{unknown:.0%} of the tokens are the one for what the tokenizer does not know: learn "
+            "one from this text (without vocab), a larger one (vocab_size), or tokenizer=bpe, "
+            "which can encode everything"
+        )
     yield from _about_dev(data_dir, manifest)
     offsets = Corpus(data_dir, "train", manifest).document_offsets
     starts = range(0, len(offsets) - 1, _AT_ONCE)

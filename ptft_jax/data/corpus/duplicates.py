@@ -46,7 +46,7 @@ def import_rensa() -> Any:
     except ImportError as error:
         raise ConfigError(
             'deduplicate="near" needs the package `rensa`, which is not installed; run '
-            "pip install 'ptft_jax[dedup]', or use deduplicate=exact"
+            "PTFT_EXTRAS=dedup bash launch/setup.sh, or use deduplicate=exact"
         ) from error
     return rensa
 

@@ -117,7 +117,7 @@ class HuggingFacePart(_DatasetPart):
         except ImportError as error:
             raise ConfigError(
                 f"inputs: {location!r} needs the package `datasets`, which is not installed; run "
-                "pip install 'ptft_jax[hf]'"
+                "PTFT_EXTRAS=hf bash launch/setup.sh"
             ) from error
         datasets.disable_progress_bars()
         try:

@@ -359,7 +359,7 @@ class FineTuning(Kind):
         if self.labels is not None:
             names = f", labels {', '.join(self.labels[:8])}"
             names += ", …" if len(self.labels) > 8 else ""
-        of = f" of {self._of:,}, drawn by seed {self.config.seed}," if self._of > len(train) else ""
+        of = f" of {self._of:,} (drawn by seed {self.config.seed})" if self._of > len(train) else ""
         cut = f" in {len(rows):,} rows" if len(rows) != len(train) else ""
         epochs = phase.until * phase.config.batch_size / len(rows)
         settings = "".join(f", {key} {value:g}" for key, value in self._regularizer.items())

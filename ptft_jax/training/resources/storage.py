@@ -53,6 +53,13 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
+def expected_of(error: OSError) -> str:
+    """Returns what a disk that refused has to be like, and how to mend it."""
+    if error.errno == errno.EROFS:
+        return "Expected a file system that can be written: name another folder"
+    return "Expected room on its disk: make some"
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
@@ -128,8 +135,8 @@ def storing(path: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise StorageError(
-            f"{path} could not be written: {reason}. Expected room on its disk: make some, and "
-            "start the same command again; what was saved before is whole."
+            f"{path} could not be written: {reason}. {expected_of(error)}, and start the same "
+            "command again; what was saved before is whole."
         ) from error
 
 

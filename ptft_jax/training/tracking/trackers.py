@@ -161,8 +161,8 @@ def import_tracker(name: str) -> Any:
         return package
     except ImportError as error:
         raise ConfigError(
-            f"--track={name} needs the package `{name}`, which is not there ({error}): run pip "
-            f"install 'ptft_jax[{name}]', or leave --track out."
+            f"--track={name} needs the package `{name}`, which is not there ({error}): run "
+            f"PTFT_EXTRAS={name} bash launch/setup.sh, or leave --track out."
         ) from error
 
 

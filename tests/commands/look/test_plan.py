@@ -240,7 +240,7 @@ def test_mistakes_are_named(arguments, message, capsys):
 def test_a_config_of_another_command_is_refused(capsys):
     """The keys of pretraining are known, those of other commands are not."""
     assert run("plan", "--config=configs/data/text.py", "--topology=1x8:h200") == 2
-    assert "is no config of this command" in capsys.readouterr().err
+    assert "is a config of `ptft prepare`" in capsys.readouterr().err
 
 
 ASSUMED = {

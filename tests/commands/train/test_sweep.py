@@ -2,11 +2,14 @@
 
 import json
 import shlex
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from command_line import finetune_flags, metrics, results, run, sentences
 from small_encoder import write_encoder
+
+from ptft_jax.commands.train.sweep import planned
 
 RATE = "optimizer.learning_rate"
 
@@ -56,11 +59,14 @@ def test_one_in_three_goes_on_and_its_command_line_is_true(place, capsys):
     assert f"| 1 | {whole[0].parent.name.partition('=')[2]} | all | 1 |" in table
     assert table.count("| 1/3 | 1 |") == 2
     assert "successive halving: at 1/3 of the updates one in 3 went on" in table
+    # After three updates all predictions are of one class.
+    assert "- with warnings, which are in logs/: learning_rate=" in table
     assert "learning_rate" in (place / "sweep" / "table.svg").read_text()
     _, _, following = said.partition("next\n")
     best, other = following.replace("\\\n", " ").strip().splitlines()[:2]
-    assert run(*shlex.split(best)[1:]) == 0
-    assert results(place / "sweep" / "best") == results(whole[0])
+    # With seeds that the sweep has not seen; here with its own, to compare.
+    assert run(*shlex.split(best.replace("--seeds=1,2,3", "--seeds=0"))[1:]) == 0
+    assert results(place / "sweep_best" / "text" / "seed-0") == results(whole[0])
     assert run(*shlex.split(other)[1:]) == 0
     capsys.readouterr()
     assert run(*flags) == 0
@@ -69,6 +75,20 @@ def test_one_in_three_goes_on_and_its_command_line_is_true(place, capsys):
     assert "1 run, 1 of them done already" in said
     known = json.loads((place / "sweep" / "runs.json").read_text())
     assert sorted(known) == [f"{one.parent.name}/seed-0" for one in folders]
+    _check_ties(place / "sweep" / "runs.json", flags)
+
+
+def _check_ties(kept: Path, flags: list[str]) -> None:
+    """Of trials with the same score that with the lower loss comes first, wherever it stands."""
+    known = json.loads(kept.read_text())
+    losses = {"0.01": 0.7, "1e-09": 0.5, "1e-08": 0.6}
+    for name, run_of in known.items():
+        rate = name.partition("=")[2].partition("/")[0]
+        run_of["stops"]["1/3"]["results"]["dev"] |= {"accuracy": 0.5, "loss": losses[rate]}
+    kept.write_text(json.dumps(known))
+    plan = planned(flags[1:])
+    ranked = plan.series.ranked(plan.trials, Fraction(1, 3))
+    assert [trial.settings[RATE] for trial in ranked] == [1e-9, 1e-8, 0.01]
 
 
 @pytest.mark.parametrize(

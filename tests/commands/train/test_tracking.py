@@ -165,7 +165,7 @@ def test_a_package_that_is_absent_is_said_before_anything_is_made(
 ):
     """With what to run; and a folder that another start of W&B has left is no package."""
     flags = (*pretrain_flags(place / "data", tmp_path / "run"), f"--track={name}")
-    wanted = f"pip install 'ptft_jax[{name}]'"
+    wanted = f"PTFT_EXTRAS={name} bash launch/setup.sh"
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, name, None)
         assert run(*flags) == 2

@@ -46,6 +46,20 @@ def warned(folder: Path, *items: object, **changes) -> tuple[str, ...]:
     return prepare_corpus(settings_for(*items, **changes), folder / "data").warnings
 
 
+# Unknown tokens.
+
+
+def test_a_vocabulary_that_does_not_know_the_text_is_noticed(tmp_path):
+    """A third of the tokens were unknown, and a run on them looked like a success."""
+    path = records(tmp_path / "a.jsonl", [*paragraphs(40), "Πάντα ῥεῖ"])
+    assert not warned(tmp_path, path)
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."])
+    )
+    (warning,) = warned(tmp_path / "other", path, vocab=str(tmp_path / "vocab.txt"))
+    assert "of the tokens are the one for what the tokenizer does not know" in warning
+
+
 # Wrapped lines.
 
 

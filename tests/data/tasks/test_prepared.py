@@ -416,7 +416,7 @@ def test_no_code_of_a_data_set_is_run(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"version 4 or later \(3\.6\.0 here\)"):
         load_task("text", f"hf:{place}")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"\(not installed here\); run pip install 'ptft_jax\[hf"):
+    with pytest.raises(ConfigError, match=r"\(not installed here\); run PTFT_EXTRAS=hf bash"):
         load_task("text", f"hf:{place}")
 
 
