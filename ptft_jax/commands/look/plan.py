@@ -283,13 +283,17 @@ def _show(plan: dict[str, Any], model: Model, sources: Mapping[str, str]) -> Non
         table.add_row(f"--{name}", f"{value:g}", sources[name])
     console.print(table)
     what = {
-        "topology": f"{plan['topology']}, {count(plan['devices'])} devices",
-        "hours": f"{plan['hours']:,.3g} without compiling, evaluations and checkpoints",
-        "device-hours": f"{plan['device_hours']:,.4g}",
+        "topology": f"{plan['topology']}, devices: {count(plan['devices'])}",
+        "hours": f"{_hours(plan['hours'])} without compiling, evaluations and checkpoints",
+        "device-hours": _hours(plan["device_hours"]),
     }
     if plan["cost"] is not None:
         what["cost"] = f"{plan['cost']:,.2f}"
     made(console, "planned", what, [])
+
+
+def _hours(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _column(phase: dict[str, Any]) -> dict[str, str]:

@@ -59,7 +59,7 @@ class Plan:
 def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for tasks one after another."""
     file = config_of(arguments)
-    if "--explain" in arguments or file is None or file.endswith(":all"):
+    if "--explain" in arguments or file is None or file.endswith(":all") or "," in file:
         return False
     if load_config(file).get("task") != "several":
         return False

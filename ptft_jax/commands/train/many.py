@@ -64,9 +64,9 @@ class Plan:
 
 def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for several runs."""
-    file = config_of(arguments) or ""
+    task = (config_of(arguments) or "").partition(":")[2]
     asks = ("--seeds", "--protocol")
-    return file.endswith(":all") or any(word.startswith(asks) for word in arguments)
+    return task == "all" or "," in task or any(word.startswith(asks) for word in arguments)
 
 
 def show(plan: Plan) -> None:
@@ -99,7 +99,7 @@ def planned(arguments: list[str]) -> Plan:
     """
     file, _, task = (config_of(arguments) or "").partition(":")
     every = task == "all"
-    tasks = list(tasks_of(Path(file).stem)) if every else [task]
+    tasks = list(tasks_of(Path(file).stem)) if every else task.split(",")
     if not tasks:
         raise ConfigError(f"--config={file}:all: expected glue, superglue or clue, which have all.")
     rest, own = words_for_all(arguments, ("--protocol",))
@@ -108,7 +108,7 @@ def planned(arguments: list[str]) -> Plan:
     series, seeds = series_of(values, positional)
     protocol, given = PROTOCOLS[values.protocol], _given(rest, values.config)
     # What stands after the colon need not be the task's own name.
-    after_colon = {name: name for name in tasks} if every else {values.config.task: task}
+    after_colon = {name: name for name in tasks} if len(tasks) > 1 else {values.config.task: task}
     trials: dict[str, list[Trial]] = {}
     for name in tasks_with(values.protocol, list(after_colon), every):
         words = [_config_flag(file, after_colon.get(name, name)), *rest]

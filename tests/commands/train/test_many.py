@@ -50,6 +50,17 @@ def test_one_table_of_all_seeds(flags, capsys):
     assert (place / "table.csv").read_text().count("accuracy") == 2
 
 
+def test_some_tasks_are_named(flags, capsys):
+    """Small ones want more seeds than all of a benchmark."""
+    glue = ["--config=configs/finetune/glue.py:mrpc,rte", *flags[2:]]
+    assert run("finetune", "--print_config", *glue) == 0
+    shown = capsys.readouterr().out
+    runs = [line for line in shown.splitlines() if line.startswith("# ")]
+    assert runs == [f"# {task}/seed-{seed}" for task in ("mrpc", "rte") for seed in (0, 1)]
+    assert run("finetune", "--print_config", glue[0].replace("rte", "ret"), *glue[1:]) == 2
+    assert "glue has no task 'ret'; did you mean 'rte'?" in capsys.readouterr().err
+
+
 def test_a_run_that_fails_leaves_the_others_alone(flags, capsys):
     """The table holds those that ended; the error names the other and where its words are."""
     place = RunFolder(flags[-3].removeprefix("--run_dir=")).path

@@ -182,6 +182,9 @@ def test_scores_of_a_table(tmp_path):
     data = load_task("text", tmp_path, TableSettings(regression=True))
     assert (data.label_names, data.num_labels) == (None, 1)
     np.testing.assert_array_equal(data.splits["train"].labels, np.float32([-1.5, 20]), strict=True)
+    rows(tmp_path / "train.csv", ("text", "label"), [("t", n / 10) for n in range(40)])
+    with pytest.raises(ConfigError, match=r"40 different numbers, like 0\.0; .*table\.regression="):
+        load_task("text", tmp_path)
     rows(tmp_path / "dev.csv", ("text", "label"), [("t", "nan")])
     with pytest.raises(DataError, match=r"dev\.csv, line 2: score 'nan' .* a finite number"):
         load_task("text", tmp_path, TableSettings(regression=True))

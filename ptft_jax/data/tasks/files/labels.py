@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.tasks.files.reading import Table
-from ptft_jax.errors import DataError
+from ptft_jax.errors import ConfigError, DataError
 
 # White space of all kinds, and characters without width.
+# More numbers with a point than this are scores, not names of classes.
+_MOST_DECIMALS = 20
 _INVISIBLE = " \t\r\n\u00a0\u200b\u200c\u200d\u202f\u2060\u3000\ufeff"
 
 
@@ -35,6 +37,12 @@ def find_labels(table: Table, column: str, several: bool) -> tuple[str, ...]:
         )
     numbers = {name: _number(name) for name in names}
     if all(number is not None for number in numbers.values()):
+        if len(names) > _MOST_DECIMALS and any("." in name for name in names):
+            raise ConfigError(
+                f"{table.path}: column '{column}' holds {len(names)} different numbers, like "
+                f"{min(names)}; expected classes. Scores are trained on with "
+                "--config.table.regression=True"
+            )
         return tuple(sorted(names, key=lambda name: (numbers[name], name)))
     return tuple(sorted(names))
 
