@@ -15,7 +15,7 @@ split, the documents of a source follow each other, in the order of the sources.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Self, cast, get_args, get_origin, get_type_hints
@@ -32,8 +32,8 @@ FORMAT_VERSION = 3
 SPLITS = ("train", "dev")
 MANIFEST = "manifest.json"
 TOKEN_DTYPES = ("<u2", "<u4")
-# Numbers that are looked through together.
-_AT_ONCE = 1 << 24
+# What `from_json` raises for JSON that is something else.
+_NOT_A_KIND = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Manifest:
         """Read the manifest of a corpus folder.
 
         Raises ConfigError when the folder is not a corpus or is of another format version,
-        DataError when the manifest is damaged.
+        DataError when the manifest is damaged or contradicts itself.
         """
         path = Path(data_dir) / MANIFEST
         if not path.is_file():
@@ -156,75 +156,63 @@ class Manifest:
                 f"{path}: corpus format {version}, expected {FORMAT_VERSION}; prepare it again"
             )
         content.setdefault("warnings", [])
-        manifest = from_json(cls, content, str(path))
+        try:
+            manifest: Self = from_json(cls, content)
+            manifest._check()
+        except _NOT_A_KIND as error:
+            what = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path} is damaged ({what}); prepare the corpus again") from error
         inner_paths(manifest.files, path)
         return manifest
 
-    def problems(self, splits: Iterable[str]) -> Iterator[str]:
-        """Yield the values that contradict others.
+    def sizes(self, split: str) -> dict[str, int]:
+        """The files of a split, and the bytes that they have by its counts."""
+        counts, item = self.splits[split], np.dtype(self.token_dtype).itemsize
+        return {
+            f"{split}/sentences.bin": 8 * (counts.sentences + 1),
+            f"{split}/documents.bin": 8 * (counts.documents + 1),
+            **{token_file(split, i): item * n for i, n in enumerate(counts.shard_tokens)},
+        }
 
-        Without any, files of the recorded sizes can be mapped.
+    def _check(self) -> None:
+        """Raise ValueError for what cannot be together: files of the recorded sizes can be mapped.
+
+        A source that lacks a split is a KeyError.
         """
         if self.token_dtype not in TOKEN_DTYPES:
-            yield f"token_dtype is {self.token_dtype!r}, expected {' or '.join(TOKEN_DTYPES)}"
-            return
-        for split in splits:
-            counts = self.splits[split]
-            sizes = {
-                f"{split}/sentences.bin": 8 * (counts.sentences + 1),
-                f"{split}/documents.bin": 8 * (counts.documents + 1),
-            }
-            for shard, tokens in enumerate(counts.shard_tokens):
-                sizes[token_file(split, shard)] = np.dtype(self.token_dtype).itemsize * tokens
-            stories = {f"tokens in files of {split}/": (sum(counts.shard_tokens), counts.tokens)}
-            for name, size in sizes.items():
-                if name in self.files:
-                    stories[f"bytes of {name}"] = self.files[name].bytes, size
-                else:
-                    yield f"it does not list {name}"
-            for key in vars(TextCounts()):
-                parts = [source.counts.get(split, TextCounts()) for source in self.sources]
-                of_sources = sum(getattr(part, key) for part in parts)
-                stories[f"{key} of {split}/ in all sources"] = of_sources, getattr(counts, key)
-            for what, (found, expected) in stories.items():
-                if found != expected:
-                    yield f"{found} {what}, expected {expected}"
+            raise ValueError(f"token_dtype {self.token_dtype!r}")
+        if not all(0 < source.weight < np.inf for source in self.sources):
+            raise ValueError("a weight that is not above 0")
+        for split, counts in self.splits.items():
+            sizes = self.sizes(split)
+            listed = {name: self.files[name].bytes for name in sizes if name in self.files}
+            documents = sum(source.counts[split].documents for source in self.sources)
+            found = (listed, sum(counts.shard_tokens), documents)
+            if found != (sizes, counts.tokens, counts.documents):
+                raise ValueError(f"counts of {split}/ that contradict each other or its files")
 
 
-def from_json(kind: Any, value: Any, where: str) -> Any:
+def from_json(kind: Any, value: Any) -> Any:
     """What `dataclasses.asdict` and JSON made of a `kind`, made into one again.
 
-    Raises DataError, beginning with `where`, for anything else: JSON of the wrong type, keys too
-    many or too few, whole numbers below 0 or above 2**63, weights that are not above 0.
+    Raises one of `_NOT_A_KIND` for anything else: values of other types, whole numbers below 0
+    or above 2**63, keys too many, or too few where they have no default.
     """
-    found, inner = None, get_args(kind)
+    inner = get_args(kind)
     if is_dataclass(kind):
         hints, make = get_type_hints(kind), cast(Any, kind)
-        if isinstance(value, dict) and value.keys() == hints.keys():
-            return make(**{k: from_json(hints[k], v, f"{where}, {k}") for k, v in value.items()})
-        expected = f"an object of {', '.join(hints)}"
-    elif get_origin(kind) is dict:
-        if isinstance(value, dict):
-            return {k: from_json(inner[1], v, f"{where}, {k}") for k, v in value.items()}
-        expected = "an object"
-    elif get_origin(kind) is tuple:
-        if isinstance(value, list):
-            return tuple(from_json(inner[0], v, f"{where}, {i}") for i, v in enumerate(value))
-        expected = "a list"
-    elif inner:  # X | None
-        return None if value is None else from_json(inner[0], value, where)
-    elif kind is int:
-        found = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-        expected = "a whole number"
-    elif kind is float:
-        found = isinstance(value, int | float) and 0 < value < np.inf
-        expected = "a number above 0"
-    else:
-        found = kind is Any or isinstance(value, kind)
-        expected = f"a value of type {kind}"
-    if found:
-        return value
-    raise DataError(f"{where} is {repr(value)[:80]}, expected {expected}; prepare the corpus again")
+        return make(**{key: from_json(hints[key], one) for key, one in value.items()})
+    if get_origin(kind) is dict:
+        return {key: from_json(inner[1], one) for key, one in value.items()}
+    if get_origin(kind) is tuple:
+        return tuple(from_json(inner[0], one) for one in value)
+    if inner:  # X | None
+        return None if value is None else from_json(inner[0], value)
+    if kind is float:
+        return float(value)
+    if not (kind is Any or type(value) is kind) or (kind is int and not 0 <= value < 1 << 63):
+        raise ValueError(f"{repr(value)[:80]} where a value of type {kind.__name__} belongs")
+    return value
 
 
 def token_file(split: str, shard: int) -> str:
@@ -282,26 +270,21 @@ class Corpus:
         return cls(data_dir, split, manifest)
 
     def content_problems(self) -> Iterator[tuple[str, str]]:
-        """Yield the files whose numbers cannot be, each with its first such number."""
+        """Yield the files by which something would be read that is not there, whatever their SHA.
+
+        Only someone who rewrote the manifest, too, can have made such numbers; but NumPy takes an
+        offset below 0, and a model an id beyond its vocabulary, without an error.
+        """
         for name, offsets, end in (
             ("sentences", self.sentence_offsets, self.num_tokens),
             ("documents", self.document_offsets, self.num_sentences),
         ):
-            file = f"{self.split}/{name}.bin"
-            if (offsets[0], offsets[-1]) != (0, end):
-                yield file, f"offsets from {offsets[0]} to {offsets[-1]}, expected 0 to {end}"
-            place = _first(offsets, lambda some: np.diff(some) <= 0)
-            if place is not None:
-                here, after = offsets[place : place + 2]
-                yield file, f"offset {here} at position {place} is followed by {after}"
+            if offsets[0] or offsets[-1] != end or not np.all(offsets[:-1] < offsets[1:]):
+                yield f"{self.split}/{name}.bin", f"its offsets do not ascend from 0 to {end}"
         for shard, tokens in enumerate(self._shards):
-            place = _first(tokens, lambda some: some >= self.vocab_size)
-            if place is not None:
-                yield (
-                    token_file(self.split, shard),
-                    f"id {tokens[place]} at position {place}, but the vocabulary has "
-                    f"{self.vocab_size} entries",
-                )
+            if (highest := tokens.max(initial=0)) >= self.vocab_size:
+                what = f"id {highest}, but the vocabulary has {self.vocab_size} entries"
+                yield token_file(self.split, shard), what
 
     def sentence(self, index: int) -> np.ndarray:
         """The token ids of sentence `index`, int32."""
@@ -336,46 +319,34 @@ def map_numbers(path: Path, dtype: str) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
-def _first(numbers: np.ndarray, is_wrong: Callable[[np.ndarray], np.ndarray]) -> int | None:
-    """The first place where `is_wrong`, which may look at a number and the next, is true."""
-    for start in range(0, len(numbers), _AT_ONCE):
-        wrong = is_wrong(numbers[start : start + _AT_ONCE + 1])
-        if wrong.any():
-            return start + int(np.argmax(wrong))
-    return None
-
-
 def corpus_problems(
     data_dir: Path, manifest: Manifest, splits: Iterable[str], progress: Progress = no_progress
 ) -> Iterator[str]:
-    """Yield what is wrong with splits of a corpus and with its tokenizer: the file and the place.
+    """Yield the files of splits of a corpus and of its tokenizer that are not what was written.
 
-    Every byte is read, at about the speed of the disk: sizes, SHA-256, offsets and token ids.
-    Nothing more can be told of files by a manifest that contradicts itself.
+    Every byte is read, at about the speed of the disk: sizes and SHA-256, and of a split whose
+    files are all the manifest's the numbers.
     """
     splits = list(splits)
     again = "; prepare the corpus again"
-    contradictions = [f"{data_dir / MANIFEST}: {text}{again}" for text in manifest.problems(splits)]
-    yield from contradictions
-    if contradictions:
-        return
     folders = ("tokenizer/", *(f"{split}/" for split in splits))
     names = [name for name in sorted(manifest.files) if name.startswith(folders)]
     total, done = sum(manifest.files[name].bytes for name in names), 0
-    unusable = set()
+    changed = set()
     for name in names:
         path, record = data_dir / name, manifest.files[name]
         size = path.stat().st_size if path.is_file() else None
+        problem = None
         if size != record.bytes:
-            unusable.add(name.partition("/")[0])
-            found = "is missing" if size is None else f"has {size} bytes, expected {record.bytes}"
-            yield f"{path} {found}{again}"
+            problem = "is missing" if size is None else f"has {size} bytes, expected {record.bytes}"
         elif FileRecord.of(path) != record:
-            what = "has changed since it was prepared (its SHA-256 is not the manifest's)"
-            yield f"{path} {what}{again}"
+            problem = "has changed since it was prepared (its SHA-256 is not the manifest's)"
+        if problem:
+            changed.add(name.partition("/")[0])
+            yield f"{path} {problem}{again}"
         done += record.bytes
         progress("Checking the corpus", done, total)
     for split in splits:
-        if split not in unusable:
+        if split not in changed:
             for name, problem in Corpus(data_dir, split, manifest).content_problems():
                 yield f"{data_dir / name}: {problem}{again}"

@@ -35,7 +35,7 @@ class StoreWriter:
                 dtype,
                 shard_tokens,
                 unknown_id,
-                from_json(SplitCounts, state["splits"][split], split) if state else SplitCounts(),
+                from_json(SplitCounts, state["splits"][split]) if state else SplitCounts(),
             )
             for split in SPLITS
         }

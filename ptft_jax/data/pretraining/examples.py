@@ -167,7 +167,8 @@ class PretrainingExamples:
         when `nsp` finds one document, which leaves no other for a random next sentence.
         """
         settings.check()
-        if tokenizer.sha256 != corpus.manifest.tokenizer_sha256:
+        found = (tokenizer.sha256, tokenizer.vocab_size)
+        if found != (corpus.manifest.tokenizer_sha256, corpus.vocab_size):
             raise DataError(
                 f"the tokenizer ({tokenizer.vocab_size} tokens) is not the one the corpus was "
                 f"encoded with ({corpus.vocab_size} tokens): use the one in {corpus.tokenizer_dir}"
