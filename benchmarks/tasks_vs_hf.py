@@ -277,7 +277,7 @@ def _train_hf(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     transformers.set_seed(args.seeds[0])
     transformers.logging.set_verbosity_error()
-    config = parse(define_flags, _flags(args, args.hf), "finetune")[0].config
+    config = parse(define_flags, _flags(args, args.hf), "finetune").config
     kind: Any = kind_of("finetune", config)
     tokenizer = TextTokenizer.load(args.model_dir)
     splits = kind.task.splits

@@ -88,6 +88,8 @@ _CONFIG_OPTIONAL = ("check",)
 # Commands for a config of `ptft finetune` or of `ptft pretrain`.
 _CONFIG_OF_EITHER = ("sweep", "lr_find")
 _PRINT_CONFIG = "--print_config"
+# Commands that take words beside their flags: texts, or the command to launch.
+_TAKE_WORDS = ("predict", *(name for name in COMMANDS if name.startswith("launch ")))
 # Commands that go on where they were when they are started again.
 _RESTARTABLE = ("pretrain", "finetune", "sweep", "evaluate")
 
@@ -151,7 +153,7 @@ def _run(arguments: list[str]) -> int:
                 signal.signal(number, _stop_early)
     keep_freed_memory()
     module = module_of(name)
-    from ptft_jax.commands.parsing import parse
+    from ptft_jax.commands.parsing import parse, parse_with_words
     from ptft_jax.runs.defaults import WITH_CONFIG
 
     taken = _CONFIG_OF.get(name, name)
@@ -180,13 +182,16 @@ def _run(arguments: list[str]) -> int:
             plan = several.planned(rest)
             several.show(plan) if prints else several.run(plan)
             return 0
-    values, positional = parse(module.define_flags, rest, taken)
+    if name in _TAKE_WORDS:
+        module.run(*parse_with_words(module.define_flags, rest))
+        return 0
+    values = parse(module.define_flags, rest, taken)
     if prints:
         from ptft_jax.commands import help
 
         print("\n".join(help.key_flags(values.config)))
         return 0
-    module.run(values, positional)
+    module.run(values)
     return 0
 
 

@@ -238,7 +238,7 @@ def test_the_command_writes_what_the_api_returns(place, tmp_path, capsys):
         (["--input=IN", "--output=IN/x.npy"], 2, "in.txt is a file"),
         (["--input=IN", "--output=x.npy", "--pooling=max"], 2, "mean|cls|pooler"),
         (["--input=IN", "--output=x.npy", "--batch_size=0"], 2, "batch_size"),
-        (["--input=IN", "--output=x.npy", "a text"], 2, "texts come by --input=FILE"),
+        (["--input=IN", "--output=x.npy", "a text"], 2, "'a text': expected flags only"),
         (["--input=nope", "--output=x.npy"], 2, "no such file"),
         (["--input=BLANK", "--output=x.npy"], 65, "no text"),
         (["--input=IN", "--output=x.npy", "--checkpoint=7"], 2, "'last', 'best' or one of 0"),

@@ -27,12 +27,35 @@ _SECRET_ENDINGS = (
 )
 
 
-def parse(
-    define: Callable[[flags.FlagValues], None],
-    arguments: Sequence[str],
-    command: str | None = None,
+Define = Callable[[flags.FlagValues], None]
+
+
+def parse(define: Define, arguments: Sequence[str], command: str | None = None) -> flags.FlagValues:
+    """Reads a command's flags, beside which there is nothing; see `parse_with_words`.
+
+    Raises:
+        ConfigError: as there, and for a word that is no flag.
+    """
+    values, words = parse_with_words(define, arguments, command)
+    if words:
+        raise ConfigError(
+            f"{words[0]!r}: expected flags only, like --run_dir=RUN. `ptft COMMAND --help` lists "
+            "the flags."
+        )
+    return values
+
+
+def required(values: flags.FlagValues, *names: str) -> None:
+    """Raises ConfigError, with a flag's help, where one of some flags has no value."""
+    for name in names:
+        if values[name].value in (None, ""):
+            raise ConfigError(f"--{name} is missing: {values[name].help}")
+
+
+def parse_with_words(
+    define: Define, arguments: Sequence[str], command: str | None = None
 ) -> tuple[flags.FlagValues, list[str]]:
-    """Reads a command's flags.
+    """Reads a command's flags, and the words beside them.
 
     Args:
         define: defines the command's own flags.
@@ -41,7 +64,7 @@ def parse(
             `--config.key=value`; None for a command without a config.
 
     Returns:
-        The flag values, `config` (a locked ConfigDict) among them, and the positional arguments.
+        The flag values, `config` (a locked ConfigDict) among them, and the words.
 
     Raises:
         ConfigError: an unknown flag or config key (with the nearest one), a value of a wrong type,
@@ -81,9 +104,7 @@ def config_of(arguments: Sequence[str]) -> str | None:
 
 
 def _read(
-    define: Callable[[flags.FlagValues], None],
-    arguments: Sequence[str],
-    config: Any = None,
+    define: Define, arguments: Sequence[str], config: Any = None
 ) -> tuple[flags.FlagValues, list[str]]:
     values = flags.FlagValues()
     values.set_gnu_getopt(True)

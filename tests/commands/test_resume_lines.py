@@ -96,7 +96,7 @@ def test_a_config_comes_back_from_a_run_as_it_was(tmp_path):
     ):
         file = {"pretrain": "pretrain/bert_large", "finetune": "finetune/glue:rte"}[command]
         flags = [f"--config={file}", *changes]
-        config = parse(lambda _: None, flags, command)[0].config
+        config = parse(lambda _: None, flags, command).config
         folder = tmp_path / command
         folder.mkdir()
         record = {"format": "ptft_jax run", "format_version": 1, "command": command}

@@ -69,7 +69,7 @@ def test_a_checkpoint_is_one_line(run_dir, terminal, monkeypatch):
     values = checkpoints.flags.FlagValues()
     checkpoints.Ls.define_flags(values)
     values(["ptft", f"--run_dir={run_dir}"])
-    checkpoints.Ls.run(values, [])
+    checkpoints.Ls.run(values)
     rows = [line for line in lines_of(terminal) if line.split()[0] in ("10", "20")]
     assert len(rows) == 2
     assert all("bytes   dev_loss 3.2000 " in row and row.endswith("whole") for row in rows)

@@ -28,10 +28,8 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --data_dir=DATA.")
     config = values.config if "config" in values else None
     if not values.data_dir and config is None:
         raise ConfigError(

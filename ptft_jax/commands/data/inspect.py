@@ -110,10 +110,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("rows", 4, "Rows to show.", lower_bound=1, flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --index=10.")
     opened = open_examples(values.config, values.split, values.phase)
     examples = opened.examples
     first, end = values.index, len(examples)

@@ -15,6 +15,7 @@ import os
 
 from absl import flags
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import count, facts, flag, made, make_console, progress_bars, say
 from ptft_jax.data.corpus.prepare import prepare_corpus
 from ptft_jax.data.corpus.settings import PrepareSettings
@@ -29,12 +30,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out_dir", None, "Folder to make for the corpus.", flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: inputs are given as --config.inputs=FILES.")
-    if not values.out_dir:
-        raise ConfigError("--out_dir is missing: name the folder to make for the corpus.")
+    required(values, "out_dir")
     check_place("out_dir", values.out_dir)
     prepare(values.config, values.out_dir)
     made(

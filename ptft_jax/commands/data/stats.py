@@ -28,6 +28,7 @@ from ptft_jax.commands.data.inspect import (
     open_examples,
     printable,
 )
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import count, facts, made, make_console
 from ptft_jax.data.corpus import statistics
 from ptft_jax.data.corpus.store import SPLITS, Corpus
@@ -53,12 +54,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("rows", 2000, "Rows to measure.", 1, 100_000, flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --rows=1000.")
-    if not values.out_dir:
-        raise ConfigError("--out_dir is missing: name the folder to make for the report.")
+    required(values, "out_dir")
     out_dir = Path(values.out_dir)
     check_place("out_dir", out_dir)
     if out_dir.is_dir() and any(out_dir.iterdir()):

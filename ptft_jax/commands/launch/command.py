@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from ptft_jax import cli
-from ptft_jax.commands.parsing import parse
+from ptft_jax.commands.parsing import parse, required
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import HOME, check_numbers, nearest
 from ptft_jax.runs.defaults import WITH_CONFIG
@@ -55,14 +55,6 @@ def define_launch_flags(
     values.set_gnu_getopt(False)
 
 
-def required(values: flags.FlagValues, flag: str, what: str) -> str:
-    """Returns a flag's value, or raises ConfigError where it has none."""
-    value: Any = values[flag].value
-    if not value:
-        raise ConfigError(f"--{flag} is missing: expected {what}.")
-    return value
-
-
 def checked_command(
     launcher: str, words: Sequence[str], sets: Sequence[str] = LAUNCHERS_OWN
 ) -> tuple[list[str], str]:
@@ -83,10 +75,8 @@ def checked_command(
         )
     name, rest = cli.command_of(words)
     takes = name if name in WITH_CONFIG else None
-    values, positional = parse(cli.module_of(name).define_flags, rest, takes)
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
-    run_dir = required(values, "run_dir", "the folder of the run")
+    values = parse(cli.module_of(name).define_flags, rest, takes)
+    required(values, "run_dir")
     for flag in sets:
         if values[flag].present:
             raise ConfigError(f"--{flag} is set by `ptft {launcher}`: leave it out.")
@@ -94,7 +84,7 @@ def checked_command(
     JobConfig(**job)  # checks them
     if takes:
         check_numbers(values.config)
-    return words, run_dir
+    return words, values.run_dir
 
 
 def script(name: str) -> str:

@@ -26,11 +26,11 @@ from ptft_jax.commands.launch.command import (
     NODES,
     checked_command,
     define_launch_flags,
-    required,
     script,
     start,
 )
 from ptft_jax.commands.launch.supervisor import NO_RESTART_CODES
+from ptft_jax.commands.parsing import required
 from ptft_jax.errors import ConfigError
 
 _FLAGS = NODES | {
@@ -64,9 +64,9 @@ _FORMS = {
 define_flags = partial(define_launch_flags, _FLAGS)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues, words: list[str]) -> None:
     """Runs the command."""
-    words, _ = checked_command("launch gke", positional)
+    words, _ = checked_command("launch gke", words)
     namespace = [f"--namespace={values.namespace}"] if values.namespace else []
     hint = "install it (https://kubernetes.io/docs/tasks/tools) and log in."
     apply = ["kubectl", "apply", *namespace, "-f", "-"]
@@ -79,8 +79,8 @@ def _job_set(values: flags.FlagValues, words: list[str]) -> str:
     Raises:
         ConfigError: a name, a number or the choice of accelerators cannot be.
     """
-    name = required(values, "name", "a name for the job set")
-    image = required(values, "image", "a container image that holds ptft")
+    required(values, "name", "image")
+    name = values.name
     for flag, (form, expected) in _FORMS.items():
         value: Any = values[flag].value
         for text in value if isinstance(value, list) else filter(None, [value]):
@@ -101,7 +101,7 @@ def _job_set(values: flags.FlagValues, words: list[str]) -> str:
         "nodes": nodes,
         "no_restart_codes": sorted(NO_RESTART_CODES),
         "grace_seconds": values.grace_seconds,
-        "image": image,
+        "image": values.image,
         # Kubernetes replaces $(NAME) in arguments, and takes two dollars for one.
         "args": [
             *(word.replace("$", "$$") for word in words),

@@ -51,11 +51,11 @@ def define_flags(values: flags.FlagValues) -> None:
     define_launch_flags(_FLAGS, values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues, words: list[str]) -> None:
     """Runs the command."""
     # Each process sees its own devices only, so there is nothing to choose among.
     own = (*LAUNCHERS_OWN, "local_device_ids")
-    given, run_dir = checked_command("launch local", positional, own)
+    given, run_dir = checked_command("launch local", words, own)
     devices = split_devices(values.platform, values.processes, values.devices_per_process)
     words = [sys.executable, "-m", "ptft_jax", *given]
 

@@ -32,7 +32,7 @@ _FLAGS = PROCESSES | {
 define_flags = partial(define_launch_flags, _FLAGS)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues, words: list[str]) -> None:
     """Runs the command."""
     for name in values.pass_env:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
@@ -49,7 +49,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             f"{names[0]!r} is the first of several hosts, but the others cannot reach it by that "
             "name: expected its name in the network."
         )
-    words, _ = checked_command("launch mpi", positional)
+    words, _ = checked_command("launch mpi", words)
     port = values.port or (free_port() if is_here else DEFAULT_PORT)
     # Slots are counted in cores by default, and processes with accelerators need few of them.
     places = ["--host", ",".join(values.hosts)] if values.hosts else ["--oversubscribe"]

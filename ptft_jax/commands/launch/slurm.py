@@ -38,7 +38,7 @@ _FLAGS = NODES | {
 define_flags = partial(define_launch_flags, _FLAGS)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues, words: list[str]) -> None:
     """Runs the command."""
     gpus = values.gpus_per_node
     tasks = values.tasks_per_node or max(1, gpus)
@@ -48,7 +48,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
             f"--tasks_per_node={tasks} --gpus_per_node={gpus}: expected one task for each GPU "
             f"(--tasks_per_node={gpus}), or one for all of a node (--tasks_per_node=1)."
         )
-    words, _ = checked_command("launch slurm", positional)
+    words, _ = checked_command("launch slurm", words)
     given = {
         "nodes": values.nodes or 1,
         "ntasks-per-node": tasks,

@@ -10,7 +10,8 @@ from functools import partial
 
 from absl import flags
 
-from ptft_jax.commands.launch.command import checked_command, define_launch_flags, required, start
+from ptft_jax.commands.launch.command import checked_command, define_launch_flags, start
+from ptft_jax.commands.parsing import required
 
 _FLAGS = {
     "name": (str, None, "Name of the TPU VM."),
@@ -21,13 +22,13 @@ _FLAGS = {
 define_flags = partial(define_launch_flags, _FLAGS)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues, words: list[str]) -> None:
     """Runs the command."""
-    name = required(values, "name", "the name of the TPU VM")
-    where = [f"--zone={required(values, 'zone', 'its zone')}"]
+    required(values, "name", "zone")
+    where = [f"--zone={values.zone}"]
     where += [f"--project={values.project}"] if values.project else []
-    words, _ = checked_command("launch tpu", positional)
+    words, _ = checked_command("launch tpu", words)
     there = f"cd {shlex.quote(values.repo_dir)} && exec .venv/bin/ptft {shlex.join(words)}"
-    ssh = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, *where, "--worker=all"]
+    ssh = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", values.name, *where, "--worker=all"]
     hint = "install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install)."
     start(values, [*ssh, f"--command={there}"], tool="gcloud", install=hint)

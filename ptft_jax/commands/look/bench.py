@@ -17,6 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import count, facts, made, make_console, progress_bars, say
 from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import define_input_flags, read_input
@@ -63,9 +64,9 @@ class Train:
         flags.DEFINE_float("peak_tflops", None, peak, flag_values=values)
 
     @staticmethod
-    def run(values: flags.FlagValues, positional: list[str]) -> None:
+    def run(values: flags.FlagValues) -> None:
         """Runs the command."""
-        _check(values, positional, "updates", "peak_tflops")
+        _check(values, "updates", "peak_tflops")
         check_numbers(values.config)
         config = phase_of(values.config, values.phase)
         opened = train.open_config(config, values.against)
@@ -130,9 +131,9 @@ class Attention:
         flags.DEFINE_float("dropout", 0.0, "Rate for the probabilities.", flag_values=values)
 
     @staticmethod
-    def run(values: flags.FlagValues, positional: list[str]) -> None:
+    def run(values: flags.FlagValues) -> None:
         """Runs the command."""
-        _check(values, positional, "calls", *_SIZES)
+        _check(values, "calls", *_SIZES)
         if not 0 <= values.dropout < 1:
             raise ConfigError(f"--dropout={values.dropout:g}: expected a probability in [0, 1).")
         if values.segments > values.tokens:
@@ -177,9 +178,9 @@ class Input:
         flags.DEFINE_float("keep_up_with", None, needed, flag_values=values)
 
     @staticmethod
-    def run(values: flags.FlagValues, positional: list[str]) -> None:
+    def run(values: flags.FlagValues) -> None:
         """Runs the command."""
-        _check(values, positional, "batches", "keep_up_with")
+        _check(values, "batches", "keep_up_with")
         check_numbers(values.config)
         config, console = phase_of(values.config, values.phase), make_console()
         found = _measured(
@@ -240,11 +241,10 @@ class Predict:
         flags.DEFINE_enum("clock", "wall", list(CLOCKS), text, flag_values=values)
 
     @staticmethod
-    def run(values: flags.FlagValues, positional: list[str]) -> None:
+    def run(values: flags.FlagValues) -> None:
         """Runs the command."""
-        _check(values, positional, "calls")
-        if not values.run_dir:
-            raise ConfigError("--run_dir is missing: name the folder of a run.")
+        _check(values, "calls")
+        required(values, "run_dir")
         sizes, lengths = _numbers("batch_sizes", values), _numbers("lengths", values)
         opened = load_run(values.run_dir, values.checkpoint)
         console = make_console()
@@ -292,10 +292,8 @@ def _define(
         flags.DEFINE_enum("against", None, others, text, flag_values=values)
 
 
-def _check(values: flags.FlagValues, positional: list[str], *above_zero: str) -> None:
+def _check(values: flags.FlagValues, *above_zero: str) -> None:
     """Raises ConfigError for a flag that cannot be used."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --rounds=5.")
     if values.rounds < 2:
         raise ConfigError(f"--rounds={values.rounds}: expected at least 2.")
     for name in above_zero:

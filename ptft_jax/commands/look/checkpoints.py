@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import (
     count,
     flag,
@@ -48,9 +49,9 @@ class Ls:
         flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
 
     @staticmethod
-    def run(values: flags.FlagValues, positional: list[str]) -> None:
+    def run(values: flags.FlagValues) -> None:
         """Runs the command."""
-        folder = _run_folder(values.run_dir, positional)
+        folder = _run_folder(values)
         checkpoints, best = folder.path / "checkpoints", folder.record().best
         manifests = retention.complete(checkpoints)
         best_step = retention.best_of({s: held.metrics for s, held in manifests.items()}, best)
@@ -106,9 +107,9 @@ class Verify:
         )
 
     @staticmethod
-    def run(values: flags.FlagValues, positional: list[str]) -> None:
+    def run(values: flags.FlagValues) -> None:
         """Runs the command."""
-        folder = _run_folder(values.run_dir, positional)
+        folder = _run_folder(values)
         places = _chosen(folder, values.checkpoint)
         console = make_console()
         found: dict[Path, DamagedCheckpointError | None] = {}
@@ -158,11 +159,10 @@ class Rewind:
         )
 
     @staticmethod
-    def run(values: flags.FlagValues, positional: list[str]) -> None:
+    def run(values: flags.FlagValues) -> None:
         """Runs the command."""
-        folder = _run_folder(values.run_dir, positional)
-        if values.step is None:
-            raise ConfigError("--step is missing: name the checkpoint to go back to.")
+        folder = _run_folder(values)
+        required(values, "step")
         check_free(folder.path)
         aside = rewind(folder.path, values.step, values.skip_batches)
         what = {
@@ -178,13 +178,10 @@ class Rewind:
         made(make_console(), "rewound", what, following)
 
 
-def _run_folder(run_dir: str | None, positional: list[str]) -> RunFolder:
+def _run_folder(values: flags.FlagValues) -> RunFolder:
     """Returns the run that a flag names."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --run_dir=RUN.")
-    if not run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of the run.")
-    folder = RunFolder(run_dir)
+    required(values, "run_dir")
+    folder = RunFolder(values.run_dir)
     folder.record()
     return folder
 

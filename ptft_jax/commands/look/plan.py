@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import count, facts, made, make_console, say
 from ptft_jax.data.corpus.store import Corpus
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -73,10 +74,9 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_float(name, None, text, flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --topology=1x8:h100.")
+    required(values, "topology")
     config, (hosts, per_host, kind) = values.config, _topology(values.topology)
     _check(values)
     model = _model(config)
@@ -109,10 +109,8 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         Path(values.json).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 
 
-def _topology(text: str | None) -> tuple[int, int, str]:
+def _topology(text: str) -> tuple[int, int, str]:
     """Returns the number of hosts, that of the devices of each, and their kind."""
-    if not text:
-        raise ConfigError("--topology is missing: write HOSTSxDEVICES:KIND, like 64x8:h200.")
     form = re.fullmatch(r"([1-9]\d*)x([1-9]\d*):(.+)", text)
     if form is None:
         raise ConfigError(

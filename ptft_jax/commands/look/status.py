@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import (
     count,
     facts,
@@ -32,7 +33,6 @@ from ptft_jax.commands.screen import (
     short,
 )
 from ptft_jax.data.progress import duration
-from ptft_jax.errors import ConfigError
 from ptft_jax.runs.record import RunRecord, read_record
 from ptft_jax.training.accounting.heartbeat import INTERVAL, Beat, read_heartbeats
 from ptft_jax.training.accounting.time_account import (
@@ -76,12 +76,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run_dir", None, "Folder of the run.", flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --run_dir=RUN.")
-    if not values.run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    required(values, "run_dir")
     show(Path(values.run_dir), make_console())
 
 

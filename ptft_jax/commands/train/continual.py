@@ -63,7 +63,7 @@ def is_asked(arguments: Sequence[str]) -> bool:
         return False
     if load_config(file).get("task") != "several":
         return False
-    config = parse(finetune.define_flags, list(arguments), "finetune")[0].config
+    config = parse(finetune.define_flags, list(arguments), "finetune").config
     return config.continual.way == "sequence" and not config.continual.stage
 
 
@@ -96,8 +96,8 @@ def planned(arguments: list[str]) -> Plan:
         ConfigError: the flags do not fit together.
     """
     rest, _ = words_for_all(arguments)
-    values, positional = parse(finetune.define_flags, arguments, "finetune")
-    series, seeds = series_of(values, positional)
+    values = parse(finetune.define_flags, arguments, "finetune")
+    series, seeds = series_of(values)
     config = values.config
     tasks = tuple(task.partition("@")[0] for task in config.tasks)
     if len(tasks) < 2:
@@ -127,7 +127,7 @@ def planned(arguments: list[str]) -> Plan:
         # What starts from a run on a task has its layers as they are.
         kept = [word for word in common if after is None or not word.startswith(_LAYERS)]
         words = [f"--config={config_of(arguments)}", *kept, *more]
-        found = parse(finetune.define_flags, words, "finetune")[0].config
+        found = parse(finetune.define_flags, words, "finetune").config
         folder, source = RunFolder(series.place / name), values.init_from
         if after is None:
             return Run(name, "finetune", tuple(words), found, folder, source)

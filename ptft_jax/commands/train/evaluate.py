@@ -11,6 +11,7 @@ from absl import flags
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import (
     exporting,
     flag,
@@ -21,7 +22,6 @@ from ptft_jax.commands.screen import (
     warnings_as_lines,
 )
 from ptft_jax.commands.train.flags import define_job_flags, job_of
-from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import TrainedRun, open_run
 from ptft_jax.runs.train import Results
 from ptft_jax.runs.trained.evaluate import evaluate
@@ -55,12 +55,9 @@ RUN_OR_HF = "Folder of a run, or a Hugging Face folder."
 TASK = "Of a run on several tasks the one that is meant."
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only.")
-    if not values.run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of the run.")
+    required(values, "run_dir")
     with job_of(values) as job:
         arguments = {name: values[name].value for name in _FLAGS}
         agree(job, "command line and software", {**arguments, **software()})

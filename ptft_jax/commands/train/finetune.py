@@ -38,9 +38,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("protocol", "hf", list(PROTOCOLS), text, flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    folder = trained("finetune", values, positional)
+    folder = trained("finetune", values)
     if folder is None:
         return
     run_dir = flag("run_dir", folder.path)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ptft_jax.commands import screen
-from ptft_jax.commands.parsing import config_of
+from ptft_jax.commands.parsing import config_of, required
 from ptft_jax.commands.screen import flag, made, make_console, results_table, resume_command
 from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.errors import ConfigError, StopError
@@ -92,17 +92,17 @@ def define_series_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("at_once", None, text, lower_bound=1, flag_values=values)
 
 
-def trained(command: str, values: flags.FlagValues, positional: list[str]) -> RunFolder | None:
+def trained(command: str, values: flags.FlagValues) -> RunFolder | None:
     """Trains as the flags say, in the job of this process.
 
     Returns the run's folder; None where it has stopped before its end, as --stop_at says, or was
     only explained.
 
     Raises:
-        PtftError: see `ptft_jax.runs.train.train`; a ConfigError as well without --run_dir, with a
-            stray argument, or where processes differ in command line or software.
+        PtftError: see `ptft_jax.runs.train.train`; a ConfigError as well without --run_dir, or
+            where processes differ in command line or software.
     """
-    folder, profile = _folder(values, positional), _profile(values.profile)
+    folder, profile = _folder(values), _profile(values.profile)
     stop_at = _stop_at(values.stop_at)
     with job_of(values) as job, screen.output_may_end():
         names = ("run_dir", "init_from", "config_change", "profile")
@@ -182,11 +182,8 @@ def _stop_at(text: str | None) -> int | Fraction | None:
     return int(form[1]) if share is None else share
 
 
-def _folder(values: flags.FlagValues, positional: list[str]) -> RunFolder:
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.steps=100.")
-    if not values.run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of the run.")
+def _folder(values: flags.FlagValues) -> RunFolder:
+    required(values, "run_dir")
     folder = RunFolder(values.run_dir)
     folder.check_usable()
     return folder

@@ -18,12 +18,11 @@ from typing import Any
 from absl import flags
 
 from ptft_jax.commands.help import key_flags
-from ptft_jax.commands.parsing import config_of, parse
+from ptft_jax.commands.parsing import config_of, parse, required
 from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.flags import JOB_FLAGS, command_for, define_job_flags, job_of
 from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.commands.train.series import words_for_all
-from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.range_test import RangeTest, as_csv, find_rates, picture
 from ptft_jax.training.cluster.agreement import agree, software
@@ -70,11 +69,8 @@ def planned(arguments: list[str]) -> Plan:
         ConfigError: the flags do not fit together.
     """
     command = command_for(arguments)
-    values, positional = parse(define_flags, arguments, command)
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.batch_size=16.")
-    if not values.out_dir:
-        raise ConfigError("--out_dir is missing: name the folder of the files to make.")
+    values = parse(define_flags, arguments, command)
+    required(values, "out_dir")
     check_place("out_dir", values.out_dir)
     own = (*(f"--{name}" for name in (*_OWN, *JOB_FLAGS)), f"--config.{_RATE}")
     words, _ = words_for_all(arguments, own)

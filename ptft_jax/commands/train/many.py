@@ -104,8 +104,8 @@ def planned(arguments: list[str]) -> Plan:
         raise ConfigError(f"--config={file}:all: expected glue, superglue or clue, which have all.")
     rest, own = words_for_all(arguments, ("--protocol",))
     line = [_config_flag(file, tasks[0]), *rest, *own]
-    values, positional = parse(finetune.define_flags, line, "finetune")
-    series, seeds = series_of(values, positional)
+    values = parse(finetune.define_flags, line, "finetune")
+    series, seeds = series_of(values)
     protocol, given = PROTOCOLS[values.protocol], _given(rest, values.config)
     # What stands after the colon need not be the task's own name.
     after_colon = {name: name for name in tasks} if len(tasks) > 1 else {values.config.task: task}
@@ -133,7 +133,7 @@ def planned(arguments: list[str]) -> Plan:
 
 
 def _run(name: str, words: list[str], init_from: str | None, place: Path) -> Run:
-    config = parse(finetune.define_flags, words, "finetune")[0].config
+    config = parse(finetune.define_flags, words, "finetune").config
     return Run(name, "finetune", tuple(words), config, RunFolder(place / name), init_from)
 
 

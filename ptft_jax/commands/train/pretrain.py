@@ -18,9 +18,9 @@ def define_flags(values: flags.FlagValues) -> None:
     define_training_flags(values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    folder = trained("pretrain", values, positional)
+    folder = trained("pretrain", values)
     if folder is None:
         return
     made(

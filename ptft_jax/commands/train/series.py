@@ -14,6 +14,7 @@ from urllib.parse import quote
 from absl import flags
 from rich.console import Console
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import make_console, say
 from ptft_jax.commands.train.pool import Run, finished, gpus, log_of
 from ptft_jax.data.hub import locate
@@ -271,16 +272,13 @@ def words_for_all(
     return rest, others
 
 
-def series_of(values: flags.FlagValues, positional: Sequence[str]) -> tuple[Series, list[int]]:
+def series_of(values: flags.FlagValues) -> tuple[Series, list[int]]:
     """Returns the series and the seeds that flags ask for.
 
     Raises:
         ConfigError: they do not fit together.
     """
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only, like --config.epochs=2.")
-    if not values.run_dir:
-        raise ConfigError("--run_dir is missing: name the folder of all runs.")
+    required(values, "run_dir")
     if (values.num_processes or 1) > 1:
         raise ConfigError("several runs are made in one process each: leave out the job.")
     alone = "stop_at" if values.stop_at is not None else "explain" if values.explain else ""

@@ -97,8 +97,8 @@ def planned(arguments: list[str]) -> Plan:
     """
     command, file = command_for(arguments), config_of(arguments) or ""
     rest, own = words_for_all(arguments, _OWN)
-    values, positional = parse(define_flags, [f"--config={file}", *rest, *own], command)
-    series, seeds = series_of(values, positional)
+    values = parse(define_flags, [f"--config={file}", *rest, *own], command)
+    series, seeds = series_of(values)
     words = [f"--config={file}", *rest]
     axes = _axes(values, command, words)
     if values.random is None:
@@ -110,7 +110,7 @@ def planned(arguments: list[str]) -> Plan:
         name, runs = folder_name(settings), []
         for seed in seeds:
             line = [*words, *settings_words(settings), f"--config.seed={seed}"]
-            config = parse(_COMMANDS[command].define_flags, line, command)[0].config
+            config = parse(_COMMANDS[command].define_flags, line, command).config
             _check(config)
             folder = RunFolder(series.place / name / f"seed-{seed}")
             run_name = f"{name}/seed-{seed}"
@@ -141,7 +141,7 @@ def _axes(values: flags.FlagValues, command: str, words: list[str]) -> list[Axis
         ends = axis.values or (f"{axis.low:g}", f"{axis.high:g}")
         try:
             configs = [
-                parse(define_flags, [*words, f"--config.{axis.key}={value}"], command)[0].config
+                parse(define_flags, [*words, f"--config.{axis.key}={value}"], command).config
                 for value in ends
             ]
         except ConfigError as error:

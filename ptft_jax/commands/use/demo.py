@@ -32,7 +32,6 @@ from ptft_jax.commands.train.progress import ConsoleProgress
 from ptft_jax.commands.use.predict import predictions_table
 from ptft_jax.data.tasks.files.reading import read_table
 from ptft_jax.demo.documentation import Documentation, gather_documentation
-from ptft_jax.errors import ConfigError
 from ptft_jax.runs import defaults
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import RunFolder, open_run
@@ -52,10 +51,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run_dir", "runs/demo", "Folder for all it makes.", flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only.")
     with Job() as job:
         demo(Path(values.run_dir), job)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import count, made, make_console, warnings_as_lines
 from ptft_jax.commands.train.evaluate import RUN_OR_HF, define_reading_flags
 from ptft_jax.commands.use.texts import define_input_flags, read_input
@@ -40,13 +41,9 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only; texts come by --input=FILE.")
-    for name in ("run_dir", "input", "output"):
-        if not getattr(values, name):
-            raise ConfigError(f"--{name} is missing: see `ptft embed --help`.")
+    required(values, "run_dir", "input", "output")
     output = Path(values.output)
     if output.suffix != ".npy" or output.is_dir():
         raise ConfigError(f"--output={output}: expected the name of a file to make, FILE.npy.")

@@ -15,9 +15,9 @@ import shlex
 
 from absl import flags
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import flag, made, make_console
 from ptft_jax.commands.train.evaluate import TASK, define_reading_flags
-from ptft_jax.errors import ConfigError
 from ptft_jax.runs.folder import open_run
 from ptft_jax.runs.trained.export import export
 from ptft_jax.runs.trained.one_task import of_task
@@ -44,13 +44,9 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_string(name, None, text, flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only.")
-    for name in ("run_dir", "out_dir"):
-        if not getattr(values, name):
-            raise ConfigError(f"--{name} is missing: name the folder.")
+    required(values, "run_dir", "out_dir")
     out_dir = values.out_dir
     opened = open_run(values.run_dir, values.checkpoint)
     if values.task:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
+from ptft_jax.commands.parsing import required
 from ptft_jax.commands.screen import facts, flag, made, make_console
 from ptft_jax.convert.folder import made_whole, read_hf_folder
 from ptft_jax.convert.sentence_folder import recipe_files
@@ -32,13 +33,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run_dir", None, "Folder of the run to make.", flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    if positional:
-        raise ConfigError(f"{positional[0]!r}: expected flags only.")
-    for name in ("hf_dir", "run_dir"):
-        if not getattr(values, name):
-            raise ConfigError(f"--{name} is missing: name the folder.")
+    required(values, "hf_dir", "run_dir")
     import_hf(values.hf_dir, values.run_dir)
 
 

@@ -76,13 +76,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("top", 5, "Candidates to show.", lower_bound=1, flag_values=values)
 
 
-def run(values: flags.FlagValues, positional: list[str]) -> None:
+def run(values: flags.FlagValues, words: list[str]) -> None:
     """Runs the command."""
     if bool(values.run_dir) == bool(values.adapter):
         raise ConfigError("expected --run_dir=RUN or, once or several times, --adapter=RUN.")
     if values.adapter and (values.split or values.checkpoint):
         raise ConfigError("--adapter: expected texts or --input=FILE beside it.")
-    if [bool(positional), bool(values.input), bool(values.split)].count(True) != 1:
+    if [bool(words), bool(values.input), bool(values.split)].count(True) != 1:
         raise ConfigError('expected one of texts ("…"), --input=FILE and --split=NAME.')
     if values.data_dir and not values.split:
         raise ConfigError("--data_dir: expected --split=NAME beside it.")
@@ -109,7 +109,7 @@ def run(values: flags.FlagValues, positional: list[str]) -> None:
         if values.task:
             runs = [runs[0].of_task(values.task)]
     opened = runs[0]
-    asked = Asked(positional, {"text": positional})
+    asked = Asked(words, {"text": words})
     if values.split:
         asked = read_split(values, output)
     elif values.input:
