@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.classes import ClassLoss, divergence
-from ptft_jax.objectives.totals import Totals, head_keys
+from ptft_jax.objectives.totals import TaskObjective, Totals, head_keys
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 """As HF `config.problem_type` names them."""
@@ -26,7 +26,7 @@ def pooled_logits(encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationObjective:
+class ClassificationObjective(TaskObjective):
     """Cross-entropy over K labels, K independent yes or no, or the squared error of one value.
 
     Attributes:
@@ -58,10 +58,6 @@ class ClassificationObjective:
         """Returns the logits (regression: one value) of each example."""
         return pooled_logits(encoder, batch, keys)
 
-    def counts(self, batch: Batch) -> Float[Array, "B P"]:
-        """Returns 1 for each real example."""
-        return batch["weights"]
-
     def divergences(
         self, logits: Float[Array, "B P K"], others: Float[Array, "B P K"]
     ) -> Float[Array, "B P"]:
@@ -75,24 +71,7 @@ class ClassificationObjective:
             return jnp.mean(divergence(*pairs), axis=-1)
         return divergence(logits, others)
 
-    def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
-        """Returns `logits` [B, P, K]."""
-        return {"logits": self.logits(encoder, batch)}
-
-    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
-        """Returns the sums over a batch.
-
-        Args:
-            encoder: encoder with the `classification` head.
-            batch: `input_ids`, `attention_mask`, `token_type_ids` [B, T]; `pooled_positions`
-                [B, P]; `labels`, int32 [B, P] (multi-label float32 [B, P, K], regression float32
-                [B, P]); `weights` float32 [B, P].
-            keys: one PRNG key per row; None means evaluation.
-        """
-        return self.totals(self.logits(encoder, batch, keys), batch)
-
     def totals(self, logits: Float[Array, "B P K"], batch: Batch) -> Totals:
-        """Returns the sums over a batch from its logits."""
         logits_BPK = logits
         labels, weights_BP = batch["labels"], batch["weights"]
         weight, count = self.weights(batch), jnp.sum(weights_BP)

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.classes import divergence, weighted_cross_entropy
-from ptft_jax.objectives.totals import Totals
+from ptft_jax.objectives.totals import LogitsObjective, Totals
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingObjective:
+class PretrainingObjective(LogitsObjective):
     """The sum of the mean MLM loss and the mean NSP loss (google-research/bert
     `run_pretraining.py`, `model_fn_builder`; HF `BertForPreTraining`).
 
@@ -32,18 +32,6 @@ class PretrainingObjective:
         if self.next_sentence:
             weights["nsp"] = jnp.sum(batch["next_sentence_weights"])
         return weights
-
-    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
-        """Returns the sums over a batch.
-
-        Args:
-            encoder: encoder with the `mlm` (and `nsp`) head.
-            batch: `input_ids`, `attention_mask`, `token_type_ids` [B, T]; `masked_lm_positions`,
-                `masked_lm_ids`, `masked_lm_weights` [B, M]; `pooled_positions`,
-                `next_sentence_labels`, `next_sentence_weights` [B, P].
-            keys: one PRNG key per row; None means evaluation.
-        """
-        return self.totals(self.logits(encoder, batch, keys), batch)
 
     def logits(
         self, encoder: Encoder, batch: Batch, keys: RowKeys = None
@@ -70,7 +58,6 @@ class PretrainingObjective:
         return divergence(logits["mlm"], others["mlm"])
 
     def totals(self, logits: dict[str, jax.Array], batch: Batch) -> Totals:
-        """Returns the sums over a batch from its logits."""
         weight = self.weights(batch)
         loss, correct = weighted_cross_entropy(
             logits["mlm"], batch["masked_lm_ids"], batch["masked_lm_weights"]

@@ -5,7 +5,6 @@ Shape suffixes: B batch, P pooled positions, K columns of all tasks.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,14 +13,14 @@ from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.classes import divergence, weighted_cross_entropy
 from ptft_jax.objectives.classification import pooled_logits
-from ptft_jax.objectives.totals import Totals
+from ptft_jax.objectives.totals import TaskObjective, Totals
 
 # The logit of a class that an example cannot have.
 _NEVER = float(jnp.finfo(jnp.float32).min)
 
 
 @dataclasses.dataclass(frozen=True)
-class SeveralObjective:
+class SeveralObjective(TaskObjective):
     """Cross-entropy over the columns of each example's task; the squared error of a single column.
 
     Attributes:
@@ -40,10 +39,6 @@ class SeveralObjective:
     def logits(self, encoder: Encoder, batch: Batch, keys: RowKeys = None) -> Float[Array, "B P K"]:
         """Returns the outputs of all tasks for each example."""
         return pooled_logits(encoder, batch, keys)
-
-    def counts(self, batch: Batch) -> Float[Array, "B P"]:
-        """Returns 1 for each real example."""
-        return batch["weights"]
 
     def divergences(
         self, logits: Float[Array, "B P K"], others: Float[Array, "B P K"]
@@ -66,23 +61,7 @@ class SeveralObjective:
         numbers = np.arange(sum(width for _, width in self.columns))
         return np.array([(a <= numbers) & (numbers < a + width) for a, width in self.columns])
 
-    def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
-        """Returns `logits` [B, P, K]."""
-        return {"logits": self.logits(encoder, batch)}
-
-    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
-        """Returns the sums over a batch.
-
-        Args:
-            encoder: encoder with the `classification` head.
-            batch: as of `ClassificationObjective`, with `labels` float32 [B, P] and `tasks` int32
-                [B, P], the number of each example's task.
-            keys: one PRNG key per row; None means evaluation.
-        """
-        return self.totals(self.logits(encoder, batch, keys), batch)
-
     def totals(self, logits: Float[Array, "B P K"], batch: Batch) -> Totals:
-        """Returns the sums over a batch from its logits."""
         tasks_BP, labels_BP, weights_BP = batch["tasks"], batch["labels"], batch["weights"]
         # All columns at once, since slices of a single row would lose how rows are split.
         is_task_BPN1 = (tasks_BP[:, :, None] == jnp.arange(len(self.columns)))[:, :, :, None]

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
 from ptft_jax.objectives.classes import divergence, weighted_cross_entropy
-from ptft_jax.objectives.totals import Totals
+from ptft_jax.objectives.totals import TaskObjective, Totals
 
 
 @dataclasses.dataclass(frozen=True)
-class SpanObjective:
+class SpanObjective(TaskObjective):
     """The mean of two cross-entropies over tokens, of the first and of the last of an answer.
 
     HF `BertForQuestionAnswering`, but padding is no candidate: there it takes part in the softmax,
@@ -42,10 +42,6 @@ class SpanObjective:
         lowest = jnp.finfo(jnp.float32).min
         return jnp.where(own_BPT[:, :, None, :], logits_B2T[:, None], lowest)
 
-    def counts(self, batch: Batch) -> Float[Array, "B P"]:
-        """Returns 1 for each real example."""
-        return batch["weights"]
-
     def divergences(
         self, logits: Float[Array, "B P 2 T"], others: Float[Array, "B P 2 T"]
     ) -> Float[Array, "B P"]:
@@ -57,21 +53,7 @@ class SpanObjective:
         logits_BP2T = self.logits(encoder, batch)
         return {"start": logits_BP2T[:, 0, 0], "end": logits_BP2T[:, 0, 1]}
 
-    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
-        """Returns the sums over a batch.
-
-        Args:
-            encoder: encoder with the `span` head.
-            batch: `input_ids`, `attention_mask`, `token_type_ids` [B, T]; `start_positions`,
-                `end_positions` int32 [B, P], those of [CLS] where an example holds no answer;
-                `weights` float32 [B, P]; where examples share rows, `segment_ids` (see
-                `BertEncoder`), which number them from 1.
-            keys: one PRNG key per row; None means evaluation.
-        """
-        return self.totals(self.logits(encoder, batch, keys), batch)
-
     def totals(self, logits: Float[Array, "B P 2 T"], batch: Batch) -> Totals:
-        """Returns the sums over a batch from its logits."""
         weight = self.weights(batch)
         rows, _, _, tokens = logits.shape
         labels_BP2 = jnp.stack([batch["start_positions"], batch["end_positions"]], axis=2)

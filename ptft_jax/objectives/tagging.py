@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys
-from ptft_jax.objectives.classes import ClassLoss, divergence
-from ptft_jax.objectives.totals import Totals, head_keys
+from ptft_jax.objectives.classes import ClassLoss
+from ptft_jax.objectives.totals import TaskObjective, Totals, head_keys
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggingObjective:
+class TaggingObjective(TaskObjective):
     """The mean cross-entropy over labelled tokens (HF `BertForTokenClassification`).
 
     Attributes:
@@ -43,12 +43,6 @@ class TaggingObjective:
         """Returns 1 for each labelled token."""
         return batch["label_weights"]
 
-    def divergences(
-        self, logits: Float[Array, "B T K"], others: Float[Array, "B T K"]
-    ) -> Float[Array, "B T"]:
-        """Returns KL(p‖q) of two distributions over labels."""
-        return divergence(logits, others)
-
     def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
         """Returns `tags` int32 [B, T], the most probable labels, and `scores` float32 [B, T],
         their probabilities; NaN where logits are not finite.
@@ -57,19 +51,7 @@ class TaggingObjective:
         scores_BT = jnp.max(jax.nn.softmax(logits_BTK, axis=-1), axis=-1)
         return {"tags": jnp.argmax(logits_BTK, axis=-1).astype(jnp.int32), "scores": scores_BT}
 
-    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
-        """Returns the sums over a batch.
-
-        Args:
-            encoder: encoder with the `tagging` head.
-            batch: `input_ids`, `attention_mask`, `token_type_ids` [B, T]; `labels` int32 [B, T];
-                `label_weights` float32 [B, T], 0 where a token has no label.
-            keys: one PRNG key per row; None means evaluation.
-        """
-        return self.totals(self.logits(encoder, batch, keys), batch)
-
     def totals(self, logits: Float[Array, "B T K"], batch: Batch) -> Totals:
-        """Returns the sums over a batch from its logits."""
         weight = self.weights(batch)
         loss, correct = self._class_loss(logits, batch["labels"], batch["label_weights"])
         count = jnp.sum(batch["label_weights"])

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from ptft_jax.models.build import Batch, Encoder
 from ptft_jax.models.dropout import RowKeys, fold_rows
+from ptft_jax.objectives.classes import divergence
 
 # Row keys are folded with this before the dropout of a head; the encoder folds 0 … L.
 _HEAD_SITE = 1 << 16
@@ -74,6 +75,9 @@ class LogitsObjective(Objective, Protocol):
         """
         ...
 
+    def __call__(self, encoder: Encoder, batch: Batch, *, keys: RowKeys) -> Totals:
+        return self.totals(self.logits(encoder, batch, keys), batch)
+
 
 @runtime_checkable
 class CoupledObjective(Objective, Protocol):
@@ -104,7 +108,22 @@ def coupled_loss(objective: CoupledObjective, vectors: jax.Array, batch: Batch) 
 
 
 class TaskObjective(LogitsObjective, ScoringObjective, Protocol):
-    """An objective of a task that models are fine-tuned on."""
+    """An objective of a task that models are fine-tuned on: of classes, unless it says otherwise.
+
+    What is in a batch is in docs/architecture.md.
+    """
+
+    def counts(self, batch: Batch) -> Float[Array, "B M"]:
+        """Returns 1 for each real example."""
+        return batch["weights"]
+
+    def divergences(self, logits: Any, others: Any) -> Float[Array, "B M"]:
+        """Returns KL(p‖q) of two distributions over classes."""
+        return divergence(logits, others)
+
+    def outputs(self, encoder: Encoder, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the `logits`."""
+        return {"logits": self.logits(encoder, batch)}
 
 
 def head_keys(keys: RowKeys) -> RowKeys:
