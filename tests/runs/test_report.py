@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -164,6 +165,18 @@ def test_charts_of_extreme_numbers():
         assert "inf" not in drawn.lower()
     many = np.linspace(0, 1, 100_000)
     assert len(chart("A", [Series(many, many, "", "points")], x="x", y="y")) < 40_000
+
+
+@pytest.mark.parametrize(
+    "ys", [[8e-6, 1.4e-5], [1e5, 1.8e5], [1_000_000, 1_000_010], [-3e-4, 2e-3], [0.0], [0.7], [1.0]]
+)
+def test_the_numbers_of_an_axis_are_its_own(ys):
+    """Learning rates had 1e-5 three times; one score of 0 stood between -0.4 and 0.4."""
+    drawn = chart("A", [Series(list(range(len(ys))), ys)], x="x", y="y")
+    shown = [float(one.replace(",", "")) for one in re.findall('class="y">([^<]+)<', drawn)]
+    assert len(shown) >= 3
+    assert np.diff(shown) == pytest.approx(shown[1] - shown[0], rel=1e-6)
+    assert len(ys) > 1 or (min(shown) >= 0 and max(shown) <= 1)
 
 
 def test_elements_escape_what_they_hold():

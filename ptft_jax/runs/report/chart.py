@@ -110,9 +110,8 @@ def _filled(parts: Sequence[Sequence[float] | np.ndarray], *, from_zero: bool = 
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     low = 0.0 if from_zero else low
-    if low == high:
-        reach = abs(low) / 2 or 0.5
-        return (0.0, high or 1.0) if from_zero else (low - reach, high + reach)
+    if low == high:  # from 0 on: half as much around a score of 0 or 1 would be no score
+        return (min(low, 0.0), max(high, 0.0)) if low else (0.0, 1.0)
     edge = (high - low) / 25
     return (low if from_zero else low - edge), high + edge
 
@@ -128,6 +127,8 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _written(value: float) -> str:
+    # Twelve digits tell neighbours apart, and leave out what rounding added.
     if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:,.6g}"
+        digits, power = f"{value:.11e}".split("e")
+        return f"{float(digits):.12g}e{int(power)}"
+    return f"{value:,.12g}"
