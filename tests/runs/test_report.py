@@ -14,10 +14,13 @@ from tokenizer_checks import wordpiece
 
 import ptft_jax
 from ptft_jax.data.tokenizer.models import BERT_TOKENS
+from ptft_jax.objectives.scores.squad import score_answers
 from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.kinds.kind import kind_of
+from ptft_jax.runs.kinds.span import Answered
 from ptft_jax.runs.report.chart import Series, chart
 from ptft_jax.runs.report.html import element, table
+from ptft_jax.runs.report.measures import wilson
 from ptft_jax.runs.report.page import write_report
 from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.report.slices import Slice, by_size, text_slices, worst_slices
@@ -177,6 +180,51 @@ def test_the_numbers_of_an_axis_are_its_own(ys):
     assert len(shown) >= 3
     assert np.diff(shown) == pytest.approx(shown[1] - shown[0], rel=1e-6)
     assert len(ys) > 1 or (min(shown) >= 0 and max(shown) <= 1)
+
+
+def answered_page(place, texts, sure):
+    """The page on 40 questions of which every other has no answer; `texts` were given to them."""
+    paragraphs = []
+    for number, text in enumerate(["", "d"] * 20):
+        answers = [{"text": text, "answer_start": 2}] if text else []
+        question = {"id": str(number), "question": "who?", "answers": answers}
+        paragraphs.append({"context": "b d c", "qas": [question]})
+    for split in ("train", "dev"):
+        (place / f"{split}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    config = ptft_jax.get_config("finetune/squad:squad_v2")
+    config.data_dir = str(place)
+    kind = kind_of("finetune", config)
+    dev = kind.task.splits["dev"]
+    right = [[answer.text for answer in some] for some in dev.answers]
+    scores = score_answers(texts, right, unanswerable=True)
+    examples = kind.make_examples(dev, wordpiece([*BERT_TOKENS, "b", "c", "d", "who", "?"]))
+    found = kind.analysis(dev, examples, Answered(texts, np.array(sure), scores))
+    (place / "page.html").write_text("".join(map(str, filter(None, found.sections))))
+    return found.intervals, ReportPage(place / "page.html")
+
+
+def test_a_page_on_questions_gives_one_interval_of_a_score(tmp_path):
+    """It had two methods, one of which was sure of what it never saw."""
+    intervals, page = answered_page(tmp_path, [""] * 40, [0.5] * 40)
+    _, *rows = page.tables["With and without an answer"]
+    for (_, _, value, reach, _), name, expected in zip(
+        rows, ("HasAns", "NoAns"), (wilson(0, 20), wilson(20, 20)), strict=True
+    ):
+        assert intervals[f"{name}_f1"] == intervals[f"{name}_exact"] == expected
+        low, high = map(float, reach.split(" to "))
+        assert (low, high) == pytest.approx(expected, abs=6e-4)
+        assert low <= float(value) <= high
+
+
+def test_a_page_says_which_questions_were_given_no_answer(tmp_path):
+    _, page = answered_page(tmp_path, [""] * 40, [0.5] * 40)
+    assert "All 40 questions were given no answer." in page.texts["Worst errors"]
+    assert "probability" not in page.texts["Worst errors"]
+    _, page = answered_page(tmp_path, ["c", ""] * 20, [0.5] * 40)
+    about = "20 of 40, those of the highest probability first, those given no answer last."
+    assert about in page.texts["Worst errors"]
+    _, page = answered_page(tmp_path, ["c", "d"] * 20, [0.5] * 40)
+    assert "20 of 20, those of the highest probability first." in page.texts["Worst errors"]
 
 
 def test_elements_escape_what_they_hold():

@@ -18,6 +18,7 @@ from ptft_jax.runs.report.measures import (
     calibration,
     confusion,
     counts_of_classes,
+    half_interval,
     mean_interval,
     precision_recall_f1,
     sigmoid,
@@ -82,9 +83,17 @@ def test_bootstrap_is_that_of_drawn_examples():
     assert found == pytest.approx(drawn, abs=0.012)
     few = bootstrap(counts_of_classes(labels[:50], predictions[:50], 2), OF_CLASSES["f1"])
     assert few[1] - few[0] > 2 * (found[1] - found[0])
-    values = np.random.default_rng(5).random(400)
-    by_error = mean_interval(values)
-    assert by_error == pytest.approx(bootstrap(values, lambda sums: sums / 400), abs=0.004)
+
+
+@pytest.mark.parametrize("count", [400, 20_000])
+def test_the_interval_of_a_mean_is_that_of_drawn_examples(count):
+    """Also of many values, which are rounded; and it stays within them, where few are not 0."""
+    values = np.random.default_rng(5).random(count)
+    reach = half_interval(values)
+    around = values.mean() - reach, values.mean() + reach
+    assert mean_interval(values) == pytest.approx(around, abs=0.15 * reach)
+    low, high = mean_interval(np.append(np.zeros(count - 1), 0.4))
+    assert 0 <= low < 0.4 / count < high
 
 
 def test_calibration_by_hand():

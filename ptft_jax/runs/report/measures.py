@@ -16,6 +16,8 @@ _Z95 = 1.959963984540054
 _RESAMPLES = 1000
 # Where each is scored from its rows, which takes a millisecond or more.
 _RESAMPLES_OF_ROWS = 300
+# More different values than these are rounded to so many before they are drawn, which takes long.
+_LEVELS = 500
 
 
 def wilson(hits: float, count: int) -> Interval:
@@ -50,11 +52,13 @@ def bootstrap_of(score: Callable[[np.ndarray], float], count: int) -> Interval:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """The 95 % interval of a mean: Wilson's where all values are 0 or 1, else by standard error."""
+    """The 95 % interval of a mean: Wilson's where all values are 0 or 1, else by resamples."""
     if np.isin(values, (0, 1)).all():
         return wilson(float(values.sum()), len(values))
-    mean, reach = float(values.mean()), half_interval(values)
-    return mean - reach, mean + reach
+    low, step = values.min(), np.ptp(values) / _LEVELS
+    if len(np.unique(values)) > _LEVELS:
+        values = low + np.round((values - low) / step) * step
+    return bootstrap(values, lambda sums: sums / len(values))
 
 
 def half_interval(values: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from ptft_jax.data.tasks.span.examples import SpanExamples
 from ptft_jax.data.tasks.span.splits import Answer, SpanSplit
 from ptft_jax.objectives.scores.squad import Scores
 from ptft_jax.runs.report.html import Html, element, percent, section, side_by_side, table, text
-from ptft_jax.runs.report.measures import bootstrap, mean_interval
+from ptft_jax.runs.report.measures import mean_interval
 from ptft_jax.runs.report.parts import WORST, Analysis, Wrong, lengths, reliability, worst_errors
 from ptft_jax.runs.report.slices import LEAST, Slice, by_size, text_slices, worst_slices
 
@@ -54,10 +54,10 @@ def analysis(
     answered = np.array([bool(one) for one in found])
     cut = f"{windows:,} of {len(split):,} questions have several windows." if windows else ""
     cut += f" {examples.num_truncated:,} questions were cut." if examples.num_truncated else ""
-    intervals = {"f1": _mean(scores.f1), "exact_match": mean_interval(scores.exact_match)}
+    intervals = {"f1": mean_interval(scores.f1), "exact_match": mean_interval(scores.exact_match)}
     for name, rows in (("HasAns", has), ("NoAns", ~has)):
         if rows.any():
-            intervals[f"{name}_f1"] = _mean(scores.f1[rows])
+            intervals[f"{name}_f1"] = mean_interval(scores.f1[rows])
             intervals[f"{name}_exact"] = mean_interval(scores.exact_match[rows])
     return Analysis(
         f"{len(split):,} questions about {len(split.contexts):,} contexts",
@@ -76,10 +76,6 @@ def analysis(
             lengths(examples.lengths, None, examples.buckets[-1], "windows", cut),
         ],
     )
-
-
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    return bootstrap(values, lambda sums: sums / len(values))
 
 
 def _by_word(questions: Sequence[str]) -> list[Slice]:
@@ -153,9 +149,14 @@ def _worst(
                 percent(float(sure[row])) if found[row] else "",
             )
         )
+    order = ", those of the highest probability first"
+    if not given.all():
+        order += ", those given no answer last"
+    if not any(found):
+        order = f". All {len(found):,} questions were given no answer"
     return worst_errors(
-        f"Answers that share nothing with a right one, {len(errors)} of {len(wrong):,}, those of "
-        "the highest probability first. Answer → given; in the context the right one is marked.",
+        f"Answers that share nothing with a right one, {len(errors)} of {len(wrong):,}{order}. "
+        "Answer → given; in the context the right one is marked.",
         errors,
     )
 
