@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from ptft_jax.runs.report.chart import Series, chart
 from ptft_jax.runs.report.html import element, table
 from ptft_jax.runs.report.measures import wilson
 from ptft_jax.runs.report.page import write_report
-from ptft_jax.runs.report.parts import Analysis
+from ptft_jax.runs.report.parts import Analysis, Wrong, worst_errors
 from ptft_jax.runs.report.slices import Slice, by_size, text_slices, worst_slices
 
 SCRIPT = "<script>alert(1)</script>"
@@ -40,7 +41,7 @@ def place(tmp_path_factory):
             lines = [("text", "label"), (HOSTILE, SCRIPT), *rows, (HOSTILE, "bad")]
             csv.writer(file).writerows(lines)
     changes = {"eval_every": 20, "epochs": 10, "optimizer.learning_rate": 0.005}
-    changes |= {"model.hidden_dropout_prob": 0.0}
+    changes |= {"model.hidden_dropout_prob": 0.0, "length_buckets": "(8,16)"}
     flags = finetune_flags("text.py", place / "hostile", place / "hf", place / "tuned", **changes)
     assert run(*flags) == 0
     return place
@@ -65,6 +66,8 @@ def test_the_page_holds_the_runs_numbers(place):
     assert f", {min(wrong, 20)} of {wrong} that are wrong." in page.texts["Worst errors"]
     changed = {row[0]: row[1:] for row in page.tables["Settings that are not the defaults"][1:]}
     assert changed["optimizer.learning_rate"] == ["0.005", "2e-05"]
+    assert changed["length_buckets"] == ["(8, 16)", "(32, 64, 96, 128)"]
+    assert changed["eval_every"] == ["20", "None"]
     assert "optimizer.weight_decay" not in changed
     assert str(place / "tuned") in page.texts["To make it again"]
 
@@ -93,6 +96,23 @@ def test_the_page_of_an_evaluation(place, tmp_path, capsys):
     assert (place / "tuned" / "report.html").read_bytes() == before
     assert run(*flags[:2], f"--report={tmp_path / 'none' / 'again.html'}") == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_page_says_of_which_data_its_training_examples_are(place, tmp_path):
+    """It said of a run that it was trained on as many as other data has, on which it was scored."""
+    other = shutil.copytree(place / "hostile", tmp_path / "other")
+    lines = (other / "train.csv").read_text().splitlines(keepends=True)
+    (other / "train.csv").write_text("".join(lines[:11]))
+    flags = [f"--run_dir={place / 'tuned'}", f"--data_dir={other}"]
+    assert run("evaluate", *flags, f"--report={tmp_path / 'other.html'}") == 0
+    for file, count in ((tmp_path / "other.html", 10), (place / "tuned" / "report.html", 42)):
+        page = ReportPage(file)
+        assert "trained on" not in page.texts[""]
+        assert "trained for53 updates of 8 examples" in page.texts[""]
+        assert f"of data with {count} training examples" in page.texts[""]
+        head, *rows = page.tables["Scores per class"]
+        assert head[-1] == "in this data's train"
+        assert sum(int(row[-1]) for row in rows) == count
 
 
 def test_a_page_that_fails_loses_no_run(place, tmp_path, capsys):
@@ -180,6 +200,16 @@ def test_the_numbers_of_an_axis_are_its_own(ys):
     assert len(shown) >= 3
     assert np.diff(shown) == pytest.approx(shown[1] - shown[0], rel=1e-6)
     assert len(ys) > 1 or (min(shown) >= 0 and max(shown) <= 1)
+
+
+def test_a_text_is_shown_shorter_where_it_was_shown_before():
+    """One passage stood in most errors of MultiRC, whole in each."""
+    passage = "it was so. " * 60
+    shown = str(worst_errors("", [Wrong("a", "b", [("A", passage), ("B", "why?")])] * 3))
+    cut = re.findall(r"<bdi[^>]*>([^<]*…)</bdi>", shown)
+    assert [len(one) <= most for one, most in zip(cut, (240, 80, 80), strict=True)] == [True] * 3
+    assert len(cut[0]) > 200
+    assert shown.count("<bdi>why?</bdi>") == 3
 
 
 def answered_page(place, texts, sure):

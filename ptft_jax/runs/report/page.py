@@ -38,7 +38,7 @@ def write_report(
         step: the checkpoint that was scored.
         results: the metrics by split, as in results.json.
         analyses: what there is to say of each split.
-        num_train: the examples of an epoch.
+        num_train: the training examples of the data that is scored, which need not be the run's.
     """
     record = folder.record()
     task = record.config["task"]
@@ -68,8 +68,9 @@ def _facts(record: RunRecord, step: int, analyses: Mapping[str, Analysis], num_t
     model, config = record.encoder_config, record.config
     facts = {
         "task": config["task"],
-        "trained on": f"{num_train:,} examples; {step:,} updates of {config['batch_size']}",
-        "scored": "; ".join(f"{name}: {one.counted}" for name, one in analyses.items()),
+        "trained for": f"{step:,} updates of {config['batch_size']} examples",
+        "scored": "; ".join(f"{name}: {one.counted}" for name, one in analyses.items())
+        + f"; of data with {num_train:,} training examples",
         "model": f"{model.num_hidden_layers} layers of width {model.hidden_size}, "
         f"vocabulary of {model.vocab_size:,}",
         "from": record.init_from,
@@ -133,7 +134,7 @@ def _settings(record: RunRecord, folder: RunFolder) -> Html:
     config = flatten(record.config)
     usual = flatten(for_task(record.config["task"]).to_dict())
     rows = [
-        (key, element("code", value), element("code", usual.get(key)))
+        (key, _code(value), _code(usual.get(key)))
         for key, value in config.items()
         if _plain(value) != _plain(usual.get(key))
     ]
@@ -141,10 +142,24 @@ def _settings(record: RunRecord, folder: RunFolder) -> Html:
     again.insert(3, f"--init_from={record.init_from}")
     return joined(
         [
-            section("Settings that are not the defaults", table(["key", "here", "default"], rows)),
+            section(
+                "Settings that are not the defaults",
+                table(["key", "here", "default of the kind"], rows),
+                element(
+                    "p",
+                    "The defaults are those of all tasks of this kind; a config file starts from "
+                    "them and may set others itself.",
+                    class_="aside",
+                ),
+            ),
             section("To make it again", element("pre", " ".join(map(shlex.quote, again)))),
         ]
     )
+
+
+def _code(value: Any) -> Html:
+    """A value as Python writes it, lists as the tuples that configs have."""
+    return element("code", str(tuple(value) if isinstance(value, list) else value))
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,8 @@ from ptft_jax.runs.report.measures import Interval, calibration, precision_recal
 
 # How many of the worst errors a page shows.
 WORST = 20
+# Characters of a text that an error shows, and of one that stands in an error before it.
+_SHOWN, _SHOWN_AGAIN = 240, 80
 _MOST_CLASSES = 30
 
 
@@ -48,13 +50,15 @@ class Wrong(NamedTuple):
 
 def worst_errors(about: str, errors: Iterable[Wrong]) -> Html | None:
     """Shows errors, the worst first; None without any."""
-    cards = [_card(one) for one in errors]
+    seen: set[str] = set()
+    cards = [_card(one, seen) for one in errors]
     if not cards:
         return None
     return section("Worst errors", element("p", about), element("ol", cards, class_="errors"))
 
 
-def _card(one: Wrong) -> Html:
+def _card(one: Wrong, seen: set[str]) -> Html:
+    """Shows an error; `seen` are the texts before it, and with them its own after it."""
     verdict = element(
         "p",
         element("span", one.wanted, class_="wanted"),
@@ -63,10 +67,12 @@ def _card(one: Wrong) -> Html:
         element("span", one.note, class_="note"),
         element("span", "cut by max_seq_length", class_="cut") if one.is_cut else None,
     )
-    texts = [
-        element("p", element("b", name), " ", words if isinstance(words, Html) else text(words))
-        for name, words in one.texts
-    ]
+    texts = []
+    for name, words in one.texts:
+        most = _SHOWN_AGAIN if words in seen else _SHOWN
+        shown = words if isinstance(words, Html) else text(words, most)
+        texts.append(element("p", element("b", name), " ", shown))
+        seen.add(words)
     return element("li", verdict, texts)
 
 
@@ -126,7 +132,7 @@ def class_scores(
     for index in order:
         row = [names[index], *(f"{values[index]:.3f}" for values in scores)]
         rows.append([*row, f"{support[index]:,.0f}", f"{in_training[index]:,}"])
-    head = ["class", "precision", "recall", "F1", unit, "in train"]
+    head = ["class", "precision", "recall", "F1", unit, "in this data's train"]
     return section("Scores per class", table(head, rows))
 
 

@@ -49,7 +49,7 @@ def analysis(
     """Returns the parts of a split.
 
     predictions: of each word of each sentence the tag's id and probability. names: of the tags.
-    train: the sentences that were learnt from.
+    train: the training sentences of the same data.
     """
     assert split.tags is not None
     found_ids = [np.array([index for index, _ in tags], np.int64) for tags in predictions]
@@ -203,7 +203,11 @@ def _seen_before(
         return None
     return section(
         "Entities seen before",
-        element("p", "Recall by whether the words of an entity are one in the training sentences."),
+        element(
+            "p",
+            "Recall by whether the words of an entity are one in the training sentences of the "
+            "data that is scored.",
+        ),
         table(["entity", "labelled", "recall", "95 %"], rows),
     )
 
