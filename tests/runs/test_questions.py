@@ -52,7 +52,7 @@ def place(tmp_path_factory):
     """Runs on files of SQuAD 1.1 and 2.0, `run_1.1` and `run_2.0`, from a small encoder."""
     place = make_folders(tmp_path_factory.mktemp("questions"))
     for version in ("1.1", "2.0"):
-        for split, count in (("train", 64), ("dev", 16)):
+        for split, count in (("train", 64), ("dev", 24)):
             path = place / version / f"{split}-v{version}.json"
             write_questions(path, count, len(split), unanswerable=version == "2.0")
         settings = SETTINGS | {"version": version}
@@ -116,13 +116,14 @@ def test_evaluate_scores_the_same(place):
     assert scored["f1"] <= scored["best_f1"]
 
 
-def test_a_fixed_threshold(place, tmp_path):
+def test_a_fixed_threshold(place, tmp_path, capsys):
     """A threshold of the config is what scores and predictions go by: here nothing is answered."""
     settings = SETTINGS | {"version": "2.0", "epochs": 1, "null_score_threshold": -1000.0}
     folders = place / "2.0", place / "hf", tmp_path / "run"
     assert run(*finetune_flags("squad.py", *folders, **settings)) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())["dev"]
     assert (results["f1"], results["HasAns_f1"], results["NoAns_f1"]) == (0.5, 0.0, 1.0)
+    assert "all 24 questions were given no answer, and 12 have one" in capsys.readouterr().out
     _, questions = answers_of(place / "2.0" / "dev-v2.0.json")
     found = ptft_jax.load_run(tmp_path / "run").predict(questions)
     assert {answer["answer"] for answer in found} == {""}

@@ -220,7 +220,9 @@ def _write_table(plan: Plan, console: Console) -> None:
 _SHOWN: dict[str, Callable[[Config], str]] = {
     "learning rate": lambda config: f"{config.optimizer.learning_rate:g}",
     "batch": lambda config: f"{config.batch_size}",
-    "epochs": lambda config: f"{config.steps} updates" if config.steps else f"{config.epochs:g}",
+    "length": lambda config: (
+        f"{config.steps} updates" if config.steps else f"{config.epochs:g} epochs"
+    ),
     "weight decay": lambda config: f"{config.optimizer.weight_decay:g}",
     "warm-up": lambda config: (
         f"{config.schedule.warmup_steps} updates"

@@ -15,15 +15,13 @@ from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.scores.metrics import compute_metrics
 from ptft_jax.runs.config import Config
 from ptft_jax.runs.defaults import KINDS
-from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.kinds.finetuning import SOME, FineTuning
 from ptft_jax.runs.report.kinds import classes, labels, scores
 from ptft_jax.runs.report.parts import Analysis
 from ptft_jax.runs.start.starting_point import freezes
 
 # Settings of `few_shot` that one way alone has.
 _WAYS = {"template": "prompt", "words": "prompt", "calibrate": "prompt", "pairs": "setfit"}
-# From so many examples on, one class for all of them is no chance.
-SOME = 20
 
 
 class Classification(FineTuning):

@@ -38,6 +38,8 @@ from ptft_jax.training.step import make_scoring_step
 
 # From parameters and examples to a mean loss and the outputs of all rows.
 Ask = Callable[[Params, Any], tuple[float, dict[str, np.ndarray]]]
+# From so many examples on, one class or no answer for all of them is no chance.
+SOME = 20
 
 
 class FineTuning(Kind):

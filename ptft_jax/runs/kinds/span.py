@@ -18,7 +18,7 @@ from ptft_jax.objectives.scores.squad import (
 )
 from ptft_jax.objectives.span import SpanObjective
 from ptft_jax.runs.config import Config
-from ptft_jax.runs.kinds.finetuning import FineTuning
+from ptft_jax.runs.kinds.finetuning import SOME, FineTuning
 from ptft_jax.runs.report.kinds import span
 from ptft_jax.runs.report.parts import Analysis
 
@@ -108,6 +108,16 @@ class Span(FineTuning):
 
     def analysis(self, split: SpanSplit, examples: SpanExamples, predictions: Answered) -> Analysis:
         return span.analysis(split, examples, *predictions[:3], by_character=self.task.by_character)
+
+    def finding(self, split: SpanSplit, predictions: Answered) -> str | None:
+        """Says so where no question is answered, though some have an answer."""
+        have = int(predictions.scores.has_answer.sum())
+        if len(split) < SOME or any(predictions.texts) or not have:
+            return None
+        return (
+            f"all {len(split):,} questions were given no answer, and {have:,} have one: more "
+            f"updates (now {self.phases[-1].until:,}) or another optimizer.learning_rate"
+        )
 
     def remarks(self, examples: list[SpanExamples]) -> list[str]:
         windows = [

@@ -68,5 +68,5 @@ def test_the_best_of_the_settings_is_the_one_in_the_table(place, capsys):
     assert "best of those tried (text 2) by their median on the very dev set" in table
     assert "no STILTs" in table
     best = max(scores, key=lambda name: scores[name])
-    assert f"batch {best.partition('=')[2]}, epochs 1" in table
+    assert f"batch {best.partition('=')[2]}, length 1 epochs" in table
     assert (place / "paper" / "text" / best / "seed-0" / "results.json").is_file()

@@ -19,7 +19,7 @@ from ptft_jax.models.config import EncoderConfig
 from ptft_jax.objectives.classification import ClassificationObjective
 from ptft_jax.objectives.scores.metrics import check_outputs, softmax
 from ptft_jax.runs.folder import TrainedRun
-from ptft_jax.runs.kinds.classification import SOME
+from ptft_jax.runs.kinds.finetuning import SOME
 from ptft_jax.runs.trained.asking.answers import answer
 from ptft_jax.runs.trained.asking.by_support import classify_by_support
 from ptft_jax.runs.trained.asking.choices import choose
