@@ -435,7 +435,7 @@ CASES = {
     "import over something": (
         2,
         lambda p: ["import", f"--hf_dir={p}/hf", f"--run_dir={p}/occupied"],
-        ["occupied", "not empty"],
+        ["occupied", "but no config.json of a run"],
     ),
     "import of NaN": (
         65,
