@@ -18,11 +18,13 @@ from ptft_jax.data.tasks.files.labels import (
 from ptft_jax.data.tasks.files.prepared import benchmark_tables, named_labels
 from ptft_jax.data.tasks.files.reading import (
     Flatten,
+    Needed,
     Reader,
     Table,
     absent,
     listing,
     read_table,
+    splits_to_read,
 )
 from ptft_jax.data.tasks.submissions import Submission
 from ptft_jax.data.tasks.table import Split, TableSettings, TaskData, split_of
@@ -82,21 +84,26 @@ class ClassificationTask:
     beside: "Mapping[str, ClassificationTask]" = field(default_factory=dict)
 
     def load(
-        self, name: str, data_dir: str | Path | None, settings: TableSettings | None = None
+        self,
+        name: str,
+        data_dir: str | Path | None,
+        settings: TableSettings | None = None,
+        needed: Needed | None = None,
     ) -> TaskData:
         """Returns the task's examples.
 
         data_dir: a folder with the benchmark's files, or what `data.hf_datasets` reads; nothing
-        takes them from TFDS. Raises ConfigError for missing files, DataError for their content.
+        takes them from TFDS. needed: see `Needed`; None reads all. Raises ConfigError for missing
+        files, DataError for their content.
         """
         if is_hf(data_dir):
-            splits = _read_prepared(self, data_dir or "")
+            splits = _read_prepared(self, data_dir or "", needed)
         elif data_dir:
-            splits = _read_files(self, Path(data_dir))
+            splits = _read_files(self, Path(data_dir), needed)
         elif self.suite == "glue":
             splits = _read_tfds(name, self)
         elif self.tfds:
-            splits = _read_prepared(self, "")
+            splits = _read_prepared(self, "", needed)
         else:
             raise ConfigError(
                 f"the task '{name}' needs --config.data_dir=DIR, a folder with {self.folder or '.'}"
@@ -107,12 +114,14 @@ class ClassificationTask:
             splits=splits,
             label_names=self.label_names or None,
             metrics=self.metrics,
-            eval_splits=tuple(split for split in splits if split.startswith("dev")),
+            eval_splits=tuple(s for s in splits if needed or s.startswith("dev")),
             problem_type=_problem_type(self.label_names),
         )
 
 
-def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
+def _read_files(
+    task: ClassificationTask, data_dir: Path, needed: Needed | None
+) -> dict[str, Split]:
     folder = data_dir / task.folder
     if not folder.is_dir():
         inside = " (data_dir seems to be the folder of one task; give the folder above it)"
@@ -123,16 +132,18 @@ def _read_files(task: ClassificationTask, data_dir: Path) -> dict[str, Split]:
             f"{listing(data_dir)}"
         )
     splits = {}
-    for split, files in task.files.items():
-        path = _first(folder, files)
-        if path is not None:
+    for split, required in splits_to_read((*task.files, *task.beside), needed).items():
+        other = task.beside.get(split)
+        files = task.files[split] if other is None else other.files["test"]
+        place = folder if other is None else data_dir / other.folder
+        path = _first(place, files)
+        if path is not None and other is None:
             splits[split] = _read_split(task, path, split.startswith("test"))
-        elif not split.startswith("test"):
-            raise ConfigError(absent(folder, files, folder / task.files["train"][0]))
-    for split, other in task.beside.items():
-        path = _first(data_dir / other.folder, other.files["test"])
-        if path is not None:
+        elif path is not None and other is not None:
             splits[split] = replace(_read_split(other, path, True), metrics=other.metrics)
+        elif required:
+            train = folder / task.files["train"][0] if needed is None else None
+            raise ConfigError(absent(place, files, train))
     return splits
 
 
@@ -162,7 +173,9 @@ def _read_split(task: ClassificationTask, path: Path, is_test: bool) -> Split:
     return replace(found, ids=table.columns.get(task.id))
 
 
-def _read_prepared(task: ClassificationTask, data_dir: str | Path) -> dict[str, Split]:
+def _read_prepared(
+    task: ClassificationTask, data_dir: str | Path, needed: Needed | None
+) -> dict[str, Split]:
     texts, label = task.tfds_texts or task.texts, task.tfds_label
     if task.tfds_rows is not None:
         texts, label = task.texts, "label"
@@ -175,6 +188,7 @@ def _read_prepared(task: ClassificationTask, data_dir: str | Path) -> dict[str, 
         [*texts, *groups],
         [label, *([task.id] if task.id else [])],
         task.tfds_rows,
+        needed,
     )
     splits = {}
     for split, (table, names) in tables.items():

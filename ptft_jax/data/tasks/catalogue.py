@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ptft_jax.data.tasks.choice import ChoiceTask
-from ptft_jax.data.tasks.files.reading import nearest
+from ptft_jax.data.tasks.files.reading import Needed, nearest
 from ptft_jax.data.tasks.several import SeveralTask
 from ptft_jax.data.tasks.suites.clue import CLUE
 from ptft_jax.data.tasks.suites.embedding import EMBEDDING
@@ -67,9 +67,18 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def load_task(name: str, data_dir: str | Path | None = None, settings: Any = None) -> Any:
-    """Returns the examples of a task; see `Task.load` and `find_task`."""
-    return find_task(name).load(name, data_dir or None, settings)
+def load_task(
+    name: str,
+    data_dir: str | Path | None = None,
+    settings: Any = None,
+    needed: Needed | None = None,
+) -> Any:
+    """Returns the examples of a task; see `Task.load` and `find_task`.
+
+    `needed` is for kinds that can read less than all; see `Needed`.
+    """
+    load: Any = find_task(name).load
+    return load(name, data_dir or None, settings, *([] if needed is None else [needed]))
 
 
 def tasks_of(suite: str) -> dict[str, Task]:

@@ -19,6 +19,7 @@ from ptft_jax.data.tasks.files.labels import check_characters
 from ptft_jax.data.tasks.files.prepared import benchmark_tables
 from ptft_jax.data.tasks.files.reading import (
     Flatten,
+    Needed,
     Reader,
     Table,
     absent,
@@ -26,6 +27,7 @@ from ptft_jax.data.tasks.files.reading import (
     fingerprint_of,
     listing,
     read_table,
+    splits_to_read,
 )
 from ptft_jax.data.tasks.submissions import Submission
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -131,14 +133,19 @@ class ChoiceTask:
     tfds_rows: Flatten | None = None
 
     def load(
-        self, name: str, data_dir: str | Path | None, settings: ChoiceSettings | None = None
+        self,
+        name: str,
+        data_dir: str | Path | None,
+        settings: ChoiceSettings | None = None,
+        needed: Needed | None = None,
     ) -> ChoiceData:
-        """Returns the task's examples.
+        """Returns the task's examples; `needed` as of `ClassificationTask.load`.
 
         Raises ConfigError for missing files, DataError for their content.
         """
         if is_hf(data_dir) or (self.tfds and not data_dir):
-            return ChoiceData(name, self._read_prepared(data_dir or "", settings), self.metrics)
+            found = self._read_prepared(data_dir or "", settings, needed)
+            return ChoiceData(name, found, self.metrics)
         folder = Path(data_dir or "") / self.folder
         if not data_dir or not folder.is_dir():
             raise ConfigError(
@@ -147,7 +154,7 @@ class ChoiceTask:
                 + ("" if not data_dir else f"; {listing(Path(data_dir))}")
             )
         splits = {}
-        for split in ("train", "dev", "test"):
+        for split, required in splits_to_read(("train", "dev", "test"), needed).items():
             if self.files is None:
                 path = find_split(folder, split)
             else:
@@ -155,22 +162,22 @@ class ChoiceTask:
                 path = next((file for file in files if file.is_file()), None)
             if path is not None:
                 splits[split] = self.read(path, settings)
-            elif split != "test" and self.files is not None:
-                train = folder / self.files["train"][0]
-                raise ConfigError(absent(folder, self.files[split], train))
-            elif split != "test":
+            elif required and self.files is not None:
+                train = folder / self.files["train"][0] if needed is None else None
+                raise ConfigError(absent(folder, self.files.get(split, (split,)), train))
+            elif required:
                 raise ConfigError(
                     f"{folder} has no {split}.jsonl, .parquet, .csv or .tsv; {listing(folder)}"
                 )
         return ChoiceData(name, splits, self.metrics)
 
     def _read_prepared(
-        self, data_dir: str | Path, settings: ChoiceSettings | None
+        self, data_dir: str | Path, settings: ChoiceSettings | None, needed: Needed | None
     ) -> dict[str, ChoiceSplit]:
         splits = {"train": "train", "dev": "validation", "test": "test"}
         flatten = self.tfds_rows or self.flatten or _own_columns(settings or ChoiceSettings())
         tables = benchmark_tables(
-            data_dir, self.hub, self.tfds, splits, _COLUMNS[:2], _OPTIONAL, flatten
+            data_dir, self.hub, self.tfds, splits, _COLUMNS[:2], _OPTIONAL, flatten, needed
         )
         return {split: _split_of(table) for split, (table, _) in tables.items()}
 

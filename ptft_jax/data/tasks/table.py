@@ -1,6 +1,6 @@
 """Labelled texts, or pairs of texts, and tables of one's own that hold them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,12 +20,14 @@ from ptft_jax.data.tasks.files.labels import (
 )
 from ptft_jax.data.tasks.files.prepared import own_tables
 from ptft_jax.data.tasks.files.reading import (
+    Needed,
     Table,
     classes_in_folders,
     find_split,
     fingerprint_of,
     listing,
     read_table,
+    splits_to_read,
 )
 from ptft_jax.errors import ConfigError, DataError
 
@@ -41,10 +43,14 @@ class TableTask:
     suite: str = "own"
 
     def load(
-        self, name: str, data_dir: str | Path | None, settings: "TableSettings | None" = None
+        self,
+        name: str,
+        data_dir: str | Path | None,
+        settings: "TableSettings | None" = None,
+        needed: Needed | None = None,
     ) -> "TaskData":
         """Returns the examples of the files in a folder; see `ClassificationTask.load`."""
-        return _load_table(name, data_dir, settings or TableSettings())
+        return _load_table(name, data_dir, settings or TableSettings(), needed)
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,9 @@ class TaskData:
         return 1 if self.label_names is None else len(self.label_names)
 
 
-def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings) -> TaskData:
+def _load_table(
+    name: str, data_dir: str | Path | None, settings: TableSettings, needed: Needed | None
+) -> TaskData:
     if not data_dir:
         raise ConfigError(
             f"the task '{name}' needs --config.data_dir=DIR, a folder with train and dev "
@@ -134,10 +142,13 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
         )
     texts = tuple(name for name in (settings.text_column, settings.text_pair_column) if name)
     names: tuple[str, ...] = ()
+    parts = ("text_column", "text_pair_column", "label_column")
+    # A finished run reads the columns that it was trained with.
+    keys = {} if needed else {getattr(settings, part): f"table.{part}" for part in parts}
     if is_hf(data_dir):
-        tables, names = own_tables(data_dir, texts, settings.label_column)
+        tables, names = own_tables(data_dir, texts, settings.label_column, needed, keys)
     else:
-        tables = _own_files(data_dir, texts, settings)
+        tables = _own_files(data_dir, texts, settings, needed, keys)
     if settings.regression and settings.multi_label:
         raise ConfigError(
             "table.regression and table.multi_label are both set: expected numbers or labels."
@@ -145,6 +156,8 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
     several = settings.multi_label
     if settings.regression:
         names = ()
+    elif needed is not None:
+        names = needed.labels or ()
     else:
         names = names or find_labels(tables["train"], settings.label_column, several)
     splits = {}
@@ -155,7 +168,7 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
         if split != "test":
             check_texts(table, texts)
         splits[split] = split_of(table, texts, label, names, None, several)
-    labels = splits["train"].labels
+    labels = splits["train"].labels if needed is None else None
     if settings.regression and labels is not None and not np.ptp(labels):
         raise DataError(
             f"{tables['train'].path}: all {len(labels)} rows have the score {labels[0]:g} in "
@@ -177,23 +190,27 @@ def _load_table(name: str, data_dir: str | Path | None, settings: TableSettings)
 
 
 def _own_files(
-    data_dir: str | Path, texts: Sequence[str], settings: TableSettings
+    data_dir: str | Path,
+    texts: Sequence[str],
+    settings: TableSettings,
+    needed: Needed | None,
+    keys: Mapping[str, str],
 ) -> dict[str, Table]:
     if not Path(data_dir).is_dir():
         raise ConfigError(f"data_dir={data_dir} is not a folder; {listing(Path(data_dir).parent)}")
     tables = {}
-    for split in ("train", "dev", "test"):
+    for split, is_required in splits_to_read(("train", "dev", "test"), needed).items():
         path = find_split(data_dir, split)
         if path is not None:
             # A test set may come without labels.
             required = texts if split == "test" else (*texts, settings.label_column)
-            tables[split] = read_table(path, required, optional=(settings.label_column,))
+            tables[split] = read_table(path, required, optional=(settings.label_column,), keys=keys)
         elif (Path(data_dir) / split).is_dir():
             folder = Path(data_dir) / split
             tables[split] = read_table(
                 folder, (*texts, settings.label_column), reader=classes_in_folders
             )
-        elif split != "test":
+        elif is_required:
             raise ConfigError(
                 f"data_dir={data_dir} has no {split}.csv, .tsv, .jsonl or .parquet, and no folder "
                 f"{split} with a folder of .txt files for each label; "

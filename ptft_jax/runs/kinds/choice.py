@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.tasks.choice import ChoiceExamples, ChoiceSettings, ChoiceSplit
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.objectives.choice import ChoiceObjective
 from ptft_jax.objectives.scores.metrics import check_outputs, distinct_choices, softmax
@@ -22,9 +23,9 @@ class Choice(FineTuning):
     head = "choice"
     has_segments = True
 
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.pairs = any(self.task.splits["train"].contexts)
+    def __init__(self, config: Config, needed: Needed | None = None):
+        super().__init__(config, needed)
+        self.pairs = any(any(split.contexts) for split in self.task.splits.values())
 
     def settings(self, config: Config) -> ChoiceSettings:
         return ChoiceSettings(**config.table)

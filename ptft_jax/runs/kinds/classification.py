@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ptft_jax.data.tasks.classification import ClassificationExamples
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tasks.table import Split, TableSettings
 from ptft_jax.data.tasks.training.class_weights import read_class_weights, said_of_class_weights
 from ptft_jax.data.tasks.training.subset import rows_of_each_class
@@ -29,8 +30,8 @@ class Classification(FineTuning):
 
     head = "classification"
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, needed: Needed | None = None):
+        super().__init__(config, needed)
         self.pairs = self.task.splits["train"].texts_b is not None
         self.problem_type = self.task.problem_type
         self._class_weights = self._read_class_weights()
@@ -68,7 +69,7 @@ class Classification(FineTuning):
         text, labels = self.config.class_weights, self.task.splits["train"].labels
         if self.config.label_smoothing:
             self._check_single_label("label_smoothing", self.config.label_smoothing)
-        if not text:
+        if not text or self.needed is not None:
             return None
         if self.problem_type == "multi_label_classification":
             yes = labels.sum(axis=0)
@@ -131,14 +132,17 @@ class Classification(FineTuning):
         if np.ptp(found) or not np.ptp(labels):
             return None
         counts = np.bincount(train, minlength=len(self.labels))
-        most = int(counts.argmax())
+        most, examples = int(counts.argmax()), ""
+        if len(train):
+            examples = (
+                f", and training examples of all classes ({self.labels[most]!r} has "
+                f"{counts[most] / counts.sum():.0%} of {counts.sum():,})"
+            )
         # Of the whole model; adapters and heads alone want more.
         usual = "" if freezes(self.config) else "; 1e-5 to 5e-5 are usual"
         return (
             f"all {len(labels):,} predictions are {self.labels[found[0]]!r}, and the labels "
             f"are of {len(np.unique(labels))} classes: nothing was learned that tells them apart. "
             f"Try a lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}"
-            f"{usual}), more updates (now {self.phases[-1].until:,}), another seed, and"
-            f" training examples of all classes ({self.labels[most]!r} has "
-            f"{counts[most] / counts.sum():.0%} of {counts.sum():,})"
+            f"{usual}), more updates (now {self.phases[-1].until:,}), another seed{examples}"
         )

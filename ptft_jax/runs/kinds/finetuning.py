@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples, by_length, evaluation_batches
 from ptft_jax.data.tasks.catalogue import load_task
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tasks.training.features import Numbered
 from ptft_jax.data.tasks.training.packed import PackedExamples
 from ptft_jax.data.tasks.training.shares import WithShares
@@ -57,27 +58,34 @@ class FineTuning(Kind):
     words_may_move: ClassVar[bool] = True
     has_segments: ClassVar[bool] = False
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, needed: Needed | None = None):
+        """Loads the task: all of it, or what is `needed` of it by a finished run."""
         self.config = config
+        self.needed = needed
         given = config.regularizer.to_dict()
         self._regularizer = regularizer_settings(given.pop("name"), given)
         # Of each split the examples of the last evaluation, and what was decoded.
         self._last: dict[str, tuple[Any, Any]] = {}
-        self.task = load_task(config.task, config.data_dir, self.settings(config))
-        for name in ("train", *self.task.eval_splits):
-            split = self.task.splits[name]
+        self.task = load_task(config.task, config.data_dir, self.settings(config), needed)
+        splits = self.task.splits
+        for name in ("train", *self.task.eval_splits) if needed is None else ():
+            split = splits[name]
             if not split.labelled:
                 use = "learn from" if name == "train" else "score against"
                 raise DataError(f"{split.source} has no labels to {use}; expected one for each row")
         self.labels = self.task.label_names
-        train = self.task.splits["train"]
+        if "train" not in splits:
+            # Where no training examples are needed, there are none, of the form of the others.
+            splits["train"] = next(iter(splits.values())).take(np.zeros(0, np.int64))
+        train = splits["train"]
         self._of = len(train)
-        rows = self.training_rows(train)
-        if len(rows) < len(train):
-            self.task.splits["train"] = train.take(rows)
+        if len(train) and len(rows := self.training_rows(train)) < len(train):
+            splits["train"] = train.take(rows)
         self.best = (f"{self.task.eval_splits[0]}_{self.task.metrics[0]}", "max")
         self.fingerprints = {
-            name: self.task.splits[name].fingerprint() for name in ("train", *self.task.eval_splits)
+            name: splits[name].fingerprint()
+            for name in ("train", *self.task.eval_splits)
+            if name in splits
         }
         self._train: Any = None
         # What changes training texts.
@@ -268,13 +276,20 @@ class FineTuning(Kind):
         self, phase: PhaseConfig, tokenizer: TextTokenizer, split: str | None = None
     ) -> dict[str, Examples]:
         splits = self.task.splits
-        if split is not None and (split not in splits or not splits[split].labelled):
-            labelled = [name for name in splits if splits[name].labelled]
-            raise ConfigError(
-                f"split={split!r} has no labels to score against here: expected one of "
-                f"{', '.join(labelled)}; `ptft predict` labels a file."
-            )
+        labelled = ", ".join(name for name in splits if len(splits[name]) and splits[name].labelled)
         names = self.task.eval_splits if split is None else (split,)
+        for name in names:
+            if name not in splits:
+                raise ConfigError(
+                    f"split={name!r}: {self.config.data_dir or 'the data'} of "
+                    f"{self.config.task!r} has no such split; with labels there are {labelled}."
+                )
+            if not splits[name].labelled:
+                others = f": expected one of {labelled}" if labelled else ""
+                raise ConfigError(
+                    f"split={name!r} has no labels to score against here{others}; `ptft predict` "
+                    "labels a file."
+                )
         return {name: self.make_examples(splits[name], tokenizer) for name in names}
 
     def evaluate(

@@ -10,6 +10,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError, not_finite
 from ptft_jax.models.build import Model, Params, build_model
@@ -157,8 +158,10 @@ class Kind(ABC):
         return None
 
 
-def kind_of(command: str, config: Config) -> Kind:
+def kind_of(command: str, config: Config, needed: Needed | None = None) -> Kind:
     """Opens what a run of `ptft COMMAND` is trained and scored on.
+
+    `needed` is what a finished run is asked about, for kinds that can do with less than all.
 
     Raises:
         ConfigError: the command trains nothing, or the config names no data.
@@ -174,19 +177,19 @@ def kind_of(command: str, config: Config) -> Kind:
         kind = find_task(config.task).kind
         # A run of before there was another way has no such key.
         if kind == "classification" and config.get("few_shot", {}).get("way"):
-            return _few_shot(config)
+            return _few_shot(config, needed)
         if kind == "classification":
             from ptft_jax.runs.kinds.classification import Classification
 
-            return Classification(config)
+            return Classification(config, needed)
         if kind == "span":
             from ptft_jax.runs.kinds.span import Span
 
-            return Span(config)
+            return Span(config, needed)
         if kind == "tagging":
             from ptft_jax.runs.kinds.tagging import Tagging
 
-            return Tagging(config)
+            return Tagging(config, needed)
         if kind == "several":
             from ptft_jax.runs.kinds.several import Several
 
@@ -201,23 +204,23 @@ def kind_of(command: str, config: Config) -> Kind:
             return Episodic(config)
         from ptft_jax.runs.kinds.choice import Choice
 
-        return Choice(config)
+        return Choice(config, needed)
     raise ConfigError(
         "an imported model has no task of its own: fine-tune it with `ptft finetune --init_from`, "
         "or pretrain on from it."
     )
 
 
-def _few_shot(config: Config) -> Kind:
+def _few_shot(config: Config, needed: Needed | None) -> Kind:
     """Returns the kind of a classification by another way than a head on the pooler."""
     if config.few_shot.way == "prompt":
         from ptft_jax.runs.kinds.prompted import Prompted
 
-        return Prompted(config)
+        return Prompted(config, needed)
     if config.few_shot.way == "setfit":
         from ptft_jax.runs.kinds.setfit import SetFit
 
-        return SetFit(config)
+        return SetFit(config, needed)
     raise ConfigError(
         f"--config.few_shot.way={config.few_shot.way!r}: expected prompt, setfit, or nothing."
     )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tasks.prompted import MASK, PromptedExamples, Template, read_words
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -30,8 +31,8 @@ class Prompted(Classification):
 
     words_may_move = False
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, needed: Needed | None = None):
+        super().__init__(config, needed)
         self._check_single_label("few_shot.way", config.few_shot.way)
         self._template = Template(config.few_shot.template, self.pairs)
         self._words: tuple[tuple[int, ...], ...] = ()

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.tasks.classification import ClassificationExamples
 from ptft_jax.data.tasks.embedding import EmbeddingExamples
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tasks.table import Split
 from ptft_jax.data.tasks.training.label_pairs import pairs_by_label
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
@@ -88,8 +89,8 @@ class SetFit(Classification):
     head = ""
     has_segments = True
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, needed: Needed | None = None):
+        super().__init__(config, needed)
         self._check_single_label("few_shot.way", config.few_shot.way)
         if self.pairs:
             raise ConfigError(

@@ -110,14 +110,16 @@ class Span(FineTuning):
         return span.analysis(split, examples, *predictions[:3], by_character=self.task.by_character)
 
     def finding(self, split: SpanSplit, predictions: Answered) -> str | None:
-        """Says so where no question is answered, though some have an answer."""
+        """Says where nothing is answered, and of other data that answers are misplaced."""
+        # Of its own data training has said so.
+        said = [_misplaced(split)] if self.needed is not None and split.misplaced else []
         have = int(predictions.scores.has_answer.sum())
-        if len(split) < SOME or any(predictions.texts) or not have:
-            return None
-        return (
-            f"all {len(split):,} questions were given no answer, and {have:,} have one: more "
-            f"updates (now {self.phases[-1].until:,}) or another optimizer.learning_rate"
-        )
+        if len(split) >= SOME and have and not any(predictions.texts):
+            said.append(
+                f"all {len(split):,} questions were given no answer, and {have:,} have one: more "
+                f"updates (now {self.phases[-1].until:,}) or another optimizer.learning_rate"
+            )
+        return ". ".join(said) or None
 
     def remarks(self, examples: list[SpanExamples]) -> list[str]:
         windows = [
@@ -125,10 +127,9 @@ class Span(FineTuning):
             for rows in examples
             if rows.num_windowed
         ]
-        return [*super().remarks(examples), *windows, *map(_misplaced, self._with_misplaced())]
-
-    def _with_misplaced(self) -> list[tuple[str, SpanSplit]]:
-        return [(name, split) for name, split in self.task.splits.items() if split.misplaced]
+        splits = self.task.splits.items()
+        misplaced = [f"{name}: {_misplaced(split)}" for name, split in splits if split.misplaced]
+        return [*super().remarks(examples), *windows, *misplaced]
 
     def said_of_cut(self, examples: SpanExamples, length: int) -> str:
         return (
@@ -148,11 +149,10 @@ def examples_of(
     )
 
 
-def _misplaced(found: tuple[str, SpanSplit]) -> str:
+def _misplaced(split: SpanSplit) -> str:
     """Says how many answers of a split do not stand where its file says, and shows the first."""
-    name, split = found
     lost = sum(answer.start is None for answer in split.misplaced)
-    words = f"{name}: {len(split.misplaced):,} answers do not stand at their answer_start"
+    words = f"{len(split.misplaced):,} answers do not stand at their answer_start"
     words += f"; {len(split.misplaced) - lost:,} were found elsewhere"
     if split.unplaced:
         words += f", and {split.unplaced:,} questions are left out, all of whose answers are lost"

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tasks.tagging.examples import TaggingExamples
 from ptft_jax.data.tasks.tagging.splits import (
     TaggingSettings,
@@ -32,11 +33,13 @@ class Tagging(FineTuning):
     words_may_move = False
     pairs = False
 
-    def __init__(self, config: Config):
-        super().__init__(config)
+    def __init__(self, config: Config, needed: Needed | None = None):
+        super().__init__(config, needed)
         names, tags = self.task.label_names, self.task.splits["train"].tags
-        counts = np.bincount(np.concatenate(tags), minlength=len(names))
-        self._class_weights = read_class_weights(config.class_weights, names, counts)
+        self._class_weights = None
+        if needed is None:
+            counts = np.bincount(np.concatenate(tags), minlength=len(names))
+            self._class_weights = read_class_weights(config.class_weights, names, counts)
 
     def settings(self, config: Config) -> TaggingSettings:
         return TaggingSettings(config.word_column, config.tag_column)

@@ -8,8 +8,10 @@ from typing import cast
 import jax
 from jax.sharding import Mesh
 
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.errors import ConfigError
 from ptft_jax.models.build import Model, build_model
+from ptft_jax.runs.config import Config
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.kind import Kind, kind_of
 from ptft_jax.runs.kinds.setfit import Classifier, SetFit
@@ -46,17 +48,18 @@ def evaluate(
             f"data={data}: {run.folder.path} has tasks with folders of their own (config.tasks), "
             "which would be scored instead; leave it out."
         )
+    needed = None
     if data is not None:
-        config.data_dir = str(data)
-        for name in ("max_train_examples", "examples_per_class"):
-            if name in config:  # of the run's own training examples
-                config[name] = 0
+        config = with_data(config, data)
+        # A page looks at training examples, too.
+        if report is None:
+            needed = Needed((split,) if split else (), run.record.labels)
     if "null_score_threshold" in config and (data is not None or split not in (None, "dev")):
         # Tuned on the run's own dev, and not on what is to be scored.
         from ptft_jax.runs.trained.asking.answers import threshold_of
 
         config.null_score_threshold = threshold_of(run)
-    kind = kind_of(run.record.command, config)
+    kind = kind_of(run.record.command, config, needed)
     check_data(run, kind, others=data is not None)
     if data is not None and few_shot_way(run) == "setfit":
         cast(SetFit, kind).classifier = Classifier.read(run.folder.path, run.step)
@@ -77,6 +80,16 @@ def evaluate(
         if failed:
             warnings.warn(failed, stacklevel=3)
     return {split: dict(metrics) for split, metrics in results.items()}
+
+
+def with_data(config: Config, data: str | Path) -> Config:
+    """Returns the config of a run with other data, of which all examples are used."""
+    changed = copy.deepcopy(config)
+    changed.data_dir = str(data)
+    for name in ("max_train_examples", "examples_per_class"):
+        if name in changed:  # of the run's own training examples
+            changed[name] = 0
+    return changed
 
 
 def _mesh(kind: Kind, model: Model) -> Mesh:

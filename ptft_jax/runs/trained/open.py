@@ -224,8 +224,9 @@ class Run:
 
         Args:
             data: what `config.data_dir` would be: a folder made by `ptft prepare` for a pretrained
-                model, one with the task's files for a fine-tuned one. None: the run's own data,
-                which has to be what it was when the run was trained.
+                model, one with the task's files for a fine-tuned one, of which a train file need
+                not be there (but for `report`, vectors, episodes and several tasks). None: the
+                run's own data, which has to be what it was when the run was trained.
             split: the one to score, like "test"; None: those that are scored in training.
             report: file for a page on the scores of a fine-tuned run, like "report.html".
 
@@ -233,9 +234,10 @@ class Run:
             Metrics by split, {"dev": {"loss": …, "accuracy": …}}.
 
         Raises:
-            ConfigError: a Hugging Face folder or an imported run, which has no task; data with
-                other labels, or of another form; a split without labels.
-            DataError: the data is damaged, or the model's outputs are not finite.
+            ConfigError: a Hugging Face folder or an imported run, which has no task; data of
+                another form; a split that is not there or has no labels.
+            DataError: the data is damaged or has other labels, or the model's outputs are not
+                finite.
         """
         with Job() as job:
             return evaluate(self._trained, data, job, split, report)

@@ -56,6 +56,13 @@ def test_chinese_choices(tmp_path):
     assert dev.contexts == ["d说: 好", "m说: 好"]
     assert dev.choices[0] == ["谁? 甲", "谁? 乙", "谁? 丙"]
     assert list(dev.labels) == [2, 2]
+    (tmp_path / "c3" / "test.json").write_text(json.dumps([[["好"], [question]]]))
+    assert len(load_task("c3", tmp_path).splits["test"]) == 1
+    (tmp_path / "c3" / "test.json").write_text(json.dumps([entry[0], {"text": "好"}]))
+    with pytest.raises(
+        DataError, match=r"test\.json, entry 2: .*; expected \[\[text, …\], \[quest"
+    ):
+        load_task("c3", tmp_path)
     record = {"content": "他#idiom#。", "candidates": ["一目了然", "画蛇添足"], "answer": 1}
     for split in ("train", "dev"):
         write(tmp_path / "chid" / f"{split}.json", record)

@@ -92,6 +92,9 @@ def test_one_column_keeps_empty_texts(tmp_path):
         ("t.jsonl", '{"text": "a"}\n{"text": \n', "line 2: not valid JSON"),
         ("t.jsonl", '["a"]\n', "line 1: a JSON list; expected one object per line"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', "line 2: no field 'label'"),
+        ("t.csv", "text;label\na;1\n", "text;label; commas separate the columns of a .csv"),
+        ("t.csv", "text;label\na, b;1\n", r"line 2: 2 columns .* tabs those of a \.tsv"),
+        ("t.tsv", "text,label\na,1\n", "its columns are: text,label; commas separate"),
         (
             "t.csv",
             "Text,lable\na,1\n",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.data.tasks.catalogue import load_task, tasks_of
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tasks.table import TableSettings
 from ptft_jax.errors import ConfigError, DataError
 
@@ -202,8 +203,13 @@ def test_bad_tables(tmp_path):
     rows(tmp_path / "dev.csv", ("text", "label"), [("a", "x"), ("b", "z")])
     with pytest.raises(DataError, match=r"dev\.csv, line 3: label 'z' .* not in the set: x, y"):
         load_task("text", tmp_path)
-    with pytest.raises(DataError, match=r"no column 'sentence'; its columns are: text, label"):
-        load_task("text", tmp_path, TableSettings(text_column="sentence"))
+    columns = r"no column 'sentence'; its columns are: text, label"
+    other = TableSettings(text_column="sentence")
+    with pytest.raises(DataError, match=rf"{columns}; --config\.table\.text_column names another"):
+        load_task("text", tmp_path, other)
+    # A finished run has its columns: there is no flag to name others.
+    with pytest.raises(DataError, match=f"{columns}$"):
+        load_task("text", tmp_path, other, Needed(("dev",), ("x", "y")))
     rows(tmp_path / "train.csv", ("text", "label"), [("a", "x"), ("b", "x")])
     with pytest.raises(DataError, match="at least two different labels"):
         load_task("text", tmp_path)

@@ -78,6 +78,11 @@ def read_tagged(
     return TaggedFile(path, words, tags, lines)
 
 
+def is_columns(path: Path) -> bool:
+    """Whether sentences stand in a column file: not in JSON lines, seq.in or a data set."""
+    return path.is_file() and path.name != "seq.in" and path.suffix != ".jsonl"
+
+
 def with_column(file: TaggedFile, values: Sequence[Sequence[str]]) -> str:
     """The text of a column file with one more column, whose values are given by sentence and word.
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from ptft_jax.data import tfds
 from ptft_jax.data.hf_datasets import PREFIX, read_hf
-from ptft_jax.data.tasks.files.reading import Flatten, Record, Table, table_of
+from ptft_jax.data.tasks.files.reading import (
+    Flatten,
+    Needed,
+    Record,
+    Table,
+    splits_to_read,
+    table_of,
+)
 from ptft_jax.errors import ConfigError, DataError
 
 # Our split → the names that it goes by.
@@ -39,6 +46,7 @@ def benchmark_tables(
     wanted: Sequence[str],
     optional: Sequence[str],
     flatten: Flatten | None,
+    needed: Needed | None = None,
 ) -> dict[str, tuple[Table, tuple[str, ...]]]:
     """A benchmark task's splits, each with the names of its label's classes, () without names.
 
@@ -47,26 +55,32 @@ def benchmark_tables(
     label. flatten: makes rows with those columns of a record.
     """
     found, tables = open_splits(data_dir, hub, prepared), {}
-    for split, theirs in splits.items():
+    for split, required in splits_to_read(splits, needed).items():
+        theirs = splits[split]
         if theirs in found:
             source = found[theirs]
             records = source.records()
             table = table_of(Path(source.source), records, wanted, optional, flatten, "row")
             tables[split] = table, source.class_names(optional[0])
-        elif not split.startswith("test"):
+        elif required:
             raise lacks(data_dir or prepared, theirs, found)
     return tables
 
 
 def own_tables(
-    data_dir: str | Path, wanted: Sequence[str], label: str
+    data_dir: str | Path,
+    wanted: Sequence[str],
+    label: str,
+    needed: Needed | None,
+    keys: Mapping[str, str],
 ) -> tuple[dict[str, Table], tuple[str, ...]]:
     """The splits of a data set of one's own, and the names of its classes; () without names.
 
-    A label that is the number of a class becomes its name.
+    A label that is the number of a class becomes its name. keys: as of `read_table`.
     """
     found, tables, names = read_hf(data_dir), {}, ()
-    for split, known in SPLITS.items():
+    for split, is_required in splits_to_read(SPLITS, needed).items():
+        known = SPLITS[split]
         theirs = next((name for name in known if name in found), None)
         if theirs is not None:
             source = found[theirs]
@@ -75,8 +89,10 @@ def own_tables(
             # Whoever has mistyped a column is shown all that there are.
             columns = (*wanted, label) if {*required} <= {*source.columns} else None
             records = _with_names(source.records(columns), label, names)
-            tables[split] = table_of(Path(source.source), records, required, (label,), None, "row")
-        elif split != "test":
+            tables[split] = table_of(
+                Path(source.source), records, required, (label,), None, "row", keys
+            )
+        elif is_required:
             raise lacks(data_dir, " or ".join(known), found)
     return tables, names
 

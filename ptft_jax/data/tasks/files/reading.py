@@ -10,10 +10,10 @@ import csv
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ptft_jax.errors import ConfigError, DataError
 
@@ -50,6 +50,32 @@ class Table:
         return f"{self.path}, {self.unit} {self.lines[row]}"
 
 
+class Needed(NamedTuple):
+    """What is read of data that a finished run is asked about; the rest need not be there.
+
+    splits: by name; () stands for those that are scored in training. labels: the run's own.
+    """
+
+    splits: tuple[str, ...]
+    labels: tuple[str, ...] | None
+
+
+def splits_to_read(known: Iterable[str], needed: Needed | None) -> dict[str, bool]:
+    """Which of a task's splits are read, and whether each has to be there.
+
+    `needed` None: all, as training takes them. Raises ConfigError for a split that is not known.
+    """
+    known = tuple(known)
+    if needed is None:
+        return {split: not split.startswith("test") for split in known}
+    for split in needed.splits:
+        if split not in known:
+            raise ConfigError(
+                f"split={split!r}: the task has no such split; expected one of {', '.join(known)}"
+            )
+    return dict.fromkeys(needed.splits or (s for s in known if s.startswith("dev")), True)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A suggestion " (did you mean 'x'?)" for a mistyped word, or "" if no known one is near."""
     known = list(known)
@@ -79,6 +105,7 @@ def read_table(
     drop_short_rows: bool = False,
     reader: Reader | None = None,
     flatten: Flatten | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> Table:
     """Reads one table, its format known from the suffix; .json holds JSON lines as well.
 
@@ -89,6 +116,7 @@ def read_table(
     drop_short_rows: rows with too few columns are left out instead of being an error.
     reader: reads the records of another format.
     flatten: makes rows of each record of the file, whose columns are then those of the table.
+    keys: of columns that the config names, where it does, for the message that one is missing.
     Raises ConfigError if the file is not there or has another suffix, DataError for its content.
     """
     path = Path(path)
@@ -105,7 +133,7 @@ def read_table(
     else:
         records = _delimited_records(path, header, drop_short_rows)
     unit = "row" if path.suffix == ".parquet" else "line"
-    return table_of(path, records, wanted, optional, flatten, unit)
+    return table_of(path, records, wanted, optional, flatten, unit, keys)
 
 
 def table_of(
@@ -115,6 +143,7 @@ def table_of(
     optional: Sequence[str] = (),
     flatten: Flatten | None = None,
     unit: str = "line",
+    keys: Mapping[str, str] | None = None,
 ) -> Table:
     """Makes a table of numbered records; arguments as of `read_table`.
 
@@ -131,6 +160,7 @@ def table_of(
                     raise DataError(
                         f"{path} has no column '{name}'{nearest(name, record)}; "
                         f"its columns are: {', '.join(record)}"
+                        + (separators(path, record) or _named_by(name, keys or {}))
                     )
             kept = record if wanted is None else {*wanted, *optional}
             columns = {name: [] for name in record if name in kept}
@@ -148,6 +178,18 @@ def table_of(
     if not lines:
         raise DataError(f"{path} has no rows; expected one per example")
     return Table(path, columns, lines, unit)
+
+
+def separators(path: Path, columns: Iterable[str]) -> str:
+    """What separates columns, "; …", for a message on a file that has one column by mistake."""
+    found = list(columns)
+    if path.suffix not in (".csv", ".tsv") or len(found) != 1 or not set(found[0]) & set(";,|\t"):
+        return ""
+    return "; commas separate the columns of a .csv, tabs those of a .tsv: write the file so"
+
+
+def _named_by(column: str, keys: Mapping[str, str]) -> str:
+    return f"; --config.{keys[column]} names another one" if column in keys else ""
 
 
 def _flat(
@@ -246,7 +288,7 @@ def _delimited_records(
         elif not (drop_short_rows and len(row) < len(names)):
             raise DataError(
                 f"{path}, line {number}: {len(row)} columns where {len(names)} are expected "
-                f"({', '.join(names)})"
+                f"({', '.join(names)}){separators(path, names)}"
             )
 
 
@@ -281,10 +323,10 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{path} cannot be read as Parquet ({error}); write it again") from error
 
 
-def absent(folder: Path, files: Sequence[str], train: Path) -> str:
-    """The message that a benchmark's train or dev file is not there."""
+def absent(folder: Path, files: Sequence[str], train: Path | None) -> str:
+    """The message that a benchmark's file is not there; `train` where it is for training."""
     words = f"{folder / files[0]} is missing; {listing(folder)}"
-    if train.name not in files and train.exists():
+    if train and train.name not in files and train.exists():
         words += (
             f". Fetch it from where {train.name} came from; or move some rows of {train.name} "
             "there, and scores are not to be compared with published ones"

@@ -21,7 +21,7 @@ import numpy as np
 from ptft_jax.data.foreign_files import read_json_object
 from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.tasks.files.prepared import open_splits
-from ptft_jax.data.tasks.files.reading import fingerprint_of
+from ptft_jax.data.tasks.files.reading import Needed, fingerprint_of, splits_to_read
 from ptft_jax.errors import ConfigError, DataError
 
 # The share of misplaced answers up to which a file is used: CMRC 2018 dev has 2.1 %.
@@ -120,7 +120,7 @@ class SpanSettings:
 
     version: "1.1", in which every question has an answer, "2.0", in which it may have none, or ""
     for the task's own. misplaced_answers_allowed: the share of misplaced answers up to which a file
-    is used.
+    is used in training.
     """
 
     version: str = ""
@@ -134,6 +134,10 @@ class SpanSettings:
                 f"misplaced_answers_allowed={self.misplaced_answers_allowed}: expected a share "
                 "from 0 to 1"
             )
+
+    def allowed(self, split: str, needed: Needed | None) -> float:
+        """The share for a split: scores read texts alone, so only training sets a limit."""
+        return self.misplaced_answers_allowed if needed is None and split != "test" else 1.0
 
 
 @dataclass(frozen=True)
@@ -176,9 +180,15 @@ class SpanTask:
     tfds: Mapping[str, str] = field(default_factory=dict)
 
     def load(
-        self, name: str, data_dir: str | Path | None, settings: SpanSettings | None = None
+        self,
+        name: str,
+        data_dir: str | Path | None,
+        settings: SpanSettings | None = None,
+        needed: Needed | None = None,
     ) -> SpanData:
         """Returns the task's questions: train and dev, and test where there is one.
+
+        `needed` as of `ClassificationTask.load`.
 
         Raises ConfigError for a missing file, DataError for the content of one.
         """
@@ -191,26 +201,26 @@ class SpanTask:
         prepared = self.tfds.get(version, "")
         if is_hf(data_dir) or (prepared and not data_dir):
             found = open_splits(data_dir or "", self.hub.get(version, ""), prepared)
-            allowed = settings.misplaced_answers_allowed
-            return self._data(name, version, _read_prepared(found, version == "2.0", allowed))
+            return self._data(name, version, _read_prepared(found, version, settings, needed))
         if not data_dir or not Path(data_dir).is_dir():
             raise ConfigError(
                 f"data_dir={data_dir}: expected a folder with {names['train'][0]} and "
                 f"{names['dev'][0]}, in the format of SQuAD"
             )
         splits = {}
-        for split in names:
-            path = _find(Path(data_dir), names[split], split)
+        for split, required in splits_to_read(names, needed).items():
+            path = _find(Path(data_dir), names[split], split, required=required)
             if path is None:
                 continue
-            splits[split] = read_squad(path, version == "2.0", settings.misplaced_answers_allowed)
-            if split != "test" and not splits[split].labelled:
+            splits[split] = read_squad(path, version == "2.0", settings.allowed(split, needed))
+            if needed is None and split != "test" and not splits[split].labelled:
                 raise DataError(f"{path} has no answers; expected some to learn from")
         return self._data(name, version, splits)
 
     def _data(self, name: str, version: str, splits: dict[str, SpanSplit]) -> SpanData:
-        splits["train"] = splits["train"].with_places()
-        if not len(splits["train"]):
+        if "train" in splits:
+            splits["train"] = splits["train"].with_places()
+        if "train" in splits and not len(splits["train"]):
             raise DataError(
                 f"{splits['train'].source}: no answer of any question stands in its context; "
                 "expected some to learn from"
@@ -219,16 +229,19 @@ class SpanTask:
 
 
 def _read_prepared(
-    found: Mapping[str, Any], unanswerable: bool, misplaced_allowed: float
+    found: Mapping[str, Any], version: str, settings: SpanSettings, needed: Needed | None
 ) -> dict[str, SpanSplit]:
     """The splits of a data set of `datasets` or TFDS, which has a row for each question."""
     splits = {}
-    for split, theirs in (("train", "train"), ("dev", "validation"), ("test", "test")):
+    names = {"train": "train", "dev": "validation", "test": "test"}
+    for split, required in splits_to_read(names, needed).items():
+        theirs = names[split]
         if theirs in found:
             source = found[theirs]
             rows = [_of_record(number, record) for number, record in source.records()]
-            splits[split] = _split_of(source.source, rows, unanswerable, misplaced_allowed)
-        elif split != "test":
+            allowed = settings.allowed(split, needed)
+            splits[split] = _split_of(source.source, rows, version == "2.0", allowed)
+        elif required:
             raise ConfigError(f"there is no split {theirs}; there are: {', '.join(found)}")
     return splits
 
@@ -243,12 +256,12 @@ def _of_record(number: int, record: Mapping[str, Any]) -> Question:
     return place, record.get("context", ""), {**record, "answers": listed}
 
 
-def _find(folder: Path, names: Sequence[str], split: str) -> Path | None:
+def _find(folder: Path, names: Sequence[str], split: str, *, required: bool) -> Path | None:
     found = [folder / name for name in names if (folder / name).is_file()]
     if len(found) > 1:
         held = " and ".join(path.name for path in found)
         raise ConfigError(f"{folder} holds {held}: keep one file for the split '{split}'")
-    if not found and split != "test":
+    if not found and required:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:20])
         raise ConfigError(
             f"data_dir={folder} has no {' or '.join(names)}; there are: {there or 'no files'}"

@@ -109,12 +109,18 @@ def _c3_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             entries = json.loads(file.read_text("utf-8"))
-            found = [{"text": text, "questions": asked} for text, asked, _ in entries]
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{file}: not a file of C3 ({error}); fetch it again") from error
-        for record in found:
-            number += 1
-            yield number, record
+        except ValueError as error:
+            raise DataError(f"{file}: not JSON ({error}); fetch it again") from error
+        for place, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
+            match entry:
+                case [[*text], [*asked], *_]:  # and a number that nothing is known by here
+                    number += 1
+                    yield number, {"text": text, "questions": asked}
+                case _:
+                    raise DataError(
+                        f"{file}, entry {place}: {str(entry)[:60]}; expected [[text, …], "
+                        "[question, …], id], as in a file of C3"
+                    )
 
 
 def _c3(record: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 from ptft_jax.data.hf_datasets import HfSplit, read_hf
 from ptft_jax.data.tasks.files.conll import TaggedFile
 from ptft_jax.data.tasks.files.prepared import SPLITS, lacks
+from ptft_jax.data.tasks.files.reading import Needed, splits_to_read
 from ptft_jax.errors import ConfigError, DataError
 
 # What words and tags are called; entities before parts of speech where there are both.
@@ -13,17 +14,18 @@ _WORDS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "slots", "pos_tags", "upos")
 
 
-def read_prepared(data_dir: str | Path) -> dict[str, TaggedFile]:
+def read_prepared(data_dir: str | Path, needed: Needed | None = None) -> dict[str, TaggedFile]:
     """Returns the sentences of each split, tags that are numbers of classes by their names.
 
     Raises ConfigError where there is no such data set, split or column, DataError for a row.
     """
     found, files = read_hf(data_dir), {}
-    for split, known in SPLITS.items():
+    for split, required in splits_to_read(SPLITS, needed).items():
+        known = SPLITS[split]
         theirs = next((name for name in known if name in found), None)
         if theirs is not None:
             files[split] = _tagged(found[theirs], unlabelled=split == "test")
-        elif split != "test":
+        elif required:
             raise lacks(data_dir, " or ".join(known), found)
     return files
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ptft_jax.data.hf_datasets import is_hf
 from ptft_jax.data.tasks.files.conll import SUFFIXES, TaggedFile, read_tagged
-from ptft_jax.data.tasks.files.reading import listing, nearest
+from ptft_jax.data.tasks.files.reading import Needed, listing, nearest, splits_to_read
 from ptft_jax.data.tasks.tagging.prepared import read_prepared
 from ptft_jax.errors import ConfigError, DataError
 
@@ -51,11 +51,16 @@ class TaggingTask:
     language: str = ""
 
     def load(
-        self, name: str, data_dir: str | Path | None, settings: TaggingSettings | None = None
+        self,
+        name: str,
+        data_dir: str | Path | None,
+        settings: TaggingSettings | None = None,
+        needed: Needed | None = None,
     ) -> "TaggingData":
         """Returns the task's sentences; ConfigError for missing files, DataError for their content.
 
-        Entities are scored by F1, tags of words by accuracy.
+        Entities are scored by F1, tags of words by accuracy. `needed` as of
+        `ClassificationTask.load`.
         """
         settings = settings or TaggingSettings()
         if not data_dir:
@@ -65,16 +70,16 @@ class TaggingTask:
                 + ", or hf:NAME"
             )
         if is_hf(data_dir):
-            return _data_of(name, read_prepared(data_dir))
+            return _data_of(name, read_prepared(data_dir, needed), needed)
         folder = Path(data_dir)
         folder = folder / self.folder if (folder / self.folder).is_dir() else folder
         files = {}
-        for split, names in self.files.items():
-            path = _find(folder, names, required=split != "test")
+        for split, required in splits_to_read(self.files, needed).items():
+            path = _find(folder, self.files[split], required=required)
             if path is not None:
                 columns = settings.word_column, settings.tag_column
                 files[split] = read_tagged(path, *columns, unlabelled=split == "test")
-        return _data_of(name, files)
+        return _data_of(name, files, needed)
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,8 @@ class TaggingData:
     eval_splits: tuple[str, ...] = ("dev",)
 
 
-def _data_of(name: str, files: Mapping[str, TaggedFile]) -> TaggingData:
-    names = tag_names(files["train"])
+def _data_of(name: str, files: Mapping[str, TaggedFile], needed: Needed | None) -> TaggingData:
+    names = tag_names(files["train"]) if needed is None else needed.labels or ()
     metrics = ("f1", "precision", "recall", "accuracy")
     return TaggingData(
         name=name,
