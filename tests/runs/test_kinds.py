@@ -118,6 +118,26 @@ def test_a_run_of_each_kind(kind, encoder, tmp_path):
         rows = read_table(output).columns
         assert len(rows["prediction"]) == len(TEXTS)
         assert len(set(rows["row"])) == len(TEXTS)
+    _check_table(kind, tmp_path)
+
+
+def _check_table(kind, place):
+    """A table of a labelled split can be read alone: what was chosen, and what is right."""
+    output = place / "split.jsonl"
+    asked = [f"--run_dir={place}/run", "--split=dev"]
+    assert main(["predict", *asked, f"--output={output}"]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    if kind is multi_label:
+        assert [row["label"] for row in rows[:4]] == ["", "a", "b", "a|b"]
+    elif kind is choice:
+        assert {row["label"] for row in rows} == {0}
+        for row in rows:
+            assert row["prediction_text"] == row["choices"][row["prediction"]]
+        assert main(["predict", *asked, f"--output={place}/split.csv"]) == 0
+        columns = read_table(place / "split.csv").columns
+        assert columns["prediction_text"] == [row["prediction_text"] for row in rows]
+    else:
+        assert rows[0]["labels"] == ["B-X" if word > "s" else "O" for word in rows[0]["words"]]
 
 
 @pytest.mark.parametrize("kind", [choice, tagging], ids=lambda kind: kind.__name__)

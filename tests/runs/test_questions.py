@@ -13,6 +13,7 @@ from foreign_folders import make_folders
 from report_pages import ReportPage, check_scores
 
 import ptft_jax
+from ptft_jax.data.tasks.files.reading import read_table
 from ptft_jax.objectives.scores.squad import score_answers
 
 SETTINGS = {
@@ -72,7 +73,7 @@ def answers_of(path):
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
-def test_a_run_learns_and_its_predictions_score_what_it_says(place, tmp_path, version):
+def test_a_run_learns_and_its_predictions_score_what_it_says(place, tmp_path, version, capsys):
     """The official predictions of dev have the F1 and exact match of results.json.
 
     In 2.0 that is because `predict` takes the threshold that was tuned on dev.
@@ -85,7 +86,15 @@ def test_a_run_learns_and_its_predictions_score_what_it_says(place, tmp_path, ve
     file = place / version / f"dev-v{version}.json"
     out = tmp_path / "made" / "predictions.json"
     assert run("predict", f"--run_dir={folder}", f"--input={file}", f"--output={out}") == 0
+    said = capsys.readouterr().out
+    assert "{id: text}" in said
+    assert "columns" not in said
     predicted, (right, _) = json.loads(out.read_text()), answers_of(file)
+    for suffix, shown in (("jsonl", list), ("csv", "|".join)):
+        asked = ["--split=dev", f"--output={tmp_path}/table.{suffix}"]
+        assert run("predict", f"--run_dir={folder}", *asked) == 0
+        answers = read_table(tmp_path / f"table.{suffix}").columns["answers"]
+        assert answers == [shown(some) for some in right.values()]
     assert predicted.keys() == right.keys()
     scores = score_answers(
         list(predicted.values()), list(right.values()), unanswerable=version == "2.0"
@@ -195,7 +204,7 @@ def test_tables_and_lines_of_questions(place, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["is it?"], 2, "'is it?' has 0 tabs: expected a pair of texts"),
+        (["is it?"], 2, "'is it?' has 0 tabs: expected a question and its context"),
         (["is it?\t "], 2, "'is it?' has an empty context"),
         (["--input={place}/none.json"], 65, "none.json has no questions"),
         (
@@ -230,6 +239,17 @@ def test_misplaced_answers_are_said_on_screen(place, tmp_path, capsys):
     assert "squad: 39 training examples" in said
     assert "train: 1 answers do not stand at their answer_start; 0 were found elsewhere" in said
     assert "and 1 questions are left out, all of whose answers are lost. q3: 'nowhere' is" in said
+    # Scores read texts alone: of other data all can be scored, and it is counted what is misplaced.
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "dev.json").write_text((tmp_path / "train.json").read_text())
+    content["data"][0]["paragraphs"] = content["data"][0]["paragraphs"][3:4]
+    (others / "test.json").write_text(json.dumps(content))
+    asked = ["evaluate", f"--run_dir={tmp_path}/run", f"--data_dir={others}"]
+    capsys.readouterr()
+    for split, count in (("dev", 1), ("test", 1)):
+        assert run(*asked, f"--split={split}") == 0
+        assert f"{split}: {count} answers do not stand" in capsys.readouterr().err
     settings["misplaced_answers_allowed"] = 0.01
     assert run(*finetune_flags("squad.py", *folders, **settings)) == 65
     assert "train.json: 1 of 40 answers do not stand" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import jax
 import numpy as np
 import pytest
@@ -237,6 +238,33 @@ def test_long_sentences_and_words_without_a_token_are_said(place, tmp_path, caps
     assert "1 words of which the tokenizer leaves nothing stand as the unknown token" in said
     assert run("evaluate", f"--run_dir={tmp_path}/run", "--split=test") == 2
     assert "has no labels" in one_error(capsys)
+
+
+@pytest.mark.parametrize("form", ["conll", "jsonl", "hf"])
+def test_a_split_as_columns_wherever_it_comes_from(place, tagger, tmp_path, form):
+    """A data set of `datasets` was looked for as a file; the other splits need not be there."""
+    rows = sentences(3, 7)
+    words, tags = ([[row[part] for row in some] for some in rows] for part in (0, 1))
+    data, output = tmp_path / "data", tmp_path / "out.conll"
+    if form == "hf":
+        columns_of_it = {"tokens": words, "ner_tags": tags}
+        table = datasets.Dataset.from_dict(columns_of_it)
+        datasets.DatasetDict({"test": table}).save_to_disk(str(data))
+    else:
+        data.mkdir()
+        lines = [json.dumps({"tokens": w, "tags": t}) for w, t in zip(words, tags, strict=True)]
+        content = columns(rows) if form == "conll" else "\n".join(lines)
+        (data / f"test.{form}").write_text(content)
+    asked = ["predict", f"--run_dir={place}/run", f"--data_dir={data}", "--split=test"]
+    assert run(*asked, f"--output={output}") == 0
+    found = [one["tags"] for one in tagger.predict(words)]
+    gold = tags if form == "conll" else [[None] * len(some) for some in words]
+    expected = [
+        ["\t".join(filter(None, parts)) for parts in zip(*some, strict=True)]
+        for some in zip(words, gold, found, strict=True)
+    ]
+    assert output.read_text() == "\n\n".join(map("\n".join, expected)) + "\n"
+    assert run("evaluate", *asked[1:]) == 0
 
 
 def test_a_classifier_reads_no_columns(place, tmp_path, capsys):

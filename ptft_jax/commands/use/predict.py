@@ -73,7 +73,9 @@ def define_flags(values: flags.FlagValues) -> None:
     text = "Folder of the task's files for --split; else that of the run's training."
     flags.DEFINE_string("data_dir", None, text, flag_values=values)
     flags.DEFINE_bool("json", False, "Print JSON lines instead of a table.", flag_values=values)
-    flags.DEFINE_integer("top", 5, "Candidates to show.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "top", 5, "Candidates to show; a file has all labels.", lower_bound=1, flag_values=values
+    )
 
 
 def run(values: flags.FlagValues, words: list[str]) -> None:
@@ -118,13 +120,19 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
     if output is not None:
         check_fits(output, asked, opened)
     support = read_support(values.support, opened) if values.support else None
+    top = values.top
+    if output is not None and not values["top"].present:
+        # Whoever reads a file wants the scores of all labels, and the screen has room for a few.
+        counts = [len(support or ()) + 1]
+        counts += [max(run.model_config.num_labels, len(run.labels or ())) for run in runs]
+        top = max(top, *counts)
     try:
         # Standard output holds the predictions alone.
         with warnings_as_lines(), progress_bars(Console(stderr=True)) as bars:
             each = [
                 run.predict(
                     asked.texts,
-                    values.top,
+                    top,
                     lambda done, total: bars("Predicting", done, total),
                     support=support,
                 )
@@ -142,8 +150,9 @@ def run(values: flags.FlagValues, words: list[str]) -> None:
         _made(output, {"sentences": count(len(each[0]))})
     elif output is not None:
         rows = [{**name, **row} for name, found in named for row in rows_of(asked, found)]
-        write_rows(output, rows)
-        _made(output, {"rows": count(len(rows)), "columns": ", ".join(rows[0])})
+        names = write_rows(output, rows)
+        rows_of_file = {"rows": count(len(rows)), "columns": ", ".join(names)}
+        _made(output, rows_of_file if names else {"answers": f"{count(len(rows))}, {{id: text}}"})
     elif values.json:
         for name, found in named:
             for prediction in found:

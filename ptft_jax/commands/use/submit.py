@@ -1,7 +1,7 @@
 """Official files of predictions, of one run or of all tasks of a benchmark: a folder or a zip."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ from ptft_jax.runs.folder import RunFolder, TrainedRun, open_run
 from ptft_jax.runs.trained.asking.predictions import predict
 from ptft_jax.runs.trained.asking.splits import (
     answers_of,
-    find_split,
     ids_of,
-    splits_of,
+    split_of,
     submission_of,
     texts_of,
     words_of,
@@ -59,9 +58,9 @@ def submit(values: flags.FlagValues) -> None:
     folder = output.with_suffix("")
     console = make_console()
     names: list[str] = []
-    for place in _runs(Path(values.run_dir)):
-        run = open_run(place, values.checkpoint)
-        names += _write(run, values.data_dir, folder, console)
+    asked = _splits(_runs(Path(values.run_dir)), values.checkpoint, values.data_dir)
+    for place, splits in asked.items():
+        names += _write(open_run(place, values.checkpoint), splits, folder, console)
     what: dict[str, Any] = {"files": ", ".join(names)}
     if output.suffix == ".zip":
         _zip(output, [folder / name for name in names])
@@ -111,18 +110,39 @@ def _score(best: str, results: dict[str, Any]) -> float:
     return 0.0
 
 
-def _write(run: TrainedRun, data: str | None, folder: Path, console: Console) -> list[str]:
+def _splits(
+    places: Sequence[Path], checkpoint: str | None, data: str | None
+) -> dict[Path, dict[str, Any]]:
+    """Returns the splits that each run predicts, by name; one error names all that are not there.
+
+    So that it is known before the first prediction, of which all together take hours.
+    """
+    found: dict[Path, dict[str, Any]] = {}
+    lacking = []
+    for place in places:
+        run = open_run(place, checkpoint)
+        submission = submission_of(run)
+        if not (data or run.config.data_dir):
+            raise ConfigError(
+                f"{place} was trained on TFDS, which has another order: name the folder of the "
+                "benchmark's own files by --data_dir."
+            )
+        for name in submission.files:
+            try:
+                found.setdefault(place, {})[name] = split_of(run, name, data)
+            except ConfigError as error:
+                lacking.append(f"{place}, {name}: {error}")
+    if lacking:
+        raise ConfigError("nothing was predicted: " + "; and ".join(lacking))
+    return found
+
+
+def _write(run: TrainedRun, splits: Mapping[str, Any], folder: Path, console: Console) -> list[str]:
     """Writes the files of one task that are not there yet; returns their names."""
     submission = submission_of(run)
-    if not (data or run.config.data_dir):
-        raise ConfigError(
-            f"{run.folder.path} was trained on TFDS, which has another order: name the folder of "
-            "the benchmark's own files by --data_dir."
-        )
-    splits = splits_of(run, data)
     words = words_of(run, submission)
     for name, file in submission.files.items():
-        split, path = find_split(splits, name, run), folder / file
+        split, path = splits[name], folder / file
         ids = ids_of(split)
         if path.is_file():
             check_file(path, submission.layout, ids, words)

@@ -13,14 +13,14 @@ from absl import flags
 from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.choice import ChoiceSettings, ChoiceTask
 from ptft_jax.data.tasks.episodes.splits import EpisodeSettings, read_episodes
-from ptft_jax.data.tasks.files.conll import TaggedFile, read_tagged, with_column
-from ptft_jax.data.tasks.files.reading import SUFFIXES, read_table
+from ptft_jax.data.tasks.files.conll import TaggedFile, is_columns, read_tagged, with_column
+from ptft_jax.data.tasks.files.reading import SUFFIXES, read_table, separators
 from ptft_jax.data.tasks.span.splits import SpanTask, read_squad
 from ptft_jax.data.tasks.tagging.splits import TaggingSplit
 from ptft_jax.errors import ConfigError, DataError
 from ptft_jax.runs.config import check_place
 from ptft_jax.runs.folder import open_run
-from ptft_jax.runs.trained.asking.splits import columns_of, find_split, splits_of, texts_of
+from ptft_jax.runs.trained.asking.splits import columns_of, split_of, texts_of
 from ptft_jax.runs.trained.open import Run
 from ptft_jax.training.resources.storage import write_atomically
 
@@ -33,7 +33,8 @@ COLUMNS = ".conll"
 class Asked(NamedTuple):
     """Texts, a pair as a tuple of two, and the columns of the rows that they come from.
 
-    Of a column file, `sentences`, they are lists of words.
+    Of a column file, `sentences`, they are lists of words; so they are where one is to be made of
+    sentences that come from elsewhere, which have no lines.
     """
 
     texts: Sequence[Any]
@@ -90,7 +91,12 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
         if name not in table.columns:
             raise ConfigError(
                 f"--input={source} has no column {name!r}: its columns are "
-                f"{', '.join(table.columns)}; name one by --text_column (and --text_pair_column)."
+                f"{', '.join(table.columns)}"
+                + (
+                    separators(table.path, table.columns)
+                    or "; name one by --text_column (and --text_pair_column)"
+                )
+                + "."
             )
     for row in range(len(table)):
         for name in names:
@@ -135,15 +141,20 @@ def read_sentences(source: str, run: Run) -> Asked:
 
 
 def read_split(values: flags.FlagValues, output: Path | None) -> Asked:
-    """Reads the split of a run's task that --split names; errors as of `splits_of`."""
+    """Reads the split of a run's task that --split names; errors as of `split_of`."""
     run = open_run(values.run_dir, values.checkpoint)
-    split = find_split(splits_of(run, values.data_dir), values.split, run)
-    file = None
+    split = split_of(run, values.split, values.data_dir)
+    file, columns = None, columns_of(split, run)
+    if output is not None and output.suffix in (".csv", ".tsv") and "answers" in columns:
+        # A table has no lists; what a question has several of is parted as labels are.
+        columns["answers"] = ["|".join(answers) for answers in columns["answers"]]
     if output is not None and output.suffix == COLUMNS:
         if not isinstance(split, TaggingSplit):
             raise ConfigError(f"--output={output}: {run.folder.path} is no tagger.")
-        file = read_tagged(split.source, run.config.get("word_column", 0), None)
-    return Asked(texts_of(split), columns_of(split), file)
+        file = TaggedFile(Path(split.source), split.words, None, [])
+        if is_columns(file.path):
+            file = read_tagged(file.path, run.config.get("word_column", 0), None)
+    return Asked(texts_of(split), columns, file)
 
 
 def _columns_of(run: Run) -> tuple[str, ...]:
@@ -199,9 +210,10 @@ def check_output(output: str, source: str | None, from_split: bool) -> Path:
 def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns a row per text: its number from 1, the columns it came with, and what was predicted.
 
-    `prediction` is a label (or several, with | between them), a number, that of a choice from 0,
-    the text with its masks filled in, or a list of entities or tags; `probability` that of the
-    label or choice. Where a column has one of these names, the new one gets a _ behind it.
+    `prediction` is a label (or several, with | between them), a number, that of a choice from 0
+    (`prediction_text` is what it says), the text with its masks filled in, or a list of entities or
+    tags; `probability` that of the label or choice. Where a column has one of these names, the new
+    one gets a _ behind it.
     """
     rows = []
     for number, found in enumerate(predictions):
@@ -210,7 +222,8 @@ def rows_of(asked: Asked, predictions: Sequence[Mapping[str, Any]]) -> list[dict
             new: dict[str, Any] = {"prediction": found["filled"], "masks": found["masks"]}
         elif "choice" in found:
             best = found["scores"][found["choice"]]
-            new = {"prediction": found["choice"], "probability": best, "scores": found["scores"]}
+            new = {"prediction": found["choice"], "prediction_text": found["label"]}
+            new |= {"probability": best, "scores": found["scores"]}
         elif "labels" in found:
             new = {"prediction": "|".join(found["labels"]), "scores": found["scores"]}
         elif "answer" in found:
@@ -255,20 +268,23 @@ def check_fits(path: Path, asked: Asked, run: Run) -> None:
                 _tsv_field(name, value)
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Writes rows of the same columns in the form of the file's suffix, in one move.
 
-    A .csv or .tsv leaves out columns with lists or objects in them. What JSON cannot hold (dates)
-    is written as text.
+    Returns the columns that the file has, none of a .json of answers by their ids. A .csv or .tsv
+    leaves out columns with lists or objects in them. What JSON cannot hold (dates) is written as
+    text.
     """
+    names = list(rows[0])
     if path.suffix == ".json":
+        names = []
         answers = {row["id"]: row["prediction"] for row in rows}
         text = json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
     elif path.suffix == ".jsonl":
         lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
         text = "".join(lines)
     else:
-        names = [name for name in rows[0] if not _is_nested([row[name] for row in rows])]
+        names = [name for name in names if not _is_nested([row[name] for row in rows])]
         page = io.StringIO(newline="")
         if path.suffix == ".csv":
             writer = csv.writer(page, lineterminator="\n")
@@ -280,11 +296,22 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 page.write("\t".join(_tsv_field(name, row[name]) for name in names) + "\n")
         text = page.getvalue()
     write_file(path, text)
+    return names
 
 
 def tagged_columns(file: TaggedFile, predictions: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the text of a column file with the predicted tags as its last column."""
-    return with_column(file, [found["tags"] for found in predictions])
+    """Returns the text of a column file with the predicted tags as its last column.
+
+    Of sentences from elsewhere the first column has the words.
+    """
+    tags = [found["tags"] for found in predictions]
+    if file.lines:
+        return with_column(file, tags)
+    blocks = []
+    for words, some in zip(file.words, tags, strict=True):
+        pairs = zip(words, some, strict=True)
+        blocks.append("".join(f"{_tsv_field('words', word)}\t{tag}\n" for word, tag in pairs))
+    return "\n".join(blocks)
 
 
 def write_file(path: Path, text: str) -> None:

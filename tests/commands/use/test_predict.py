@@ -67,7 +67,22 @@ def test_each_row_of_a_table_gets_a_prediction(place, tmp_path, source, output, 
         assert row.get("scores") == (want["scores"] if output == "out.jsonl" else None)
     said = capsys.readouterr().out
     assert "3" in said
-    assert "row, prediction, probability" in said
+    # The columns that the file has.
+    assert f"{', '.join(found[0])} " in " ".join(said.replace("│", "").split())
+    assert ("scores" in said) == (output == "out.jsonl")
+
+
+def test_a_file_has_the_scores_of_all_labels(place, tmp_path):
+    """Five of seven labels stood in it: as many as the screen shows."""
+    config = ptft_jax.load_run(place / "hf").model_config.replace(num_labels=7)
+    params = jax.device_get(build_model(config).init(jax.random.key(0)))
+    tokenizer = ptft_jax.load_run(place / "hf").tokenizer
+    write_hf_folder(tmp_path / "seven", params, config, tokenizer, "card", tuple("abcdefg"))
+    output = tmp_path / "out.jsonl"
+    asked = [f"--run_dir={tmp_path}/seven", f"--input={place}/in.txt", f"--output={output}"]
+    for more, count in (([], 7), (["--top=2"], 2)):
+        assert run("predict", *asked, *more) == 0
+        assert {len(row["scores"]) for row in read(output)} == {count}
 
 
 def test_each_line_of_a_text_file_gets_a_prediction(place, tmp_path):
@@ -135,6 +150,7 @@ def test_columns_of_any_kind_come_along(place, tmp_path):
     ("flags", "words"),
     [
         (["--input=IN.csv", "--text_column=body"], "no column 'body': its columns are id, text"),
+        (["--input=semicolons.csv"], "commas separate the columns of a .csv, tabs those of a .tsv"),
         (["--input=IN.txt", "--text_column=text"], "--text_column: expected a table"),
         (["--input=IN.csv", "--output=x.txt"], "ending in .csv, .tsv, .jsonl"),
     ],
@@ -142,7 +158,8 @@ def test_columns_of_any_kind_come_along(place, tmp_path):
 def test_mistakes_are_named(place, tmp_path, monkeypatch, capsys, flags, words):
     """The column, its neighbours, and what would be right."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "semicolons.csv").write_text("text;label\nthe river;good\n")
     flags = [flag.replace("IN", str(place / "in")) for flag in flags]
     assert run("predict", f"--run_dir={place}/run", *flags) == 2
     assert words in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["semicolons.csv"]

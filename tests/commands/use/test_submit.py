@@ -1,5 +1,6 @@
 """`ptft predict --split=test`: official files of one run, and a zip of all tasks."""
 
+import csv
 import json
 import shutil
 import zipfile
@@ -116,6 +117,12 @@ def test_a_split_as_a_table(place, tmp_path):
     assert run(*asked, "--split=test_ax", f"--output={output}") == 0
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["text_a"] for row in rows] == TEXTS[:3]
+    assert "label" not in rows[0]
+    for suffix in (".jsonl", ".csv"):
+        labelled = tmp_path / f"dev{suffix}"
+        assert run(*asked, "--split=dev_matched", f"--output={labelled}") == 0
+        words = ["entailment", "neutral", "entailment", "neutral"]
+        assert [row["label"] for row in rows_of(labelled)] == words
     assert run(*asked, "--split=test", f"--output={tmp_path}/files") == 0
     lines = (tmp_path / "files" / "AX.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[1] for line in lines] == [row["prediction"] for row in rows]
@@ -132,7 +139,7 @@ def test_a_split_as_a_table(place, tmp_path):
         (["--split=dev", "--output=files"], "expected --split=test, or an output .jsonl"),
         (["--split=test", "the river"], "expected one of texts"),
         (["--data_dir=glue", "the river"], "--data_dir: expected --split=NAME beside it"),
-        (["--split=valid"], "no such split; there are train, dev, test"),
+        (["--split=valid"], "no such split; expected one of train, dev, test"),
     ],
 )
 def test_mistakes_are_named(place, flags, words, capsys, monkeypatch):
@@ -140,6 +147,50 @@ def test_mistakes_are_named(place, flags, words, capsys, monkeypatch):
     monkeypatch.chdir(place)
     assert run("predict", "--run_dir=runs/cola/seed-0", *flags) == 2
     assert words in capsys.readouterr().err
+
+
+def rows_of(path):
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_numbers_stand_beside_predicted_numbers(place, tmp_path):
+    """As they are in the file, and not as float32 has them."""
+    output = tmp_path / "out.csv"
+    flags = [f"--run_dir={place}/runs/stsb/seed-0", "--split=dev", f"--output={output}"]
+    assert run("predict", *flags) == 0
+    assert [row["label"] for row in rows_of(output)] == ["0.5", "4.0", "0.5", "4.0"]
+
+
+def test_all_that_is_lacking_is_said_before_the_first_prediction(place, tmp_path, capsys):
+    """Hours of predictions were made before the last task's test file was missed."""
+    data = shutil.copytree(place / "glue", tmp_path / "glue")
+    for file in ("QQP/test.tsv", "MNLI/test_matched.tsv", "WNLI/test.tsv"):
+        (data / file).unlink()
+    asked = ["predict", f"--run_dir={place}/runs", "--split=test", f"--data_dir={data}"]
+    assert run(*asked, f"--output={tmp_path}/x.zip") == 2
+    said = capsys.readouterr().err
+    for file in ("QQP/test.tsv", "MNLI/test_matched.tsv", "WNLI/test.tsv"):
+        assert f"{data}/{file} is missing" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["glue"]
+
+
+def test_other_data_needs_no_train_file(place, tmp_path, capsys):
+    """Its labels are in the run; what is asked for is what has to be there."""
+    data = shutil.copytree(place / "glue" / "RTE", tmp_path / "glue" / "RTE").parent
+    (data / "RTE" / "train.tsv").unlink()
+    asked = [f"--run_dir={place}/runs/rte/seed-0", f"--data_dir={data}"]
+    assert run("evaluate", *asked) == 0
+    (data / "RTE" / "dev.tsv").unlink()
+    assert run("predict", *asked, "--split=test", f"--output={tmp_path}/x.csv") == 0
+    assert len(rows_of(tmp_path / "x.csv")) == 5
+    capsys.readouterr()
+    assert run("evaluate", *asked) == 2
+    assert "RTE/dev.tsv is missing; there are: test.tsv" in capsys.readouterr().err
+    assert run("evaluate", *asked, "--split=test") == 2
+    assert "split='test' has no labels to score against here; `ptft" in capsys.readouterr().err
 
 
 def test_runs_that_are_lacking(place, tmp_path, capsys):

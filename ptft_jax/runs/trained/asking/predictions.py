@@ -228,9 +228,10 @@ def _parts(run: TrainedRun, texts: list[Text]) -> list[list[str]]:
         else:
             found = text.split("\t") if takes_pairs else [text]
         if takes_pairs and len(found) != 2:
+            pair = "a question and its context" if "span" in heads else "a pair of texts"
             raise TextError(
-                f"{text!r} has {len(found) - 1} tabs: expected a pair of texts with one tab "
-                "between them, as this run or the other texts here have them."
+                f"{text!r} has {len(found) - 1} tabs: expected {pair} with one tab between them, "
+                "as this run or the other texts here have them."
             )
         if takes_pairs and run.model_config.type_vocab_size < 2:
             raise TextError(f"{text!r} is a pair: this model has one token type, expected two.")

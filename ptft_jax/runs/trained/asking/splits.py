@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -10,41 +11,38 @@ from ptft_jax.data.tasks.catalogue import TASKS
 from ptft_jax.data.tasks.choice import ChoiceSplit
 from ptft_jax.data.tasks.embedding import EmbeddingSplit
 from ptft_jax.data.tasks.episodes.splits import EpisodeSplit
+from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tasks.span.splits import SpanSplit
 from ptft_jax.data.tasks.submissions import Submission
 from ptft_jax.data.tasks.table import Split
+from ptft_jax.data.tasks.tagging.splits import TaggingSplit
 from ptft_jax.errors import ConfigError
 from ptft_jax.objectives.scores.metrics import distinct_choices
 from ptft_jax.runs.folder import TrainedRun
 from ptft_jax.runs.kinds.kind import kind_of
-from ptft_jax.runs.trained.evaluate import check_data
+from ptft_jax.runs.trained.evaluate import check_data, with_data
 
 
-def splits_of(run: TrainedRun, data: str | None = None) -> dict[str, Any]:
-    """Returns the splits of a run's task by name, from its own data or other data of the form.
+def split_of(run: TrainedRun, name: str, data: str | None = None) -> Any:
+    """Returns a split of a run's task, from its own data or other data of the form.
 
     Raises:
-        ConfigError: the run has no task, or the data has other labels.
-        DataError: the data is damaged.
+        ConfigError: the run has no task, or there is no such split.
+        DataError: the data is damaged, or has other labels.
     """
     if run.record.command != "finetune":
         raise ConfigError(
             f"--split: {run.folder.path} was not fine-tuned on a task; name a file by --input."
         )
-    config = copy.deepcopy(run.config)
-    if data is not None:
-        config.data_dir = data
-    kind: Any = kind_of(run.record.command, config)
+    config = run.config if data is None else with_data(run.config, data)
+    needed = Needed((name,), run.record.labels)
+    kind: Any = kind_of(run.record.command, copy.deepcopy(config), needed)
     check_data(run, kind, others=True)
-    return kind.task.splits
-
-
-def find_split(splits: Mapping[str, Any], name: str, run: TrainedRun) -> Any:
-    """Returns a split; ConfigError where the task has none of this name."""
+    splits = kind.task.splits
     if name not in splits:
         raise ConfigError(
-            f"--split={name}: {run.config.data_dir or 'the data'} of {run.config.task!r} has no "
-            f"such split; there are {', '.join(splits)}."
+            f"--split={name}: {config.data_dir or 'the data'} of {config.task!r} has no such "
+            f"split; there are {', '.join(other for other in splits if len(splits[other]))}."
         )
     return splits[name]
 
@@ -72,20 +70,41 @@ def texts_of(split: Any) -> list[Any]:
     return split.words
 
 
-def columns_of(split: Any) -> dict[str, list[Any]]:
-    """Returns what stands beside the predictions for a split's rows."""
+def columns_of(split: Any, run: TrainedRun) -> dict[str, list[Any]]:
+    """Returns what stands beside the predictions for a split's rows, labels where it has them."""
+    gold = _gold_of(split, run) if split.labelled else {}
     if isinstance(split, Split):
         texts = {"text": split.texts_a}
         if split.texts_b is not None:
             texts = {"text_a": split.texts_a, "text_b": split.texts_b}
-        return {"id": ids_of(split), **texts}
+        return {"id": ids_of(split), **texts, **gold}
     if isinstance(split, EpisodeSplit):
-        return {"text": split.texts}
+        return {"text": split.texts, **gold}
     if isinstance(split, ChoiceSplit):
-        return {"id": ids_of(split), "context": split.contexts, "choices": split.choices}
+        texts = {"context": split.contexts, "choices": split.choices}
+        return {"id": ids_of(split), **texts, **gold}
     if isinstance(split, SpanSplit):
-        return {"id": split.ids, "question": split.questions}
-    return {"words": split.words}
+        return {"id": split.ids, "question": split.questions, **gold}
+    return {"words": split.words, **gold}
+
+
+def _gold_of(split: Any, run: TrainedRun) -> dict[str, list[Any]]:
+    """Returns the labels of a split, in the words and the form of predictions."""
+    names: Any = split.names if isinstance(split, EpisodeSplit) else run.record.labels
+    if isinstance(split, SpanSplit):
+        return {"answers": [[one.text for one in answers] for answers in split.answers or ()]}
+    if isinstance(split, TaggingSplit):
+        return {"labels": [[names[tag] for tag in tags] for tags in split.tags or ()]}
+    labels: Any = split.labels
+    if isinstance(split, ChoiceSplit) and split.is_right is not None:
+        return {"label": ["|".join(map(str, np.flatnonzero(row))) for row in split.is_right]}
+    if isinstance(split, ChoiceSplit):
+        return {"label": labels.tolist()}
+    if names is None:  # 3.8, and not 3.799999952316284
+        return {"label": [float(str(score)) for score in labels]}
+    if labels.ndim == 2:
+        return {"label": ["|".join(compress(names, row)) for row in labels]}
+    return {"label": [names[label] for label in labels]}
 
 
 def ids_of(split: Any) -> list[Any]:
