@@ -84,7 +84,7 @@ _FIXED += tuple(f"model.{key}" for key in SHAPE_KEYS)
 # What there may be in a run's folder before its config.json: what a start that was killed has made,
 # and the logs of a launcher or scheduler.
 _BEFORE = re.compile(
-    r"\.|(lock|logs|status|tokenizer|tensorboard|events\.jsonl)$|.*\.(out|err|log)$"
+    r"\.|(lock|logs|lost\+found|status|tokenizer|tensorboard|events\.jsonl)$|.*\.(out|err|log)$"
 )
 
 

@@ -109,7 +109,7 @@ def test_what_cannot_give_a_config_says_so(corpus, tmp_path, capsys):
     """An imported run was not trained, and a run of another command has other keys."""
     for folder, command, words in (
         ("imported", "import", "was made by `ptft import` and has no config"),
-        ("finetuned", "finetune", "is no config of this command"),
+        ("finetuned", "finetune", "is a config of `ptft finetune`"),
     ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text(

@@ -115,10 +115,14 @@ def test_a_page_says_of_which_data_its_training_examples_are(place, tmp_path):
         assert sum(int(row[-1]) for row in rows) == count
 
 
-def test_a_page_that_fails_loses_no_run(place, tmp_path, capsys):
-    """A folder is in its way: the run is finished all the same, and says what is missing."""
+def test_a_page_that_fails_loses_no_run(place, tmp_path, monkeypatch, capsys):
+    """The run is finished all the same, and says what is missing."""
     flags = finetune_flags("text.py", place / "hostile", place / "hf", tmp_path / "run", steps=1)
-    (tmp_path / "run" / "report.html").mkdir(parents=True)
+
+    def fails(path, *_):
+        raise IsADirectoryError(path)
+
+    monkeypatch.setattr("ptft_jax.runs.report.page.write_report", fails)
     assert run(*flags) == 0
     said = capsys.readouterr().out
     assert "report.html was not written: IsADirectoryError" in said

@@ -140,5 +140,5 @@ def test_workers_and_blocks_leave_out_the_same(tmp_path, text, monkeypatch):
 def test_the_missing_library_is_named(text, monkeypatch):
     """Before anything is read: `near` is an option."""
     monkeypatch.setitem(__import__("sys").modules, "rensa", None)
-    with pytest.raises(ConfigError, match=r"needs the package `rensa`.*ptft_jax\[dedup\]"):
+    with pytest.raises(ConfigError, match=r"needs the package `rensa`.*PTFT_EXTRAS=dedup "):
         settings_for(text, "near").check()

@@ -93,7 +93,8 @@ def test_wrapped_chinese_is_noticed(tmp_path):
 
     (tmp_path / "prose.txt").write_text(lines(38))
     (tmp_path / "verse.txt").write_text(lines(7))
-    (warning,) = warned(tmp_path, tmp_path / "prose.txt", tmp_path / "verse.txt")
+    files = tmp_path / "prose.txt", tmp_path / "verse.txt"
+    (warning,) = warned(tmp_path, *files, vocab_size=300)
     assert warning.startswith(f"{tmp_path.name}/prose.txt: ")
     assert "of the line ends are in the middle of a sentence" in warning
 

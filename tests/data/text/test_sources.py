@@ -243,7 +243,7 @@ def test_remote_mistakes_are_named(memory, monkeypatch):
         ("memory://bucket/*.txt", r"no file matches 'memory://bucket/"),
         ("ftpx://host/a.txt", r"ftpx:// is not known .*expected gs://, s3:// or https"),
         ("gs://bucket/*.txt", "needs another package: .*gcsfs"),
-        ("hf:wikimedia/wikipedia/20231101.en", r"needs the package `datasets`.*ptft_jax\[hf\]"),
+        ("hf:wikimedia/wikipedia/20231101.en", r"needs the package `datasets`.*PTFT_EXTRAS=hf "),
     ):
         with pytest.raises(ConfigError, match=message):
             open_sources([item], "text")
