@@ -45,7 +45,7 @@ def test_a_task_starts_from_its_seeds_run_on_mnli(place, capsys):
     table = (place / "mosaic" / "table.md").read_text()
     assert "- protocol mosaic: MosaicML" in table
     assert "learning rate 1e-05 (5e-05: mnli)" in table
-    assert "epochs 1, weight decay 1 (0.1: mnli), warm-up 6%" in table
+    assert "length 1 epochs, weight decay 1 (0.1: mnli), warm-up 6%" in table
     assert "- STILTs: rte start from the same seed's run on mnli" in table
     assert table.index("| rte | dev |") < table.index("| mnli | dev_matched |")
     assert run(*flags, "--protocol=mosaic", "--seeds=1", "--at_once=2") == 0
