@@ -4,10 +4,13 @@ Shows how a run stands: which process does what and when it was last heard of, t
 time left, the checkpoints, where the time of all its starts went, and what to do next.
 
 It only reads, needs no accelerator, and can look at a run from any machine that sees its folder. A
-process counts as silent when it has written nothing for 40 seconds.
+process counts as silent when it has written nothing for 40 seconds, and one of this host when it
+is gone.
 """
 
 import json
+import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -143,13 +146,26 @@ def _processes(run_dir: Path) -> list[_Process]:
     for beat, modified in heard:
         # Clocks of hosts differ; one that vouches for the process is enough.
         age = max(0.0, min(now - beat.time, now - modified))
-        does = beat.activity if age <= _SILENT_SECONDS else f"silent; was {beat.activity}"
+        is_heard = age <= _SILENT_SECONDS and not _is_gone(beat)
+        does = beat.activity if is_heard else f"silent; was {beat.activity}"
         if beat.code is not None:
             does = f"ended: {end_of(beat.code)}"
         if beat.start == heard[0][0].start:
             found[beat.process] = _Process(beat.process, does, beat, age, modified)
     numbers = range(heard[0][0].processes if heard else 0)
     return [found.get(one, _Process(one, "not heard of")) for one in numbers]
+
+
+def _is_gone(beat: Beat) -> bool:
+    """Says whether a process of this host is not there any more, as after SIGKILL."""
+    if beat.host != socket.gethostname():
+        return False
+    with suppress(PermissionError):
+        try:
+            os.kill(beat.pid, 0)  # sends nothing
+        except ProcessLookupError:
+            return True
+    return False
 
 
 def _state(

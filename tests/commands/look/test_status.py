@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -133,6 +134,17 @@ def test_a_process_is_silent_when_nothing_was_heard_for_too_long(run_dir, capsys
     assert "2 not heard of" in text
     assert "1 node1 1001 250 silent; was training 9.0 s 8:20 ago" in text
     assert "look at the hosts of the processes that are silent" in text
+
+
+def test_a_process_of_this_host_that_is_gone_is_silent_at_once(run_dir, capsys):
+    """For 40 s after SIGKILL the run was said to go on, with a time left."""
+    here = socket.gethostname()
+    write(run_dir, beat(host=here, pid=os.getpid()))
+    assert "state running step" in shown(run_dir, capsys)
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    write(run_dir, beat(host=here, pid=ended.pid))
+    assert "state dead: nothing is heard of 1 of 1 processes (0)" in shown(run_dir, capsys)
 
 
 @pytest.mark.parametrize("step", [250, 240])
