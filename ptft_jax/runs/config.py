@@ -183,8 +183,10 @@ def check_complete(config: Config, command: str, named: str) -> None:
 
     there = flatten(config.to_dict())
     wanted = flatten(expected(command, config).to_dict())
+    if there.keys() == wanted.keys():
+        return
     for other in WITH_CONFIG:
-        if other != command and there.keys() == flatten(expected(other, config).to_dict()).keys():
+        if there.keys() == flatten(expected(other, config).to_dict()).keys():
             raise ConfigError(f"{named} is a config of `ptft {other}`; {shipped_configs(command)}.")
     problems = [
         f"{word} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
@@ -194,11 +196,10 @@ def check_complete(config: Config, command: str, named: str) -> None:
         )
         if names
     ]
-    if problems:
-        raise ConfigError(
-            f"{named} is no config of `ptft {command}`: {'; '.join(problems)}. Expected what "
-            f"{command}() of ptft_jax/runs/defaults.py returns, with other values."
-        )
+    raise ConfigError(
+        f"{named} is no config of `ptft {command}`: {'; '.join(problems)}. Expected what "
+        f"{command}() of ptft_jax/runs/defaults.py returns, with other values."
+    )
 
 
 def check_numbers(config: Config) -> None:

@@ -160,11 +160,12 @@ def _is_gone(beat: Beat) -> bool:
     """Says whether a process of this host is not there any more, as after SIGKILL."""
     if beat.host != socket.gethostname():
         return False
-    with suppress(PermissionError):
-        try:
-            os.kill(beat.pid, 0)  # sends nothing
-        except ProcessLookupError:
-            return True
+    try:
+        os.kill(beat.pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
     return False
 
 

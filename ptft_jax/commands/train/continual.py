@@ -12,7 +12,13 @@ from ptft_jax.commands.parsing import config_of, parse
 from ptft_jax.commands.screen import exporting, made, make_console
 from ptft_jax.commands.train import finetune
 from ptft_jax.commands.train.pool import Run
-from ptft_jax.commands.train.series import Series, check_start, series_of, words_for_all
+from ptft_jax.commands.train.series import (
+    Series,
+    check_start,
+    names_several,
+    series_of,
+    words_for_all,
+)
 from ptft_jax.data.tasks.catalogue import load_task
 from ptft_jax.errors import ConfigError
 from ptft_jax.runs.config import Config, load_config
@@ -59,7 +65,7 @@ class Plan:
 def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for tasks one after another."""
     file = config_of(arguments)
-    if "--explain" in arguments or file is None or file.endswith(":all") or "," in file:
+    if "--explain" in arguments or file is None or names_several(arguments):
         return False
     if load_config(file).get("task") != "several":
         return False

@@ -20,6 +20,7 @@ from ptft_jax.commands.train.series import (
     check_start,
     folder_name,
     metric_of,
+    names_several,
     series_of,
     settings_words,
     words_for_all,
@@ -64,9 +65,8 @@ class Plan:
 
 def is_asked(arguments: Sequence[str]) -> bool:
     """Says whether a command line asks for several runs."""
-    task = (config_of(arguments) or "").partition(":")[2]
     asks = ("--seeds", "--protocol")
-    return task == "all" or "," in task or any(word.startswith(asks) for word in arguments)
+    return names_several(arguments) or any(word.startswith(asks) for word in arguments)
 
 
 def show(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from absl import flags
 from rich.console import Console
 
-from ptft_jax.commands.parsing import required
+from ptft_jax.commands.parsing import config_of, required
 from ptft_jax.commands.screen import make_console, say
 from ptft_jax.commands.train.pool import Run, finished, gpus, log_of
 from ptft_jax.data.hub import locate
@@ -204,6 +204,12 @@ def _early_end(run: Run) -> str:
         if beat.code == 0 and beat.step is not None and beat.step < beat.until:
             return f"{run.name} (update {beat.step:,} of {beat.until:,})"
     return ""
+
+
+def names_several(arguments: Sequence[str]) -> bool:
+    """Says whether a command line's config names several tasks, `:all` or `:mrpc,rte`."""
+    task = (config_of(arguments) or "").partition(":")[2]
+    return task == "all" or "," in task
 
 
 def check_start(init_from: str | None, command: str) -> None:

@@ -89,14 +89,11 @@ def read_input(values: flags.FlagValues, run: Run) -> Asked:
     table = read_table(source)
     for name in names:
         if name not in table.columns:
+            mend = separators(table.path, table.columns)
+            mend = mend or "; name one by --text_column (and --text_pair_column)"
             raise ConfigError(
                 f"--input={source} has no column {name!r}: its columns are "
-                f"{', '.join(table.columns)}"
-                + (
-                    separators(table.path, table.columns)
-                    or "; name one by --text_column (and --text_pair_column)"
-                )
-                + "."
+                f"{', '.join(table.columns)}{mend}."
             )
     for row in range(len(table)):
         for name in names:

@@ -7,6 +7,8 @@ import pytest
 from command_line import finetune_flags, run, sentences
 from small_encoder import write_encoder
 
+from ptft_jax.commands.train import continual, many
+from ptft_jax.runs.config import HOME
 from ptft_jax.runs.folder import RunFolder
 
 SEEDS = ("--seeds=0,1", "--at_once=2")
@@ -59,6 +61,16 @@ def test_some_tasks_are_named(flags, capsys):
     assert runs == [f"# {task}/seed-{seed}" for task in ("mrpc", "rte") for seed in (0, 1)]
     assert run("finetune", "--print_config", glue[0].replace("rte", "ret"), *glue[1:]) == 2
     assert "glue has no task 'ret'; did you mean 'rte'?" in capsys.readouterr().err
+
+
+def test_a_comma_in_a_folder_names_no_tasks(tmp_path):
+    """What follows the colon does; a config of tasks one after another was not known as such."""
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    shutil.copy(HOME / "configs" / "finetune" / "continual.py", folder)
+    words = [f"--config={folder}/continual.py", "--config.tasks=('cola', 'rte')"]
+    assert continual.is_asked(words)
+    assert not many.is_asked(words)
 
 
 def test_a_run_that_fails_leaves_the_others_alone(flags, capsys):
