@@ -206,6 +206,12 @@ def test_the_numbers_of_an_axis_are_its_own(ys):
     assert len(ys) > 1 or (min(shown) >= 0 and max(shown) <= 1)
 
 
+def test_one_evaluation_is_seen():
+    """It was a dot of the width of a line."""
+    assert 'class="points c0"' in chart("A", [Series([3], [0.7], "dev")], x="x", y="y")
+    assert "points" not in chart("A", [Series([3, 4], [0.7, 0.8], "dev")], x="x", y="y")
+
+
 def test_a_text_is_shown_shorter_where_it_was_shown_before():
     """One passage stood in most errors of MultiRC, whole in each."""
     passage = "it was so. " * 60

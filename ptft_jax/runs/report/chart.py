@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -68,9 +68,11 @@ def chart(
     marks.append(element("text", x, x=(_LEFT + _WIDTH) / 2, y=_HEIGHT - 6, class_="x"))
     colour, legend = 0, []
     for one in series:
-        name = one.form if one.form == "guide" else f"{one.form} c{colour % 4}"
-        colour += one.form != "guide"
-        path = _path(one, across, down, down(max(y_low, 0.0)))
+        # A line through one place would be a dot that nobody sees.
+        form = "points" if one.form == "line" and np.isfinite(one.ys).sum() == 1 else one.form
+        name = form if form == "guide" else f"{form} c{colour % 4}"
+        colour += form != "guide"
+        path = _path(replace(one, form=form), across, down, down(max(y_low, 0.0)))
         marks.append(element("path", d=path, class_=name))
         if one.label:
             legend.append(element("span", element("i", class_=f"key {name}"), one.label))
@@ -100,7 +102,7 @@ def _path(series: Series, across, down, ground: float) -> str:
             f"M{a - half:.1f} {ground:.1f}V{b:.1f}H{a + half:.1f}V{ground:.1f}z" for a, b in places
         )
     # A line of no length with round ends is a point.
-    if series.form == "points" or len(places) == 1:
+    if series.form == "points":
         return "".join(f"M{a:.1f} {b:.1f}h0" for a, b in places)
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places) if places else ""
 
