@@ -94,4 +94,4 @@ def section(title: str, *children: Any) -> Html:
 
 def side_by_side(*children: Any) -> Html:
     """Figures and tables next to each other where the page is wide enough."""
-    return element("div", children, class_="grid")
+    return element("div", children, class_="beside")

@@ -35,8 +35,9 @@ th { font-weight: 600; } thead th { color: var(--soft); font-weight: normal; }
   background: color-mix(in srgb, var(--bad) calc(var(--share) * 60%), transparent); }
 .cell.right { background: color-mix(in srgb, var(--good) calc(var(--share) * 45%), transparent); }
 .apart { color: var(--bad); font-weight: 600; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr));
-  gap: 14px 22px; align-items: start; margin: 8px 0; }
+.beside { display: flex; flex-wrap: wrap; gap: 14px 40px; align-items: start; margin: 8px 0; }
+.beside > * { min-width: 0; max-width: 100%; }
+.beside > figure { flex: 1 1 290px; max-width: 480px; }
 figure { margin: 0; max-width: 480px; } figcaption { margin-bottom: 2px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 11px; fill: var(--soft); } svg .x { text-anchor: middle; }
