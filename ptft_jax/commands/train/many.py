@@ -218,6 +218,11 @@ def _write_table(plan: Plan, console: Console) -> None:
 
 # What a table's head says of each task's config, and how.
 _SHOWN: dict[str, Callable[[Config], str]] = {
+    "training examples": lambda config: (
+        f"{config.examples_per_class} a class"
+        if config.get("examples_per_class")
+        else f"{config.max_train_examples or 'all'}"
+    ),
     "learning rate": lambda config: f"{config.optimizer.learning_rate:g}",
     "batch": lambda config: f"{config.batch_size}",
     "length": lambda config: (

@@ -24,7 +24,10 @@ def flags(tmp_path_factory) -> list[str]:
         lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in rows)]
         (place / "table" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     encoder = write_encoder(place / "encoder", [text for text, _ in rows])
-    return [*finetune_flags("text.py", place / "table", encoder, place / "runs"), *SEEDS]
+    flags = finetune_flags(
+        "text.py", place / "table", encoder, place / "runs", max_train_examples=8
+    )
+    return [*flags, *SEEDS]
 
 
 def test_one_table_of_all_seeds(flags, capsys):
@@ -40,6 +43,7 @@ def test_one_table_of_all_seeds(flags, capsys):
     mean, best = 50 * sum(scores), 100 * max(scores)
     assert f"| text | dev | accuracy | 2 | {mean:.2f} ± " in table
     assert f" | {best:.2f} |  | " in table
+    assert "- training examples 8, learning rate 2e-05, batch 8, length 1 epochs" in table
     assert table in shown
     assert (place / "table.csv").read_text().count("accuracy") == 2
     assert "<svg" in (place / "table.svg").read_text()
