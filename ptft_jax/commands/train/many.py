@@ -167,12 +167,14 @@ def _given(words: Sequence[str], config: Config) -> dict[str, Any]:
 def _check_folders(runs: Sequence[Run]) -> None:
     """Raises ConfigError where a task's folder is not there: found now, not after hours."""
     data_dir = runs[0].config.data_dir
-    folders = {getattr(find_task(one.config.task), "folder", "") for one in runs} - {""}
-    lacking = sorted(folder for folder in folders if not (Path(data_dir) / folder).is_dir())
+    folders = {one.config.task: getattr(find_task(one.config.task), "folder", "") for one in runs}
+    there = {task for task, at in folders.items() if not at or (Path(data_dir) / at).is_dir()}
+    lacking = sorted({folders[task] for task in folders.keys() - there})
     if data_dir and lacking and not is_hf(data_dir):
+        others = f"; without them: --config=….py:{','.join(sorted(there))}" if there else ""
         raise ConfigError(
             f"--config.data_dir={data_dir} has no folder {', '.join(lacking)}: expected those of "
-            "all tasks; name one task in place of :all where the others are not there."
+            f"all tasks{others}."
         )
 
 

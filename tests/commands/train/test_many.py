@@ -108,3 +108,14 @@ def test_what_is_wrong_is_said_before_anything_starts(changes, message, flags, t
     assert run(*own, *changes, f"--run_dir={tmp_path / 'runs'}") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_tasks_that_are_there_can_be_taken_alone(tmp_path, capsys):
+    """Whoever has some of a suite is told how to name them; it said to take a single one."""
+    for folder in ("CB", "WiC"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    flags = finetune_flags(
+        "superglue.py:all", tmp_path / "data", tmp_path / "encoder", tmp_path / "runs"
+    )
+    assert run(*flags) == 2
+    assert "without them: --config=….py:cb,wic." in capsys.readouterr().err
