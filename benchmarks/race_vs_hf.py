@@ -139,8 +139,8 @@ def _config(args: argparse.Namespace) -> Any:
     """Returns the config of both sides: one phase, and a rate that stays after the warm-up."""
     from ptft_jax.commands.parsing import parse
 
-    values, _ = parse(lambda _: None, [f"--config={args.config}", *args.changes], "pretrain")
-    config = values.config
+    flags = [f"--config={args.config}", *args.changes]
+    config = parse(lambda _: None, flags, "pretrain").config
     if config.input_format != "nsp":
         sys.exit(f"--config.input_format={config.input_format}: BertForPreTraining takes nsp only")
     config.data_dir = args.data_dir

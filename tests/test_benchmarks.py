@@ -70,6 +70,17 @@ def test_the_comparison_of_sizes_runs(text, tmp_path):
     assert len(set(parts)) == len(parts)
 
 
+def test_the_race_reads_its_config(tmp_path):
+    """Its whole test is a slow one, and it did not start once after a change of the flags."""
+    done = run(
+        "race_vs_hf.py",
+        f"--data_dir={tmp_path}",
+        f"--out_dir={tmp_path}",
+        "--config.input_format=sop",
+    )
+    assert "--config.input_format=sop: BertForPreTraining takes nsp only" in done.stderr
+
+
 def test_both_sides_of_the_race_start_alike_train_and_hand_over_models(tmp_path):
     """They begin with one loss, learn for as long as asked, and leave folders that transformers
     loads."""

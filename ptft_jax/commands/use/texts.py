@@ -141,7 +141,7 @@ def read_split(values: flags.FlagValues, output: Path | None) -> Asked:
     """Reads the split of a run's task that --split names; errors as of `split_of`."""
     run = open_run(values.run_dir, values.checkpoint)
     split = split_of(run, values.split, values.data_dir)
-    file, columns = None, columns_of(split, run)
+    texts, file, columns = texts_of(split), None, columns_of(split, run)
     if output is not None and output.suffix in (".csv", ".tsv") and "answers" in columns:
         # A table has no lists; what a question has several of is parted as labels are.
         columns["answers"] = ["|".join(answers) for answers in columns["answers"]]
@@ -151,7 +151,7 @@ def read_split(values: flags.FlagValues, output: Path | None) -> Asked:
         file = TaggedFile(Path(split.source), split.words, None, [])
         if is_columns(file.path):
             file = read_tagged(file.path, run.config.get("word_column", 0), None)
-    return Asked(texts_of(split), columns, file)
+    return Asked(texts, columns, file)
 
 
 def _columns_of(run: Run) -> tuple[str, ...]:

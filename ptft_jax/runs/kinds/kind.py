@@ -5,12 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax.sharding import Mesh
 
 from ptft_jax.data.batches import Examples
-from ptft_jax.data.tasks.files.reading import Needed
 from ptft_jax.data.tokenizer.tokenizer import TextTokenizer
 from ptft_jax.errors import ConfigError, DataError, not_finite
 from ptft_jax.models.build import Model, Params, build_model
@@ -21,6 +20,9 @@ from ptft_jax.runs.folder import RunFolder
 from ptft_jax.runs.phases import PhaseConfig
 from ptft_jax.runs.start.starting_point import StartingPoint
 from ptft_jax.training.cluster.job import Job
+
+if TYPE_CHECKING:  # pretraining reads no tasks
+    from ptft_jax.data.tasks.files.reading import Needed
 
 Evaluate = Callable[[Params], Mapping[str, Mapping[str, float]]]
 
@@ -158,7 +160,7 @@ class Kind(ABC):
         return None
 
 
-def kind_of(command: str, config: Config, needed: Needed | None = None) -> Kind:
+def kind_of(command: str, config: Config, needed: "Needed | None" = None) -> Kind:
     """Opens what a run of `ptft COMMAND` is trained and scored on.
 
     `needed` is what a finished run is asked about, for kinds that can do with less than all.
@@ -211,7 +213,7 @@ def kind_of(command: str, config: Config, needed: Needed | None = None) -> Kind:
     )
 
 
-def _few_shot(config: Config, needed: Needed | None) -> Kind:
+def _few_shot(config: Config, needed: "Needed | None") -> Kind:
     """Returns the kind of a classification by another way than a head on the pooler."""
     if config.few_shot.way == "prompt":
         from ptft_jax.runs.kinds.prompted import Prompted
