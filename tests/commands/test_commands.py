@@ -581,6 +581,15 @@ def test_pretraining_that_diverges(place, corpus, capsys):
     assert not (folder / "checkpoints").exists()
 
 
+def test_layouts_give_the_same_losses(place, corpus, pretrained):
+    """Eight devices by rows and by parameters: one loss curve, dropout on."""
+    folder = place / "by_rows"
+    assert run(*pretrain_flags(corpus, folder, **{"mesh.data": 8, "mesh.fsdp": 1})) == 0
+    ours, theirs = losses(folder), losses(pretrained)
+    for step in (1, 2, 3):
+        assert ours[step] == pytest.approx(theirs[step], rel=1e-5)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     """Within 100 columns: its flags, and the keys of its config with their values and meaning."""

@@ -69,6 +69,7 @@ def one_device() -> list[float]:
     ("mesh_sizes", "accumulate"),
     [
         ((1, 8, 1), 1),
+        ((2, 2, 2), 1),
         ((1, 2, 4), 1),
         ((1, 1, 1), 32),  # a row at a time
         ((8, 1, 1), 4),

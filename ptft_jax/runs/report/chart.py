@@ -68,11 +68,11 @@ def chart(
     marks.append(element("text", x, x=(_LEFT + _WIDTH) / 2, y=_HEIGHT - 6, class_="x"))
     colour, legend = 0, []
     for one in series:
-        # A line through one place would be a dot that nobody sees.
-        form = "points" if one.form == "line" and np.isfinite(one.ys).sum() == 1 else one.form
-        name = form if form == "guide" else f"{form} c{colour % 4}"
-        colour += form != "guide"
-        path = _path(replace(one, form=form), across, down, down(max(y_low, 0.0)))
+        if one.form == "line" and np.isfinite(one.ys).sum() == 1:
+            one = replace(one, form="points")  # a line through one place is a dot that nobody sees
+        name = one.form if one.form == "guide" else f"{one.form} c{colour % 4}"
+        colour += one.form != "guide"
+        path = _path(one, across, down, down(max(y_low, 0.0)))
         marks.append(element("path", d=path, class_=name))
         if one.label:
             legend.append(element("span", element("i", class_=f"key {name}"), one.label))

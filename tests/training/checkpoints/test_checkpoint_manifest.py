@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -80,13 +79,13 @@ def test_every_single_bit_counts(checkpoint):
 def test_no_bit_of_the_manifest_makes_other_files_whole(checkpoint):
     """It is refused, or says the same of the files; whatever it says, it is no traceback."""
     manifest, refused = verify(checkpoint), 0
-    for _ in islice(flips_of(checkpoint / "manifest.json"), 0, None, 7):  # each bit of a byte
+    for _ in flips_of(checkpoint / "manifest.json"):
         try:
             assert verify(checkpoint).files == manifest.files
         except (DamagedCheckpointError, ConfigError):
             refused += 1
     assert verify(checkpoint) == manifest
-    assert refused > 400
+    assert refused > 3000
 
 
 def test_files_that_were_added(checkpoint):
